@@ -1,0 +1,225 @@
+"""From measurements to findings: what is wrong, where, and what to do about it. Framework-free."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from equipoise.measurement import LayerMeasurement, Measurements
+from equipoise.plan.plan import Plan
+
+Severity = Literal["error", "warning", "info"]
+
+# A factor of 1e3 from one end of a network to the other is beyond what Adam's rescaling or any
+# single learning rate evens out; 30 slows training visibly.
+_SEVERE, _NOTABLE = 1e3, 30.0
+_COLLAPSED, _COLLAPSING = 0.999, 0.98
+_SATURATED = 0.5
+_DEAD = 0.5
+# A plan's expectation may be off by this factor beyond three standard deviations of the draw.
+_SLACK = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or worth knowing.
+
+    Attributes:
+        code: stable name of the rule.
+        severity: ``error`` (will not train), ``warning`` (trains badly) or ``info``.
+        where: name of a layer, parameter or input.
+        what: the fact, in words.
+        expected: what it should be.
+        observed: what it is.
+        remedy: what to do, one line.
+    """
+
+    code: str
+    severity: Severity
+    where: str
+    what: str
+    expected: str
+    observed: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.severity} {self.code} at {self.where}: {self.what} "
+            f"(expected {self.expected}, observed {self.observed}). {self.remedy}"
+        )
+
+
+def diagnose(measurements: Measurements, plan: Plan | None = None) -> tuple[Finding, ...]:
+    """Findings of a network at birth, the gravest first.
+
+    Args:
+        measurements: one forward and one backward pass.
+        plan: what was expected, if the network was planned.
+
+    Returns:
+        The findings; empty for a network in balance.
+    """
+    findings = [
+        *_numbers(measurements),
+        *_signal(measurements.layers),
+        *_gradient(measurements.layers),
+        *_units(measurements.layers),
+        *_correlation(measurements),
+        *_inputs(measurements),
+    ]
+    if plan is not None:
+        findings += [*_against_plan(measurements, plan), *_limits(plan)]
+    order = {"error": 0, "warning": 1, "info": 2}
+    return tuple(sorted(findings, key=lambda f: order[f.severity]))
+
+
+def _numbers(m: Measurements) -> list[Finding]:
+    bad = next((x for x in m.layers if not math.isfinite(x.signal)), None)
+    if bad is None and m.output_is_finite:
+        return []
+    where = bad.layer if bad else "output"
+    return [
+        Finding("non-finite", "error", where, "nan or infinity in the forward pass",
+                "finite numbers", "not finite",
+                "Initialize with equipoise, or look for a division or logarithm in forward.")
+    ]  # fmt: skip
+
+
+def _signal(layers: Sequence[LayerMeasurement]) -> list[Finding]:
+    alive = [x for x in layers if math.isfinite(x.signal)]
+    if len(alive) < 2:
+        return []
+    start = alive[0].signal
+    zero = next((x for x in alive if x.signal == 0.0), None)
+    if zero is not None:
+        return [
+            Finding("vanished-signal", "error", zero.layer, "the output is exactly 0 for every input",
+                    "a signal", "RMS 0", "Initialize with equipoise.")
+        ]  # fmt: skip
+    findings = []
+    low, high = min(alive, key=lambda x: x.signal), max(alive, key=lambda x: x.signal)
+    for extreme, factor, word in (
+        (low, start / low.signal, "vanishing"), (high, high.signal / start, "exploding"),
+    ):  # fmt: skip
+        if factor >= _NOTABLE:
+            findings.append(
+                Finding(f"{word}-signal", "error" if factor >= _SEVERE else "warning",
+                        extreme.layer, f"the signal is {word} on its way from {alive[0].layer}",
+                        f"RMS within a factor {_NOTABLE:g} of {start:.3g}",
+                        f"RMS {extreme.signal:.3g}", "Initialize with scheme='auto'.")
+            )  # fmt: skip
+    return findings
+
+
+def _gradient(layers: Sequence[LayerMeasurement]) -> list[Finding]:
+    alive = [x for x in layers if math.isfinite(x.gradient)]
+    if len(alive) < 2:
+        return []
+    end = alive[-1].gradient
+    zero = next((x for x in alive if x.gradient == 0.0), None)
+    if zero is not None or end == 0.0:
+        where = zero.layer if zero else alive[-1].layer
+        return [
+            Finding("vanished-gradient", "error", where, "no gradient arrives at all",
+                    "a gradient", "RMS 0", "Initialize with scheme='auto'.")
+        ]  # fmt: skip
+    findings = []
+    low, high = min(alive, key=lambda x: x.gradient), max(alive, key=lambda x: x.gradient)
+    for extreme, factor, word in (
+        (low, end / low.gradient, "vanishing"), (high, high.gradient / end, "exploding"),
+    ):  # fmt: skip
+        if factor >= _NOTABLE:
+            findings.append(
+                Finding(f"{word}-gradient", "error" if factor >= _SEVERE else "warning",
+                        extreme.layer,
+                        f"the gradient is {word} on its way back from {alive[-1].layer}",
+                        f"RMS within a factor {_NOTABLE:g} of {end:.3g}",
+                        f"RMS {extreme.gradient:.3g}",
+                        "Initialize with scheme='auto'; a smaller learning rate will not help.")
+            )  # fmt: skip
+    return findings
+
+
+def _units(layers: Sequence[LayerMeasurement]) -> list[Finding]:
+    findings = []
+    dead = max(layers, key=lambda x: x.dead, default=None)
+    if dead is not None and dead.dead >= _DEAD:
+        findings.append(
+            Finding("dead-units", "error" if dead.dead == 1.0 else "warning", dead.layer,
+                    "units give 0 on the whole batch", f"fewer than {_DEAD:.0%} of the units",
+                    f"{dead.dead:.0%}", "Initialize with scheme='auto', or centre the inputs.")
+        )  # fmt: skip
+    flat = max(layers, key=lambda x: x.saturation, default=None)
+    if flat is not None and flat.saturation >= _SATURATED:
+        findings.append(
+            Finding("saturation", "warning", flat.layer,
+                    "entries sit where the activation is flat", f"fewer than {_SATURATED:.0%}",
+                    f"{flat.saturation:.0%}", "Initialize with scheme='auto', or scale the inputs.")
+        )  # fmt: skip
+    return findings
+
+
+def _correlation(m: Measurements) -> list[Finding]:
+    """Different inputs that have become one direction carry nothing to tell them apart."""
+    last = next((x for x in reversed(m.layers) if math.isfinite(x.correlation)), None)
+    start = m.input_correlation
+    if last is None or not math.isfinite(start) or last.correlation < _COLLAPSING:
+        return []
+    if 1.0 - last.correlation > 0.1 * (1.0 - start):
+        return []
+    first = next(x for x in m.layers if x.correlation >= _COLLAPSING)
+    severity: Severity = "error" if last.correlation >= _COLLAPSED else "warning"
+    return [
+        Finding("lost-correlation", severity, first.layer,
+                "different inputs give nearly the same output from here on",
+                f"a mean cosine near that of the inputs, {start:.3f}", f"{last.correlation:.6f}",
+                "Initialize with scheme='auto'.")
+    ]  # fmt: skip
+
+
+def _inputs(m: Measurements) -> list[Finding]:
+    spread = math.sqrt(max(0.0, m.input_rms**2 - m.input_mean**2))
+    if m.input_rms > 0 and (
+        m.input_rms > 30 or m.input_rms < 0.03 or abs(m.input_mean) > 3 * spread
+    ):
+        return [
+            Finding("input-scale", "info", "inputs", "the inputs are far from mean 0 and RMS 1",
+                    "mean near 0, RMS near 1", f"mean {m.input_mean:.3g}, RMS {m.input_rms:.3g}",
+                    "Standardize them: the first layer trains faster.")
+        ]  # fmt: skip
+    return []
+
+
+def _against_plan(m: Measurements, plan: Plan) -> list[Finding]:
+    """The worst disagreement of signal and of gradient with what the plan expects."""
+    if len(plan.predictions) != len(m.layers):
+        return []
+    last_of = {p.stack: i for i, p in enumerate(plan.predictions)}
+    worst: dict[str, tuple[float, Finding]] = {}
+    for seen, p in zip(m.layers, plan.predictions, strict=True):
+        end = m.layers[last_of[p.stack]].gradient
+        relative = seen.gradient / end if end > 0 else math.nan
+        for name, observed, expected in (
+            ("signal", seen.signal, p.signal), ("gradient", relative, p.gradient),
+        ):  # fmt: skip
+            if not (observed > 0 and expected > 0):
+                continue
+            excess = abs(math.log(observed / expected)) - 3 * p.log_std - math.log(_SLACK)
+            if excess > worst.get(name, (0.0, None))[0]:
+                worst[name] = (excess, Finding(
+                    "prediction-missed", "warning", p.layer,
+                    f"the {name} is not what theory expects of this draw",
+                    f"RMS {expected:.3g} within a factor {_SLACK * math.exp(3 * p.log_std):.2g}",
+                    f"RMS {observed:.3g}",
+                    "Check that the inputs are typical and that forward has no hidden scaling.",
+                ))  # fmt: skip
+    return [finding for _, finding in worst.values()]
+
+
+def _limits(plan: Plan) -> list[Finding]:
+    return [
+        Finding("plan-limit", "info", note.partition(":")[0], note.partition(": ")[2].rstrip("."),
+                "a model of affine layers and activations", "as noted",
+                "Predictions end here; the measurements do not.")
+        for note in plan.notes
+    ]  # fmt: skip

@@ -1,0 +1,21 @@
+"""Errors of the library: each says what was wrong, what it must be, and what to do."""
+
+
+class EquipoiseError(Exception):
+    """Base of every error that equipoise raises on purpose."""
+
+
+class ArgumentError(EquipoiseError, ValueError):
+    """An argument has a value that the call cannot use."""
+
+
+class TraceError(EquipoiseError):
+    """A model could not be read, or its forward pass fails on the inputs given."""
+
+
+class PlanError(EquipoiseError):
+    """A plan cannot be carried out on this model."""
+
+
+class UnhealthyError(EquipoiseError):
+    """Raised on request when a report holds a finding of severity 'error'."""

@@ -1,0 +1,110 @@
+"""The auto rule: which scheme each stack of layers gets, and why."""
+
+import math
+from dataclasses import dataclass
+
+from equipoise.plan.stacks import Hidden, Stack
+from equipoise.schemes.laws import Layout, Mirrored, Plain
+from equipoise.theory.hermite import statistics
+from equipoise.theory.oddpart import ActivationClass, classify
+
+# Pairing units halves the rank of the network at birth. It pays where the plain law would lose
+# more: linear information to the activation's nonlinear part, or the signal's level to chance.
+_LOSS_WORTH_MIRRORING = 2.0
+_SPREAD_WORTH_MIRRORING = 2.3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a stack gets.
+
+    Attributes:
+        scheme: ``framed`` or ``he``.
+        layouts: one for each hidden space (framed only).
+        reason: one sentence.
+        warning: what theory says against any scheme here, or ''.
+    """
+
+    scheme: str
+    layouts: tuple[Layout, ...]
+    reason: str
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class PlainCost:
+    """What variance scaling would cost a stack.
+
+    Attributes:
+        loss: sum over layers of the share of the second moment of f outside its linear part.
+        spread: standard deviation of the log norm of the signal after the whole stack, nats.
+    """
+
+    loss: float
+    spread: float
+
+
+def plain_cost(hidden: tuple[Hidden, ...]) -> PlainCost:
+    """The cost of orthogonal weights scaled to second moments, at preactivations of variance 1.
+
+    The linear share of one layer is (E f')^2 / E f^2 (Stein), so what a layer loses of it is 1
+    minus that: (1 - a)^2 / (2 (1 + a^2)) for slopes 1 and a. The log norm of n independent units
+    has variance (Var f^2 / (E f^2)^2 / 4 - 1/2) / n to first order in 1 / n.
+    """
+    loss, variance = 0.0, 0.0
+    for h in hidden:
+        s = statistics(h.activation, 1.0)
+        loss += 1.0 - s.linear**2 / s.second_moment
+        variance += max(0.0, s.log_norm_coefficient - 0.5) / h.width
+    return PlainCost(loss, math.sqrt(variance))
+
+
+def choose(stack: Stack) -> Choice:
+    """The scheme of one stack by the class of its activations, its depth and its widths."""
+    classes = [classify(h.activation) for h in stack.hidden]
+    hopeless = [c for c in classes if c.kind is ActivationClass.NEITHER]
+    if hopeless:
+        return Choice("he", (), f"matched second moments, since {hopeless[0].reason}",
+                      hopeless[0].reason)  # fmt: skip
+    gates = [h for h, c in zip(stack.hidden, classes, strict=True) if _is_gate(c.kind)]
+    centred = tuple(Plain() for _ in stack.hidden)
+    if not gates:
+        return Choice("framed", centred, _centred_reason(stack, [c.reason for c in classes]))
+
+    cost = plain_cost(stack.hidden)
+    size = (
+        f"{stack.depth} layers of width {_range(h.width for h in stack.hidden)} would lose "
+        f"{cost.loss:.1f} linear shares (worth pairing above {_LOSS_WORTH_MIRRORING:g}) and spread "
+        f"the signal by {cost.spread:.2f} nats (above {_SPREAD_WORTH_MIRRORING:g})"
+    )
+    pays = cost.loss > _LOSS_WORTH_MIRRORING or cost.spread > _SPREAD_WORTH_MIRRORING
+    dropped = next((h for h in gates if h.dropout > 0), None)
+    narrow = next((h for h in gates if h.width < 2), None)
+    if not pays:
+        return Choice("he", (), f"independent entries with exact moments, since {size}")
+    if dropped:
+        reason = f"dropout of {dropped.dropout:g} breaks mirrored pairs of {dropped.activation}"
+        return Choice("he", (), f"independent entries with exact moments, since {reason}",
+                      f"{reason}, and with variance scaling {size}")  # fmt: skip
+    if narrow:
+        reason = f"a layer of {narrow.width} unit has no pair to mirror"
+        return Choice("he", (), f"independent entries with exact moments, since {reason}",
+                      f"{reason}, and with variance scaling {size}")  # fmt: skip
+    layouts = tuple(Mirrored() if _is_gate(c.kind) else Plain() for c in classes)
+    why = next(c.reason for c in classes if _is_gate(c.kind))
+    return Choice("framed", layouts, f"mirrored orthogonal on frames, since {why}, and {size}")
+
+
+def _is_gate(kind: ActivationClass) -> bool:
+    return kind is ActivationClass.MIRROR
+
+
+def _centred_reason(stack: Stack, reasons: list[str]) -> str:
+    if not reasons:
+        return "orthogonal at the scale of the inputs, since no hidden layer follows"
+    return f"centred orthogonal on frames at a gain for {stack.depth} layers, since {reasons[0]}"
+
+
+def _range(values: object) -> str:
+    numbers = sorted(set(values))  # type: ignore[call-overload]
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

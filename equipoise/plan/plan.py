@@ -1,0 +1,294 @@
+"""A Plan: one law for every parameter, or the reason why it is left alone."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.errors import PlanError
+from equipoise.plan.trace import Parameter
+from equipoise.schemes import laws
+from equipoise.schemes.laws import Array, Frame, Law, Streams
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one parameter is drawn from and why.
+
+    Attributes:
+        parameter: its name in the model.
+        shape: its shape.
+        law: the law it is drawn from.
+        reason: one sentence.
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    law: Law
+    reason: str
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """A parameter that keeps its values.
+
+    Attributes:
+        parameter: its name in the model.
+        shape: its shape.
+        reason: one sentence.
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What theory expects at one affine layer, nan where it does not reach.
+
+    Attributes:
+        layer: name of the layer.
+        signal: RMS of its output over units, inputs and draws.
+        gradient: RMS of the gradient at its output, relative to that at the last layer of its
+            stack.
+        stack: number of its stack.
+        log_std: standard deviation over draws of the log of either, nats; 0 where negligible.
+    """
+
+    layer: str
+    signal: float
+    gradient: float
+    stack: int
+    log_std: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Laws for all parameters of a model. Data only: it can be saved, compared and drawn anywhere.
+
+    Attributes:
+        scheme: name of the scheme that was asked for.
+        choice: one sentence for each stack of layers, what was chosen for it and why.
+        assignments: parameters that are drawn.
+        untouched: parameters that are not, each with its reason.
+        frames: orthonormal frames that couple the laws.
+        arrays: arrays that laws refer to by name (axes and mean of the inputs).
+        predictions: expected signal and gradient by layer, in the order of computation.
+        notes: limits of the plan that a reader should know.
+    """
+
+    scheme: str
+    choice: tuple[str, ...]
+    assignments: tuple[Assignment, ...]
+    untouched: tuple[Untouched, ...]
+    frames: tuple[Frame, ...] = ()
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    predictions: tuple[Prediction, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def streams(self, seed: int) -> Streams:
+        """Random streams for drawing this plan from a root seed."""
+        return Streams(
+            seed,
+            {frame.id: frame for frame in self.frames},
+            self.arrays,
+            {a.parameter: (a.law, a.shape) for a in self.assignments},
+        )
+
+    def draw(self, parameter: str, seed: int) -> Array:
+        """Draw one parameter alone, float64; the others need not exist.
+
+        Raises:
+            PlanError: if the plan assigns no law to a parameter of that name.
+        """
+        for assignment in self.assignments:
+            if assignment.parameter == parameter:
+                return laws.draw(assignment.law, parameter, assignment.shape, self.streams(seed))
+        raise PlanError(
+            f"parameter must be assigned by the plan, got {parameter!r}. See .untouched."
+        )
+
+    def verify_complete(self, parameters: tuple[Parameter, ...]) -> None:
+        """Check that every parameter stands in exactly one place, with its shape.
+
+        Raises:
+            PlanError: naming the parameters that are missing, foreign or listed twice.
+        """
+        listed = [a.parameter for a in self.assignments] + [u.parameter for u in self.untouched]
+        shapes = {item.parameter: item.shape for item in (*self.assignments, *self.untouched)}
+        known = {p.name for p in parameters}
+        missing, foreign = sorted(known - set(listed)), sorted(set(listed) - known)
+        twice = (
+            sorted({name for name in listed if listed.count(name) > 1})
+            if len(listed) != len(set(listed))
+            else []
+        )
+        if missing or foreign or twice:
+            raise PlanError(
+                f"the plan must list each parameter once; missing: {missing}, "
+                f"foreign: {foreign}, twice: {twice}. Make the plan anew for this model."
+            )
+        for p in parameters:
+            if tuple(shapes[p.name]) != p.shape:
+                raise PlanError(
+                    f"{p.name!r} must have shape {tuple(shapes[p.name])} as planned, got {p.shape}. "
+                    "Make the plan anew for this model."
+                )
+
+    def diff(self, other: "Plan") -> tuple[str, ...]:
+        """One line for each parameter on which two plans differ."""
+        mine = {a.parameter: _law_text(a.law) for a in self.assignments}
+        theirs = {a.parameter: _law_text(a.law) for a in other.assignments}
+        return tuple(
+            f"{name}: {mine.get(name, 'untouched')} -> {theirs.get(name, 'untouched')}"
+            for name in dict.fromkeys([*mine, *theirs])
+            if mine.get(name) != theirs.get(name)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON types."""
+        return {
+            "format": FORMAT,
+            "scheme": self.scheme,
+            "choice": list(self.choice),
+            "assignments": [
+                {
+                    "parameter": a.parameter,
+                    "shape": list(a.shape),
+                    "law": law_to_dict(a.law),
+                    "reason": a.reason,
+                }
+                for a in self.assignments
+            ],
+            "untouched": [
+                {"parameter": u.parameter, "shape": list(u.shape), "reason": u.reason}
+                for u in self.untouched
+            ],
+            "frames": [asdict(frame) for frame in self.frames],
+            "arrays": {name: _array_to_dict(a) for name, a in self.arrays.items()},
+            "predictions": [asdict(p) for p in self.predictions],
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Plan":
+        """The plan that ``to_dict`` described.
+
+        Raises:
+            PlanError: if the data are of another format.
+        """
+        if data.get("format") != FORMAT:
+            raise PlanError(
+                f"format must be {FORMAT}, got {data.get('format')!r}. "
+                "Save the plan again with this version of equipoise."
+            )
+        return Plan(
+            scheme=data["scheme"],
+            choice=tuple(data["choice"]),
+            assignments=tuple(
+                Assignment(a["parameter"], tuple(a["shape"]), law_from_dict(a["law"]), a["reason"])
+                for a in data["assignments"]
+            ),
+            untouched=tuple(
+                Untouched(u["parameter"], tuple(u["shape"]), u["reason"]) for u in data["untouched"]
+            ),
+            frames=tuple(Frame(**f) for f in data["frames"]),
+            arrays={name: _array_from_dict(a) for name, a in data["arrays"].items()},
+            predictions=tuple(Prediction(**p) for p in data["predictions"]),
+            notes=tuple(data["notes"]),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as JSON and return the path."""
+        path = Path(path)
+        path.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> "Plan":
+        """Read a plan that ``save`` wrote."""
+        return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def __str__(self) -> str:
+        lines = [f"plan ({self.scheme}): {len(self.assignments)} drawn, "
+                 f"{len(self.untouched)} untouched", *self.choice]  # fmt: skip
+        lines += [f"  {a.parameter} {list(a.shape)}: {_law_text(a.law)}" for a in self.assignments]
+        lines += [f"  {u.parameter} {list(u.shape)}: untouched, {u.reason}" for u in self.untouched]
+        return "\n".join([*lines, *self.notes])
+
+
+def describe(law: Law) -> str:
+    """A law in a few words, for tables."""
+    return _law_text(law)
+
+
+def _law_text(law: Law) -> str:
+    match law:
+        case laws.Zero():
+            return "0"
+        case laws.Normal(std=std):
+            return f"normal, std {std:.4g}"
+        case laws.Uniform(bound=bound):
+            return f"uniform, bound {bound:.4g}"
+        case laws.Orthogonal(gain=gain):
+            return f"orthogonal, gain {gain:.4g}"
+        case laws.DiagonalNoise(diagonal=d, noise_std=std):
+            return f"diagonal {d:.4g} + noise, std {std:.4g}"
+        case laws.Framed(scale=scale, rank=rank):
+            mirrored = isinstance(law.out_layout, laws.Mirrored) or isinstance(
+                law.in_layout, laws.Mirrored
+            )
+            return f"framed {'mirrored, ' if mirrored else ''}gain {scale:.4g}, rank {rank}"
+        case laws.OffsetBias(constant=constant, centre=centre):
+            parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
+            return f"-W ({' + '.join(parts)})"
+
+
+_LAWS: dict[str, type[Law]] = {
+    c.__name__: c
+    for c in (
+        laws.Zero, laws.Normal, laws.Uniform, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
+        laws.OffsetBias,
+    )
+}  # fmt: skip
+_LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}
+
+
+def law_to_dict(law: Law) -> dict[str, Any]:
+    """A law as plain JSON types."""
+    values = {
+        f.name: type(v).__name__ if isinstance(v := getattr(law, f.name), laws.Layout) else v
+        for f in fields(law)
+    }
+    return {"law": type(law).__name__, **values}
+
+
+def law_from_dict(data: Mapping[str, Any]) -> Law:
+    """The law that ``law_to_dict`` described.
+
+    Raises:
+        PlanError: for a law of unknown name.
+    """
+    name = data["law"]
+    if name not in _LAWS:
+        raise PlanError(f"law must be one of {', '.join(sorted(_LAWS))}, got {name!r}. Save again.")
+    return _LAWS[name](
+        **{k: _LAYOUTS[v] if k.endswith("layout") else v for k, v in data.items() if k != "law"}
+    )
+
+
+def _array_to_dict(array: Array) -> dict[str, Any]:
+    raw = np.ascontiguousarray(array, dtype="<f8").tobytes()
+    return {"shape": list(array.shape), "float64": base64.b64encode(raw).decode()}
+
+
+def _array_from_dict(data: Mapping[str, Any]) -> Array:
+    flat = np.frombuffer(base64.b64decode(data["float64"]), dtype="<f8")
+    return flat.reshape(data["shape"]).astype(np.float64)

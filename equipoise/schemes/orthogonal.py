@@ -1,0 +1,24 @@
+"""Orthogonal weights: every singular value the same."""
+
+import math
+
+from equipoise.schemes.laws import Orthogonal
+from equipoise.theory.activations import Activation
+from equipoise.theory.hermite import statistics
+from equipoise.theory.oddpart import ActivationClass, classify
+
+
+def orthogonal(activation: Activation) -> Orthogonal:
+    """Haar semi-orthogonal weight with the gain that suits the activation that feeds it.
+
+    For activations that are nearly affine around 0 the gain is 1 / slope, at which small signals
+    see an isometry; for the others 1 / sqrt(E f(z)^2), z ~ N(0, 1) (sqrt(2) for ReLU).
+    Source: Saxe et al. 2013, arXiv 1312.6120.
+
+    >>> from equipoise.theory import activations
+    >>> orthogonal(activations.sigmoid()).gain
+    4.0
+    """
+    if classify(activation).kind in (ActivationClass.CENTRE, ActivationClass.LINEAR):
+        return Orthogonal(1.0 / abs(activation.slope))
+    return Orthogonal(1.0 / math.sqrt(statistics(activation, 1.0).second_moment))

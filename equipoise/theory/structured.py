@@ -1,0 +1,276 @@
+"""Networks of orthogonal weights on telescoping frames: what one layer does, and the gain for it.
+
+Weights are W_l = G_l V_{l+1}[:, :k] V_l[:, :k]^T with one Haar frame V_l per space of units and
+k = min(n_l, n_{l+1}), so that the first columns of all frames carry the input through any sequence
+of widths. The signal's energy is followed by column. With q = (sum of column energies) / n, a
+layer turns energy e_j into alpha^2 e_j + r, where alpha = E f' is the linear part (Stein) and
+r = E f0^2 - alpha^2 q the energy that leaves it, spread evenly over all columns; the next weight
+keeps the first k. A cotangent behaves alike with alpha^2 and r = E f'^2 - alpha^2.
+
+The gain keeps the energy of the kept columns, so the signal is at a fixed point in every layer;
+what then remains free, the energy itself, is set so that the mean-square gradient grows by exp(B)
+over the whole depth, for a budget B.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import optimize
+
+from equipoise import _checks
+from equipoise.errors import ArgumentError
+from equipoise.theory.activations import Activation
+from equipoise.theory.hermite import GaussianStatistics, statistics
+
+_SMALLEST, _LARGEST = 1e-10, 1e4
+_NO_GROWTH = 1e-9
+
+
+@dataclass(frozen=True)
+class HiddenLayer:
+    """One hidden space of units and the function applied there.
+
+    Attributes:
+        width: number of units, or of mirrored pairs of units.
+        activation: f, or for pairs f(v) - f(-v).
+    """
+
+    width: int
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class BalancedStack:
+    """Gains of a stack of orthogonal layers at a common fixed point of the signal.
+
+    Attributes:
+        column_energy: second moment of the preactivation along each carried direction.
+        q: second moment of the preactivation of each hidden layer, shape (L,).
+        gains: G of the weight that leaves each hidden layer, shape (L,); the last one is the gain
+            at which the weight that leaves the stack would keep the energy.
+        exit_energy: total second moment of f0 in the columns that leave the stack, before that
+            last weight.
+        cotangent_log: log of the total mean-square cotangent at the preactivations of each hidden
+            layer, shape (L,), for one of total 1 at the last hidden layer's outputs.
+        gradient_log_growth: log of the mean-square gradient at the first hidden layer over that
+            at the last; the budget, or its largest reachable value.
+        reached: whether the budget was reached.
+    """
+
+    column_energy: float
+    q: tuple[float, ...]
+    gains: tuple[float, ...]
+    exit_energy: float
+    cotangent_log: tuple[float, ...]
+    gradient_log_growth: float
+    reached: bool
+
+
+def balance(
+    layers: Sequence[HiddenLayer],
+    fan_in: int,
+    fan_out: int,
+    budget: float,
+    spectrum: Sequence[float] = (),
+) -> BalancedStack:
+    """The gains and the signal level at which gradients grow by exp(budget) over the stack.
+
+    The smallest such level is taken. Where no level spends the budget (the mean Hermite degree of
+    ELU and SELU has a peak; a linear function spends nothing) the level of largest growth is
+    taken, or 1 if there is none, and ``reached`` is False.
+
+    Args:
+        layers: the hidden layers in order, at least one, each with an odd or nearly affine
+            activation and without jumps.
+        fan_in: number of inputs of the stack.
+        fan_out: number of outputs of the stack.
+        budget: B in nats, positive.
+        spectrum: relative second moments of the input along its first min(fan_in, width of the
+            first layer) columns; equal where left out. They are scaled so that their mean over
+            the columns that survive every width is ``column_energy``.
+
+    Returns:
+        The balanced stack.
+
+    Raises:
+        ArgumentError: for an empty stack, a width below 1, a budget that is not positive, an
+            activation that jumps, or a spectrum that is too short or vanishes.
+
+    >>> from equipoise.theory import activations
+    >>> stack = balance([HiddenLayer(16, activations.tanh())] * 50, 16, 10, 0.15)
+    >>> round(stack.gains[0], 4)
+    1.051
+    """
+    _checks.positive("budget", budget, "Pass nats of gradient growth, such as 0.3.")
+    if not layers:
+        raise ArgumentError("layers must hold at least one hidden layer, got none. Add one.")
+    for layer in layers:
+        _checks.at_least("width", layer.width, 1)
+        if layer.activation.jumps:
+            raise ArgumentError(
+                f"activation must be continuous, got {layer.activation}, which jumps. "
+                "No level is balanced for it."
+            )
+
+    columns = _Columns.of(layers, fan_in, fan_out, spectrum)
+
+    def run(log_energy: float, reached: bool = True) -> BalancedStack:
+        return _run(layers, columns, math.exp(log_energy), reached)
+
+    def growth(log_energy: float) -> float:
+        return run(log_energy).gradient_log_growth
+
+    low, step = math.log(_SMALLEST), math.log(4.0)
+    best, best_growth = low, growth(low)
+    while low < math.log(_LARGEST):
+        high = low + step
+        now = growth(high)
+        if now >= budget:
+            return run(optimize.brentq(lambda x: growth(x) - budget, low, high, xtol=1e-10))
+        if now > best_growth:
+            best, best_growth = high, now
+        low = high
+    if best_growth <= _NO_GROWTH:
+        return run(0.0, reached=False)
+    peak = optimize.minimize_scalar(
+        lambda x: -growth(x), bounds=(best - step, best + step), method="bounded"
+    )
+    if -peak.fun >= budget:
+        return run(optimize.brentq(lambda x: growth(x) - budget, best - step, peak.x, xtol=1e-10))
+    return run(float(peak.x), reached=False)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of the frames in groups that every layer treats alike.
+
+    Attributes:
+        ends: number of columns up to and with each group.
+        sizes: columns in each group.
+        kept: number of columns that each weight carries, from the entry to the exit.
+        entry: relative energy of each group at the entry.
+    """
+
+    ends: tuple[int, ...]
+    sizes: tuple[int, ...]
+    kept: tuple[int, ...]
+    entry: tuple[float, ...]
+
+    @staticmethod
+    def of(
+        layers: Sequence[HiddenLayer], fan_in: int, fan_out: int, spectrum: Sequence[float]
+    ) -> "_Columns":
+        widths = [layer.width for layer in layers]
+        kept = tuple(min(a, b) for a, b in zip([fan_in, *widths], [*widths, fan_out], strict=True))
+        surviving = min(kept[0], *widths)
+        energies = list(spectrum[: kept[0]]) if spectrum else [1.0] * kept[0]
+        if len(energies) < kept[0] or not 0.0 < sum(energies[:surviving]) < math.inf:
+            raise ArgumentError(
+                f"spectrum must hold {kept[0]} energies with a positive sum over the first "
+                f"{surviving}, got {list(spectrum)}. Leave it out for equal energies."
+            )
+        unit = sum(energies[:surviving]) / surviving
+        ends = tuple(sorted({*kept, *widths, surviving}))
+        starts = (0, *ends[:-1])
+        sizes = tuple(b - a for a, b in zip(starts, ends, strict=True))
+        entry = tuple(
+            sum(energies[a:b]) / (unit * (b - a)) for a, b in zip(starts, ends, strict=True)
+        )
+        return _Columns(ends, sizes, kept, entry)
+
+
+def _run(
+    layers: Sequence[HiddenLayer], columns: _Columns, column_energy: float, reached: bool
+) -> BalancedStack:
+    """Send a signal down and a cotangent up a stack that keeps the energy of kept columns."""
+    # In a stack of constant width every layer is the same step: it is worked out once.
+    forward: dict[tuple[object, ...], _Step] = {}
+    profile = tuple(column_energy * e for e in columns.entry)
+    steps: list[_Step] = []
+    for layer, k in zip(layers, columns.kept[1:], strict=True):
+        key = (layer, k, profile)
+        if key not in forward:
+            forward[key] = _forward(layer, k, profile, columns)
+        steps.append(forward[key])
+        profile = steps[-1].profile
+
+    backward: dict[tuple[object, ...], tuple[float, tuple[float, ...]]] = {}
+    cotangent = tuple(1.0 / columns.kept[-1] if end <= columns.kept[-1] else 0.0
+                      for end in columns.ends)  # fmt: skip
+    log_total, logs = 0.0, []
+    gain = 1.0
+    for layer, step, k in zip(
+        reversed(layers), reversed(steps), reversed(columns.kept[1:]), strict=True
+    ):
+        back = (layer, step.q, gain, k, cotangent)
+        if back not in backward:
+            backward[back] = _backward(layer, step.q, gain, k, cotangent, columns)
+        total, cotangent = backward[back]
+        log_total += math.log(total)
+        logs.append(log_total)
+        # The weight that leaves the layer before this one carries that layer's gain.
+        index = len(layers) - len(logs) - 1
+        gain = steps[index].gain if index >= 0 else 1.0
+    logs.reverse()
+    return BalancedStack(
+        column_energy=column_energy,
+        q=tuple(step.q for step in steps),
+        gains=tuple(step.gain for step in steps),
+        exit_energy=steps[-1].kept_energy / steps[-1].gain ** 2,
+        cotangent_log=tuple(logs),
+        gradient_log_growth=logs[0] - logs[-1],
+        reached=reached,
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One hidden layer and the weight that leaves it: level, gain, and the energies it passes on."""
+
+    q: float
+    gain: float
+    kept_energy: float
+    profile: tuple[float, ...]
+
+
+def _statistics(layer: HiddenLayer, q: float) -> GaussianStatistics:
+    # Rounding keeps the cache of expectations effective; it moves nothing above 1e-12.
+    return statistics(layer.activation, float(f"{q:.12e}"))
+
+
+def _forward(layer: HiddenLayer, k: int, profile: tuple[float, ...], columns: _Columns) -> _Step:
+    ends, sizes = columns.ends, columns.sizes
+    inside = [e * n if end <= layer.width else 0.0
+              for e, n, end in zip(profile, sizes, ends, strict=True)]  # fmt: skip
+    q = sum(inside) / layer.width
+    s = _statistics(layer, q)
+    linear = s.linear**2
+    spread = max(0.0, s.centred_energy - linear * q)
+    out = [linear * e + spread if end <= k else 0.0 for e, end in zip(profile, ends, strict=True)]
+    before = sum(e for e, end in zip(inside, ends, strict=True) if end <= k)
+    power = before / sum(e * n for e, n in zip(out, sizes, strict=True))
+    return _Step(q, math.sqrt(power), before, tuple(power * e for e in out))
+
+
+def _backward(
+    layer: HiddenLayer,
+    q: float,
+    gain: float,
+    k: int,
+    profile: tuple[float, ...],
+    columns: _Columns,
+) -> tuple[float, tuple[float, ...]]:
+    """Growth of the total mean-square cotangent over one layer, and its profile at total 1."""
+    ends, sizes = columns.ends, columns.sizes
+    s = _statistics(layer, q)
+    linear = s.linear**2
+    arriving = [gain**2 * b if end <= k else 0.0 for b, end in zip(profile, ends, strict=True)]
+    mean = sum(b * n for b, n in zip(arriving, sizes, strict=True)) / layer.width
+    spread = max(0.0, s.slope_energy - linear) * mean
+    out = [
+        linear * b + spread if end <= layer.width else 0.0
+        for b, end in zip(arriving, ends, strict=True)
+    ]
+    total = sum(b * n for b, n in zip(out, sizes, strict=True))
+    return total, tuple(b / total for b in out)

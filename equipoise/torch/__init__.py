@@ -1,0 +1,19 @@
+"""equipoise for PyTorch: ``import equipoise.torch as eq``."""
+
+from equipoise.diagnose import Finding
+from equipoise.plan.plan import Assignment, Plan, Untouched
+from equipoise.torch.apply import draw_
+from equipoise.torch.initialize import Diagnosis, Initialization, diagnose, initialize, plan
+
+__all__ = [
+    "Assignment",
+    "Diagnosis",
+    "Finding",
+    "Initialization",
+    "Plan",
+    "Untouched",
+    "diagnose",
+    "draw_",
+    "initialize",
+    "plan",
+]

@@ -1,0 +1,358 @@
+"""nn.Module -> Trace, by torch.export; the only place where the axes of weights are read."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from equipoise.errors import ArgumentError, TraceError
+from equipoise.plan.trace import (
+    Affine,
+    Dropout,
+    Merge,
+    Node,
+    Nonlinearity,
+    Opaque,
+    Parameter,
+    Reshape,
+    Spaces,
+    Trace,
+)
+from equipoise.torch.inputs import ModelInputs
+from equipoise.torch.pointwise import (
+    ActivationReader,
+    Expression,
+    is_pointwise,
+    op_name,
+    tensor_operands,
+)
+
+_RESHAPES = frozenset(
+    {"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "_unsafe_view",
+     "contiguous", "clone", "detach", "alias", "view_as", "reshape_as"}
+)  # fmt: skip
+_DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+_MERGES = frozenset({"add"})
+
+
+def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
+    """Every parameter of a model once, with all its names."""
+    names: dict[int, list[str]] = {}
+    tensors: dict[int, nn.Parameter] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+        tensors[id(parameter)] = parameter
+    return tuple(
+        Parameter(
+            found[0],
+            tuple(tensors[key].shape),
+            str(tensors[key].dtype).removeprefix("torch."),
+            tensors[key].requires_grad,
+            tuple(found[1:]),
+        )
+        for key, found in names.items()
+    )
+
+
+def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
+    """Read a model's computation on the inputs given; nothing of the model changes.
+
+    Args:
+        model: any module whose forward torch.export can follow.
+        inputs: its arguments.
+
+    Returns:
+        The trace.
+
+    Raises:
+        TraceError: if forward raises on these inputs, or cannot be followed.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Export warns of its own internals; nothing there is the caller's to mend.
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
+    # What a model's forward raises is its own: any kind is possible and all mean the same here.
+    except Exception as error:
+        raise TraceError(_why(model, inputs, error)) from error
+    return _Reader(model, program).read()
+
+
+def _why(model: nn.Module, inputs: ModelInputs, error: Exception) -> str:
+    """Tell a forward that fails from one that only export refuses."""
+    first_line = str(error).strip().split("\n")[0]
+    name = type(model).__name__
+    raised = inputs.forward_error(model)
+    if raised is not None:
+        return (
+            f"forward of {name} must accept the inputs given, {inputs.describe()}; it raised "
+            f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised) else ''}"
+            ". Pass inputs of the shape, dtype and device that the model is trained on."
+        )
+    return (
+        f"forward of {name} runs but torch.export cannot follow it: {first_line}. Remove branches "
+        "on values of tensors and .item() calls from forward, or initialize its parts one by one."
+    )
+
+
+class _Value:
+    """A value of the graph: its number, the space of its last axis and its shape."""
+
+    def __init__(self, number: int, space: int, shape: tuple[int, ...]) -> None:
+        self.number, self.space, self.shape = number, space, shape
+
+
+class _Reader:
+    """One pass over an exported graph."""
+
+    def __init__(self, model: nn.Module, program: torch.export.ExportedProgram) -> None:
+        self.program = program
+        self.parameters = parameters_of(model)
+        first = {alias: p.name for p in self.parameters for alias in (p.name, *p.aliases)}
+        signature = program.graph_signature
+        self.parameter_of = {
+            placeholder: first[name] for placeholder, name in signature.inputs_to_parameters.items()
+        }
+        self.tensors = dict(model.named_parameters(remove_duplicate=False))
+        self.user_inputs = {n for n in signature.user_inputs if isinstance(n, str)}
+        self.spaces = Spaces()
+        self.nodes: list[Node] = []
+        self.values: dict[fx.Node, _Value] = {}
+        self.expressions: dict[fx.Node, Expression] = {}
+        self.renamed: dict[fx.Node, fx.Node] = {}
+        self.activations = ActivationReader()
+        self.weight_spaces: dict[str, tuple[int, int]] = {}
+        self.count = 0
+        self.inputs: list[int] = []
+        self.outputs: list[int] = []
+
+    def read(self) -> Trace:
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node)
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                self._output(node)
+        number, sizes = self.spaces.compact()
+        return Trace(
+            tuple(_renumber(node, number) for node in self.nodes),
+            tuple(self.inputs),
+            tuple(self.outputs),
+            sizes,
+            self.parameters,
+        )
+
+    def _placeholder(self, node: fx.Node) -> None:
+        shape = _shape(node)
+        if node.name in self.user_inputs and shape is not None:
+            value = self._new(node, shape)
+            if node.meta["val"].is_floating_point():
+                self.inputs.append(value.number)
+
+    def _output(self, node: fx.Node) -> None:
+        names = {n for n in self.program.graph_signature.user_outputs if isinstance(n, str)}
+        for result in node.all_input_nodes:
+            if result.name in names and self._is_read(result):
+                self.outputs.append(self._value(result).number)
+
+    def _call(self, node: fx.Node) -> None:
+        name = op_name(node)
+        if name == "linear" and self._affine(node):
+            return
+        if name in _DROPOUTS and self._is_read(_first(node)):
+            source = self._value(_first(node))
+            value = self._new(node, source.shape, source.space)
+            self.nodes.append(
+                Dropout(
+                    _layer(node), float(node.args[1]), source.number, value.number, source.space
+                )  # type: ignore[arg-type]
+            )
+            return
+        if name in _RESHAPES and self._reshape(node):
+            return
+        if is_pointwise(node) and self._pointwise(node):
+            return
+        if name in _MERGES and self._merge(node):
+            return
+        self._opaque(node, self._reason(node))
+
+    def _affine(self, node: fx.Node) -> bool:
+        source, weight, *rest = node.args
+        bias = rest[0] if rest else None
+        if not isinstance(weight, fx.Node) or weight.name not in self.parameter_of:
+            return False
+        if isinstance(bias, fx.Node) and bias.name not in self.parameter_of:
+            return False
+        if not isinstance(source, fx.Node) or not self._is_read(source):
+            return False
+        entered = self._value(source)
+        # torch stores a linear weight as (out_features, in_features).
+        fan_out, fan_in = _shape(weight) or (0, 0)
+        name = self.parameter_of[weight.name]
+        value = self._new(node, _shape(node) or ())
+        if name in self.weight_spaces:
+            self.spaces.join(self.weight_spaces[name][0], entered.space)
+            self.spaces.join(self.weight_spaces[name][1], value.space)
+        self.weight_spaces[name] = (entered.space, value.space)
+        self.nodes.append(
+            Affine(
+                _layer(node) or name.rpartition(".")[0] or name,
+                name,
+                self.parameter_of[bias.name] if isinstance(bias, fx.Node) else "",
+                entered.number,
+                value.number,
+                entered.space,
+                value.space,
+                fan_in,
+                fan_out,
+            )
+        )
+        return True
+
+    def _reshape(self, node: fx.Node) -> bool:
+        source_node, shape = _first(node), _shape(node)
+        if not self._is_read(source_node) or shape is None:
+            return False
+        source = self._value(source_node)
+        if shape == source.shape:
+            self.values[node] = source
+            return True
+        size, before = (shape or (1,))[-1], (source.shape or (1,))[-1]
+        value = self._new(node, shape, source.space if size == before else None)
+        self.nodes.append(Reshape(source.number, value.number, source.space, value.space, size))
+        return True
+
+    def _pointwise(self, node: fx.Node) -> bool:
+        """Grow an expression by one operation, if all it reads is one value and constants."""
+        parts: list[Expression] = []
+        constants: dict[fx.Node, float] = {}
+        parameters: list[str] = []
+        for raw in tensor_operands(node):
+            operand = self.renamed.get(raw, raw)
+            if operand.name in self.parameter_of:
+                name = self.parameter_of[operand.name]
+                tensor = self.tensors[name]
+                if tensor.numel() != 1 or tensor.is_meta:
+                    return False
+                constants[raw] = float(tensor.detach())
+                parameters.append(name)
+            elif operand in self.expressions:
+                parts.append(self.expressions[operand])
+            elif operand in self.values:
+                value = self.values[operand]
+                parts.append(Expression(value.number, operand, (), (), (), ""))
+            else:
+                return False
+        if not parts or len({part.base for part in parts}) != 1 or _shape(node) is None:
+            return False
+        if _shape(node) != _shape(parts[0].source):
+            return False
+        nodes = dict.fromkeys(n for part in parts for n in part.nodes)
+        for part in parts:
+            constants |= dict(part.constants)
+            parameters += part.parameters
+        self.expressions[node] = Expression(
+            parts[0].base,
+            parts[0].source,
+            (*nodes, node),
+            tuple(constants.items()),
+            tuple(dict.fromkeys(parameters)),
+            _layer(node),
+        )
+        if op_name(node) != str(node.target).split(".")[1]:
+            # An in-place operation: whoever reads its operand later reads its result.
+            self.renamed[self.renamed.get(_first(node), _first(node))] = node
+            self.renamed[_first(node)] = node
+        return True
+
+    def _merge(self, node: fx.Node) -> bool:
+        operands = [a for a in node.args if isinstance(a, fx.Node)]
+        if len(operands) != 2 or node.kwargs or not all(self._is_read(a) for a in operands):
+            return False
+        first, second = (self._value(a) for a in operands)
+        if first.shape != second.shape:
+            return False
+        self.spaces.join(first.space, second.space)
+        value = self._new(node, first.shape, first.space)
+        self.nodes.append(Merge((first.number, second.number), value.number, first.space))
+        return True
+
+    def _reason(self, node: fx.Node) -> str:
+        stack = node.meta.get("nn_module_stack") or {}
+        kind = list(stack.values())[-1][1] if len(stack) > 1 else ""
+        kind = kind if isinstance(kind, str) else kind.__name__
+        kind = kind.rpartition(".")[-1]
+        operation = f"operation {op_name(node)!r}"
+        return f"{operation} of {kind} is not modelled" if kind else f"{operation} is not modelled"
+
+    def _opaque(self, node: fx.Node, reason: str) -> None:
+        operands = [self.renamed.get(n, n) for n in node.all_input_nodes]
+        used = [self.parameter_of[n.name] for n in operands if n.name in self.parameter_of]
+        read = [self._value(n).number for n in operands if self._is_read(n)]
+        shape = _shape(node)
+        made = [self._new(node, shape).number] if shape is not None else []
+        if made or used or read:
+            self.nodes.append(Opaque(_layer(node), reason, tuple(used), tuple(read), tuple(made)))
+
+    def _is_read(self, node: fx.Node) -> bool:
+        node = self.renamed.get(node, node)
+        return node in self.values or node in self.expressions
+
+    def _value(self, node: fx.Node) -> _Value:
+        """The value of a graph node; an expression becomes a node of the trace when first read."""
+        node = self.renamed.get(node, node)
+        if node in self.values:
+            return self.values[node]
+        expression = self.expressions[node]
+        source = self.values[expression.source]
+        layer = expression.layer
+        value = self._new(node, source.shape, source.space)
+        try:
+            activation = self.activations.read(expression)
+        except ArgumentError as error:
+            self.nodes.append(
+                Opaque(layer, str(error), expression.parameters, (source.number,), (value.number,))
+            )
+            return value
+        self.nodes.append(
+            Nonlinearity(
+                layer, activation, source.number, value.number, source.space, expression.parameters
+            )
+        )
+        return value
+
+    def _new(self, node: fx.Node, shape: tuple[int, ...], space: int | None = None) -> _Value:
+        if space is None:
+            space = self.spaces.new(shape[-1] if shape else 1)
+        value = _Value(self.count, space, shape)
+        self.count += 1
+        self.values[node] = value
+        return value
+
+
+def _first(node: fx.Node) -> fx.Node:
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    return first
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    """Shape of a tensor in the graph; None for anything else (tuples, numbers)."""
+    value = node.meta.get("val")
+    return tuple(int(n) for n in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def _layer(node: fx.Node) -> str:
+    """Name of the module whose forward made a graph node."""
+    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _renumber(node: Node, number: Mapping[int, int]) -> Node:
+    """Replace spaces by their compact numbers."""
+    changes = {f.name: number[getattr(node, f.name)] for f in fields(node) if "space" in f.name}
+    return replace(node, **changes) if changes else node
