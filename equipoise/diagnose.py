@@ -93,7 +93,7 @@ def _signal(layers: Sequence[LayerMeasurement]) -> list[Finding]:
     zero = next((x for x in alive if x.signal == 0.0), None)
     if zero is not None:
         return [
-            Finding("vanished-signal", "error", zero.layer, "the output is exactly 0 for every input",
+            Finding("vanished-signal", "error", zero.layer, "the output is 0 for every input",
                     "a signal", "RMS 0", "Initialize with equipoise.")
         ]  # fmt: skip
     findings = []

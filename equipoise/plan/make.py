@@ -66,6 +66,7 @@ def make_plan(
     fixed = _unplannable(trace)
     stacks = find_stacks(trace, frozenset(fixed))
     levels = Levels(trace, samples or {})
+    uses = Counter(node.weight for node in trace.nodes if isinstance(node, Affine))
 
     laws: dict[str, tuple[Law, str]] = {}
     frames: dict[str, Frame] = {}
@@ -88,15 +89,14 @@ def make_plan(
                 )
             notes.append(f"{where}: the scale of what enters is not known; RMS 1 is assumed.")
             inputs = replace(inputs, mean_square=1.0)
-        shared = _times_used(trace)[stack.affines[0].weight]
-        planned = _plan_stack(stack, scheme, inputs, shared)
+        planned = _plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight])
         choices.append(f"{where}: {planned.reason}.")
         if planned.warning:
             notes.append(f"{where}: {planned.warning}.")
-        for affine, weight, bias in zip(
-            stack.affines, planned.weights, planned.biases, strict=True
+        for place, (affine, weight, bias) in enumerate(
+            zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
-            laws[affine.weight] = (weight, _weight_reason(affine, stack, planned))
+            laws[affine.weight] = (weight, _weight_reason(place, stack, planned))
             if affine.bias:
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
@@ -142,10 +142,6 @@ def _unplannable(trace: Trace) -> dict[str, str]:
         elif 0 in p.shape:
             reasons[p.name] = "has no entries"
     return reasons
-
-
-def _times_used(trace: Trace) -> Counter[str]:
-    return Counter(node.weight for node in trace.nodes if isinstance(node, Affine))
 
 
 def _where(stack: Stack) -> str:
@@ -277,13 +273,11 @@ def _entry(first: Affine, inputs: Inputs, units: int) -> tuple[Entry, dict[str, 
     return entry, arrays
 
 
-def _weight_reason(affine: Affine, stack: Stack, planned: _StackPlan) -> str:
-    place = stack.affines.index(affine)
-    if len(stack.affines) == 1:
+def _weight_reason(place: int, stack: Stack, planned: _StackPlan) -> str:
+    if stack.depth == 0:
         return planned.reason
     if place == 0:
         return "brings the inputs to the level of the stack"
-    if place == len(stack.affines) - 1:
+    if place == stack.depth:
         return "brings the stack to its output scale"
-    h = stack.hidden[place - 1]
-    return f"keeps the signal after {h.activation}"
+    return f"keeps the signal after {stack.hidden[place - 1].activation}"

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -122,14 +123,11 @@ class Plan:
             PlanError: naming the parameters that are missing, foreign or listed twice.
         """
         listed = [a.parameter for a in self.assignments] + [u.parameter for u in self.untouched]
-        shapes = {item.parameter: item.shape for item in (*self.assignments, *self.untouched)}
+        shapes = {a.parameter: a.shape for a in self.assignments}
+        shapes |= {u.parameter: u.shape for u in self.untouched}
         known = {p.name for p in parameters}
         missing, foreign = sorted(known - set(listed)), sorted(set(listed) - known)
-        twice = (
-            sorted({name for name in listed if listed.count(name) > 1})
-            if len(listed) != len(set(listed))
-            else []
-        )
+        twice = sorted(name for name, count in Counter(listed).items() if count > 1)
         if missing or foreign or twice:
             raise PlanError(
                 f"the plan must list each parameter once; missing: {missing}, "
@@ -138,8 +136,8 @@ class Plan:
         for p in parameters:
             if tuple(shapes[p.name]) != p.shape:
                 raise PlanError(
-                    f"{p.name!r} must have shape {tuple(shapes[p.name])} as planned, got {p.shape}. "
-                    "Make the plan anew for this model."
+                    f"{p.name!r} must have shape {tuple(shapes[p.name])} as planned, got "
+                    f"{p.shape}. Make the plan anew for this model."
                 )
 
     def diff(self, other: "Plan") -> tuple[str, ...]:
@@ -251,7 +249,7 @@ def _law_text(law: Law) -> str:
             return f"-W ({' + '.join(parts)})"
 
 
-_LAWS: dict[str, type[Law]] = {
+_LAWS: dict[str, Callable[..., Law]] = {
     c.__name__: c
     for c in (
         laws.Zero, laws.Normal, laws.Uniform, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,

@@ -88,7 +88,7 @@ class Report:
                 text = str(self)
             case suffix:
                 raise ArgumentError(
-                    f"path must end in .html, .json or .txt, got {suffix or path.name!r}. Rename it."
+                    f"path must end in .html, .json or .txt, got {suffix or path.name!r}. Rename."
                 )
         path.write_text(text, encoding="utf-8")
         return path

@@ -7,6 +7,7 @@ A hidden space is either plain, with its units centred at f(0), or mirrored, wit
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
@@ -76,7 +77,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class FramedStack:
-    """Laws for every weight and bias of a stack, in order, with its frames and what they lead to."""
+    """Laws for all weights and biases of a stack, in order, and what they lead to."""
 
     weights: tuple[Framed, ...]
     biases: tuple[OffsetBias | Zero, ...]
@@ -128,7 +129,7 @@ def framed_stack(
     _checks.positive("mean_square", entry.mean_square, "Give inputs that are not all 0.")
 
     sizes = [entry.size, *(space.size for space in spaces), fan_out]
-    ranks = [min(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    ranks = [min(a, b) for a, b in pairwise(sizes)]
     names = [entry.frame, *(space.frame for space in spaces), exit_frame]
     layouts: list[Layout] = [Plain(), *(space.layout for space in spaces), Plain()]
     frames = tuple(

@@ -187,7 +187,7 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
         case Zero():
             return np.zeros(shape)
         case Normal(std=std):
-            return std * rng.standard_normal(shape)
+            return np.asarray(std * rng.standard_normal(shape))
         case Uniform(bound=bound):
             return rng.uniform(-bound, bound, shape)
         case Orthogonal(gain=gain):

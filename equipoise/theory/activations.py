@@ -258,7 +258,7 @@ def mish() -> Activation:
 
     def df(x: Array) -> Array:
         t = np.tanh(_softplus(x))
-        return t + x * (1 - t * t) * _sigmoid(x)
+        return np.asarray(t + x * (1 - t * t) * _sigmoid(x))
 
     return Activation(
         "mish", lambda x: x * np.tanh(_softplus(x)), df, slope_left=0.6, slope_right=0.6
@@ -319,7 +319,7 @@ def logsigmoid() -> Activation:
 
 @lru_cache
 def tanh(scale: float = 1.0) -> Activation:
-    """f(x) = tanh(scale * x)."""
+    """Hyperbolic tangent of scale times x."""
     a = _checks.positive("scale", scale)
     return Activation(
         "tanh",
@@ -349,7 +349,7 @@ def softsign() -> Activation:
 
 @lru_cache
 def arctan() -> Activation:
-    """f(x) = arctan(x)."""
+    """Inverse tangent."""
     return Activation(
         "arctan",
         np.arctan,
@@ -362,7 +362,7 @@ def arctan() -> Activation:
 
 @lru_cache
 def erf() -> Activation:
-    """f(x) = erf(x)."""
+    """Error function."""
     k = 2 / math.sqrt(math.pi)
     return Activation(
         "erf",
@@ -389,7 +389,7 @@ def inverse_sqrt() -> Activation:
 
 @lru_cache
 def sin(frequency: float = 1.0) -> Activation:
-    """f(x) = sin(frequency * x)."""
+    """Sine of frequency times x."""
     w = _checks.positive("frequency", frequency)
     return Activation(
         "sin",

@@ -121,13 +121,13 @@ def balance(
     def growth(log_energy: float) -> float:
         return run(log_energy).gradient_log_growth
 
-    low, step = math.log(_SMALLEST), math.log(4.0)
+    low, step = math.log(_SMALLEST), math.log(8.0)
     best, best_growth = low, growth(low)
     while low < math.log(_LARGEST):
         high = low + step
         now = growth(high)
         if now >= budget:
-            return run(optimize.brentq(lambda x: growth(x) - budget, low, high, xtol=1e-10))
+            return run(optimize.brentq(lambda x: growth(x) - budget, low, high, xtol=1e-8))
         if now > best_growth:
             best, best_growth = high, now
         low = high
@@ -137,7 +137,7 @@ def balance(
         lambda x: -growth(x), bounds=(best - step, best + step), method="bounded"
     )
     if -peak.fun >= budget:
-        return run(optimize.brentq(lambda x: growth(x) - budget, best - step, peak.x, xtol=1e-10))
+        return run(optimize.brentq(lambda x: growth(x) - budget, best - step, peak.x, xtol=1e-8))
     return run(float(peak.x), reached=False)
 
 
@@ -226,7 +226,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Step:
-    """One hidden layer and the weight that leaves it: level, gain, and the energies it passes on."""
+    """One hidden layer and the weight that leaves it: level, gain, energies passed on."""
 
     q: float
     gain: float

@@ -1,4 +1,4 @@
-"""The inputs a caller gives: a tensor, a tuple of arguments, a dict of keyword arguments, or none."""
+"""The inputs a caller gives: a tensor, a tuple, a dict of keyword arguments, or none."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -57,7 +57,7 @@ class ModelInputs:
         return ", ".join(parts) or "no tensors"
 
     def forward_error(self, model: nn.Module) -> Exception | None:
-        """What the model's forward raises on these inputs, on copies of its state; None if nothing."""
+        """What forward raises on these inputs and copies of the model's state; None if nothing."""
         state = {name: t.detach().clone() for name, t in model.state_dict(keep_vars=True).items()}
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):

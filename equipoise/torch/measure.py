@@ -1,4 +1,4 @@
-"""One forward and one backward pass, watched at every affine layer; nothing of the model changes."""
+"""One forward and one backward pass, watched at every affine layer; no side effects."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping

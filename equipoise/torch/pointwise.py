@@ -104,16 +104,10 @@ def _named(expression: Expression) -> Activation | None:
     constants = dict(expression.constants)
     if node.args[0] is not expression.source or node.kwargs:
         return None
-    arguments = [constants.get(a, a) if isinstance(a, fx.Node) else a for a in node.args[1:]]
+    arguments: list[Any] = [
+        constants.get(a, a) if isinstance(a, fx.Node) else a for a in node.args[1:]
+    ]
     match op_name(node), arguments:
-        case "relu", []:
-            return activations.relu()
-        case "tanh", []:
-            return activations.tanh()
-        case "sigmoid", []:
-            return activations.sigmoid()
-        case "gelu", []:
-            return activations.gelu()
         case "leaky_relu", [*rest]:
             return activations.leaky_relu(*(float(v) for v in rest))
         case "prelu", [float(slope)]:

@@ -1,11 +1,14 @@
 """nn.Module -> Trace, by torch.export; the only place where the axes of weights are read."""
 
+import gc
 import warnings
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.fx.config
 from torch import fx, nn
 
 from equipoise.errors import ArgumentError, TraceError
@@ -36,6 +39,8 @@ _RESHAPES = frozenset(
 )  # fmt: skip
 _DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 _MERGES = frozenset({"add"})
+# Torch versions without this switch trace a little slower.
+_STACK_TRACES = "do_not_emit_stack_traces"
 
 
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
@@ -71,14 +76,35 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
         TraceError: if forward raises on these inputs, or cannot be followed.
     """
     try:
-        with warnings.catch_warnings():
-            # Export warns of its own internals; nothing there is the caller's to mend.
-            warnings.simplefilter("ignore")
+        with _lean_export():
             program = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
     # What a model's forward raises is its own: any kind is possible and all mean the same here.
     except Exception as error:
         raise TraceError(_why(model, inputs, error)) from error
     return _Reader(model, program).read()
+
+
+@contextmanager
+def _lean_export() -> Iterator[None]:
+    """Export without what is not read here: stack traces, collections of its many small objects.
+
+    Together they are a quarter of its time on a deep model. Warnings of export's own internals are
+    not the caller's to mend.
+    """
+    collecting = gc.isenabled()
+    traces = getattr(torch.fx.config, _STACK_TRACES, None)
+    gc.disable()
+    try:
+        if traces is not None:
+            setattr(torch.fx.config, _STACK_TRACES, True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if traces is not None:
+            setattr(torch.fx.config, _STACK_TRACES, traces)
+        if collecting:
+            gc.enable()
 
 
 def _why(model: nn.Module, inputs: ModelInputs, error: Exception) -> str:
@@ -166,10 +192,9 @@ class _Reader:
         if name in _DROPOUTS and self._is_read(_first(node)):
             source = self._value(_first(node))
             value = self._new(node, source.shape, source.space)
+            probability: Any = node.args[1]
             self.nodes.append(
-                Dropout(
-                    _layer(node), float(node.args[1]), source.number, value.number, source.space
-                )  # type: ignore[arg-type]
+                Dropout(_layer(node), float(probability), source.number, value.number, source.space)
             )
             return
         if name in _RESHAPES and self._reshape(node):
@@ -354,5 +379,10 @@ def _layer(node: fx.Node) -> str:
 
 def _renumber(node: Node, number: Mapping[int, int]) -> Node:
     """Replace spaces by their compact numbers."""
-    changes = {f.name: number[getattr(node, f.name)] for f in fields(node) if "space" in f.name}
-    return replace(node, **changes) if changes else node
+    match node:
+        case Affine() | Reshape():
+            return replace(node, in_space=number[node.in_space], out_space=number[node.out_space])
+        case Nonlinearity() | Dropout() | Merge():
+            return replace(node, space=number[node.space])
+        case Opaque():
+            return node
