@@ -189,12 +189,13 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
         case Normal(std=std):
             return np.asarray(std * rng.standard_normal(shape))
         case Uniform(bound=bound):
-            return rng.uniform(-bound, bound, shape)
+            return np.asarray(rng.uniform(-bound, bound, shape))
         case Orthogonal(gain=gain):
             return gain * semi_orthogonal(rng.standard_normal((max(shape), min(shape))), shape)
         case DiagonalNoise(diagonal=diagonal, noise_std=noise_std):
             rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
-            return diagonal * (rows % shape[1] == columns) + noise_std * rng.standard_normal(shape)
+            ones = (rows % shape[1] == columns).astype(np.float64)
+            return np.asarray(diagonal * ones + noise_std * rng.standard_normal(shape))
         case Framed():
             return _framed(law, name, shape, streams, rng)
         case OffsetBias(weight=weight, constant=constant, centre=centre):

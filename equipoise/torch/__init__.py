@@ -2,7 +2,7 @@
 
 from equipoise.diagnose import Finding
 from equipoise.plan.plan import Assignment, Plan, Untouched
-from equipoise.torch.apply import draw_
+from equipoise.torch.apply import apply, draw_
 from equipoise.torch.initialize import Diagnosis, Initialization, diagnose, initialize, plan
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Initialization",
     "Plan",
     "Untouched",
+    "apply",
     "diagnose",
     "draw_",
     "initialize",

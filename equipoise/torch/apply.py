@@ -83,6 +83,25 @@ def draw_all(model: nn.Module, plan: Plan, seed: int) -> dict[str, torch.Tensor]
     return drawn
 
 
+def apply(model: nn.Module, plan: Plan, generator: torch.Generator | None = None) -> int:
+    """Draw a plan into a model, in place; all or nothing.
+
+    Args:
+        model: with the parameters that the plan names.
+        plan: made here, elsewhere, or loaded from a file.
+        generator: as in ``torch.nn.init``.
+
+    Returns:
+        The root seed: the same plan and seed give the same weights in any process.
+
+    Raises:
+        PlanError: if the plan does not fit the model or the model is on the meta device.
+    """
+    seed = root_seed(generator)
+    write(model, draw_all(model, plan, seed))
+    return seed
+
+
 def write(model: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copy values into parameters by name and return copies of what stood there."""
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -1,0 +1,251 @@
+"""Many replicas of one MLP trained in one tensor program.
+
+Every replica has its own weights, learning rate and order of batches, and equals a run of its own.
+The replica axis leads: a layer of R replicas is one batched matrix product, all parameters are rows
+of one matrix, and Adam is five elementwise passes over it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from equipoise import _checks
+from equipoise.errors import ArgumentError
+from equipoise.lab.data import Classification
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Replicas:
+    """R copies of one MLP.
+
+    Attributes:
+        widths: inputs, hidden widths, outputs.
+        activation: pointwise module between the layers.
+        parameters: shape (R, P); weights of shape (out, in) and biases, layer by layer.
+    """
+
+    widths: tuple[int, ...]
+    activation: nn.Module
+    parameters: torch.Tensor
+
+    @staticmethod
+    def of(models: Sequence[nn.Sequential]) -> "Replicas":
+        """Stack the weights of models of one shape.
+
+        Args:
+            models: as ``lab.models.mlp`` makes them: Linear with bias, activation, ..., Linear.
+
+        Returns:
+            Replicas in the order of the models; the models keep their own weights.
+
+        Raises:
+            ArgumentError: for no model, another make or differing shapes.
+        """
+        if not models:
+            raise ArgumentError("models must hold at least one model, got none. Add one.")
+        shapes = {_widths(model) for model in models}
+        if len(shapes) > 1:
+            raise ArgumentError(
+                f"models must have the same widths, got {sorted(shapes)}. Train each shape apart."
+            )
+        rows = [torch.cat([p.detach().reshape(-1) for p in model.parameters()]) for model in models]
+        activation = models[0][1] if len(models[0]) > 1 else nn.Identity()
+        return Replicas(shapes.pop(), activation, torch.stack(rows))
+
+    def repeat(self, times: int) -> "Replicas":
+        """Every replica again, ``times`` times over."""
+        return Replicas(self.widths, self.activation, self.parameters.repeat(times, 1))
+
+    def write(self, index: int, model: nn.Sequential) -> None:
+        """Copy one replica's weights into a model of the same shape."""
+        if _widths(model) != self.widths:
+            raise ArgumentError(
+                f"model must have widths {self.widths}, got {_widths(model)}. Make one like it."
+            )
+        nn.utils.vector_to_parameters(self.parameters[index], model.parameters())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs, shape (R, B, out), for inputs of shape (R, B, in) or (B, in)."""
+        return _forward(self.parameters, self.widths, self.activation, x)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What became of every replica.
+
+    Attributes:
+        replicas: with their weights at the end.
+        loss: mean training loss of each epoch, shape (epochs, R).
+        accuracy: on the test part, shape (R,); outputs that are not finite are wrong.
+        curve: test accuracy after each epoch, shape (epochs, R), empty unless asked for.
+        diverged_at: step at which the loss was first not finite, -1 where it never was; such a
+            replica keeps the weights it had then.
+    """
+
+    replicas: Replicas
+    loss: torch.Tensor
+    accuracy: torch.Tensor
+    curve: torch.Tensor
+    diverged_at: torch.Tensor = field(repr=False)
+
+
+def train(
+    replicas: Replicas,
+    task: Classification,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    epochs: int = 20,
+    batch_size: int = 64,
+    with_curve: bool = False,
+    progress: Callable[[int], None] = lambda epoch: None,
+) -> Training:
+    """Train every replica with Adam on the cross-entropy, each with its own rate and batches.
+
+    Args:
+        replicas: where to start; left as they are.
+        task: the data.
+        learning_rates: one for each replica.
+        seeds: one for each replica: of the generator that shuffles its batches.
+        epochs: passes over the training part.
+        batch_size: rows in a batch; the last one of an epoch may be smaller.
+        with_curve: also test after each epoch.
+        progress: called with the number of epochs done.
+
+    Returns:
+        The training.
+
+    Raises:
+        ArgumentError: if counts or shapes do not fit.
+    """
+    count = len(replicas.parameters)
+    for name, given in (("learning_rates", learning_rates), ("seeds", seeds)):
+        if len(given) != count:
+            raise ArgumentError(f"{name} must hold {count} numbers, got {len(given)}. Add some.")
+    if (replicas.widths[0], replicas.widths[-1]) != (task.features, task.classes):
+        raise ArgumentError(
+            f"widths must start with {task.features} and end with {task.classes} for this task, "
+            f"got {replicas.widths}. Change the first or the last."
+        )
+    _checks.at_least("epochs", epochs, 1)
+    _checks.at_least("batch_size", batch_size, 1)
+
+    weights = replicas.parameters.clone().requires_grad_()
+    adam = _Adam(weights, torch.tensor([_checks.positive("learning_rates", r)
+                                        for r in learning_rates]))  # fmt: skip
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    rows, losses, curve = len(task.x_train), [], []
+    diverged_at = torch.full((count,), -1)
+    step = 0
+    for epoch in range(epochs):
+        order = torch.stack([torch.randperm(rows, generator=g) for g in generators])
+        total = torch.zeros(count)
+        for start in range(0, rows, batch_size):
+            batch = order[:, start : start + batch_size]
+            loss = _losses(weights, replicas, task, batch)
+            (gradient,) = torch.autograd.grad(loss.sum(), weights)
+            step += 1
+            failed = ~torch.isfinite(loss.detach())
+            if bool(failed.any()):
+                diverged_at[failed & (diverged_at < 0)] = step
+                # A frozen replica must not write nan into its own moments either.
+                gradient[failed] = 0.0
+                adam.freeze(failed)
+            adam.step(gradient)
+            total += loss.detach() * batch.shape[1]
+        losses.append(total / rows)
+        if with_curve:
+            curve.append(_accuracy(weights, replicas, task))
+        progress(epoch + 1)
+    final = weights.detach()
+    return Training(
+        Replicas(replicas.widths, replicas.activation, final),
+        torch.stack(losses),
+        curve[-1] if curve else _accuracy(weights, replicas, task),
+        torch.stack(curve) if curve else torch.empty(0, count),
+        diverged_at,
+    )
+
+
+class _Adam:
+    """Adam with one learning rate for each row; the update of torch.optim.Adam."""
+
+    def __init__(self, weights: torch.Tensor, rates: torch.Tensor) -> None:
+        self._weights, self._rates = weights, rates[:, None]
+        self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
+        self._steps = 0
+
+    def freeze(self, rows: torch.Tensor) -> None:
+        """Never move these rows again."""
+        self._rates[rows] = 0.0
+
+    @torch.no_grad()
+    def step(self, gradient: torch.Tensor) -> None:
+        """One update, in place."""
+        self._steps += 1
+        self._mean.lerp_(gradient, 1 - _BETA1)
+        self._square.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
+        root = self._square.sqrt().div_(math.sqrt(1 - _BETA2**self._steps)).add_(_EPSILON)
+        rates = self._rates / (1 - _BETA1**self._steps)
+        self._weights.addcdiv_(self._mean * rates, root, value=-1.0)
+
+
+def _losses(
+    weights: torch.Tensor, replicas: Replicas, task: Classification, batch: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross-entropy of each replica on its own batch, shape (R,)."""
+    outputs = _forward(weights, replicas.widths, replicas.activation, task.x_train[batch])
+    loss = nn.functional.cross_entropy(
+        outputs.flatten(0, 1), task.y_train[batch].flatten(), reduction="none"
+    )
+    return loss.view(batch.shape).mean(1)
+
+
+@torch.no_grad()
+def _accuracy(weights: torch.Tensor, replicas: Replicas, task: Classification) -> torch.Tensor:
+    x = task.x_test.expand(len(weights), *task.x_test.shape)
+    outputs = _forward(weights, replicas.widths, replicas.activation, x)
+    right = (outputs.argmax(-1) == task.y_test) & torch.isfinite(outputs).all(-1)
+    return right.float().mean(1)
+
+
+def _forward(
+    weights: torch.Tensor, widths: Sequence[int], activation: nn.Module, x: torch.Tensor
+) -> torch.Tensor:
+    count = len(weights)
+    sizes = [n for a, b in pairwise(widths) for n in (a * b, b)]
+    # One split has one backward pass: a slice for each layer would fill a whole matrix each.
+    parts = torch.split(weights, sizes, dim=1)
+    h = x.expand(count, *x.shape[-2:])
+    last = len(widths) - 2
+    for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
+        weight = parts[2 * layer].view(count, fan_out, fan_in)
+        bias = parts[2 * layer + 1].view(count, 1, fan_out)
+        h = torch.baddbmm(bias, h, weight.transpose(1, 2))
+        if layer < last:
+            h = activation(h)
+    return h
+
+
+def _widths(model: nn.Sequential) -> tuple[int, ...]:
+    """Widths of an MLP as ``mlp`` makes it; refuse anything else."""
+    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+    layers = list(model)
+    alternates = all(isinstance(layer, nn.Linear) == (i % 2 == 0) for i, layer in enumerate(layers))
+    parametric = any(next(layer.parameters(), None) is not None for layer in layers[1::2])
+    if (
+        not alternates
+        or len(model) % 2 == 0
+        or parametric
+        or any(layer.bias is None for layer in linear)
+    ):
+        raise ArgumentError(
+            "models must alternate Linear layers with bias and parameter-free activations, got "
+            f"{[type(layer).__name__ for layer in model][:6]}. Build them with lab.models.mlp."
+        )
+    return (linear[0].in_features, *(layer.out_features for layer in linear))

@@ -1,0 +1,299 @@
+"""A Report as one self-contained HTML page, and the pieces of which such pages are made.
+
+Every string that comes from a model passes through jinja2's escaping, or through markupsafe where
+it enters a picture: plotly reads its texts as a small dialect of HTML.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from equipoise.diagnose import Finding
+from equipoise.measurement import Measurements
+from equipoise.plan.plan import Plan, describe
+from equipoise.report.report import Report
+
+_LONG_NAME = 60
+# Blue and orange keep a contrast of 3 on white and on near black, and differ for the colour-blind.
+_BLUE, _ORANGE, _GREY, _GRID = "#3b82d6", "#d2691e", "#808080", "rgba(128,128,128,0.25)"
+_AXIS = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "fixedrange": True}
+_ZERO, _LOST = "exactly 0", "not finite"
+_SYMBOLS = {_ZERO: "x", _LOST: "diamond"}
+
+
+def page(report: Report) -> str:
+    """The whole report as one HTML page that needs no network."""
+    plan, measured = report.plan, report.measurements
+    signal, gradient = _expected(measured, plan)
+    laws = {a.parameter: describe(a.law) for a in plan.assignments}
+    layers = [
+        (x.layer, laws.get(x.weight, "as it was"), _number(x.signal), _number(s, ""),
+         _number(x.gradient), _number(g, ""), _number(x.correlation), f"{x.saturation:.0%}",
+         f"{x.dead:.0%}")
+        for x, s, g in zip(measured.layers, signal, gradient, strict=True)
+    ]  # fmt: skip
+    caption = _caption(measured)
+    stray = max((p.log_std for p in plan.predictions), default=0.0)
+    body = _pieces().report(
+        report,
+        Markup(figure_html(figure_signal_gradient(measured, plan, caption))),
+        Markup(figure_html(figure_correlation(measured, caption))),
+        layers,
+        _number(math.exp(min(stray, 700.0))) if stray > math.log(2.0) else "",
+        any(math.isfinite(x.correlation) for x in measured.layers),
+        Markup(plan_table(report)),
+    )
+    balance = "in" if report.ok else "out of"
+    return document(f"{report.model} starts {balance} balance", [str(body)])
+
+
+def document(title: str, sections: Sequence[str]) -> str:
+    """A complete page: style, headline, the sections, and plotly.js once.
+
+    Args:
+        title: the message of the page, as text.
+        sections: HTML as ``section`` gives it.
+    """
+    return str(_pieces().document(title, [Markup(s) for s in sections], Markup(get_plotlyjs())))
+
+
+def section(title: str, body_html: str) -> str:
+    """One section of a page: a heading, given as text, and a body, given as HTML."""
+    return str(_pieces().section(title, Markup(body_html)))
+
+
+def figure_html(figure: go.Figure) -> str:
+    """A figure as a div that ``document`` draws, with its caption and its text alternative.
+
+    ``layout.meta`` may hold ``title`` and ``alt`` (plain texts) and ``wide`` and ``narrow``
+    (changes of the layout for wide and narrow screens).
+    """
+    data = json.loads(figure.to_json())
+    title = data["layout"].pop("title", {}).get("text", "")
+    meta = data["layout"].get("meta") or {}
+    title = meta.get("title", title)
+    return str(_pieces().figure(data, title, meta.get("alt", title)))
+
+
+def plan_table(report: Report) -> str:
+    """Every parameter that is drawn: its shape, its law in words and the reason."""
+    rows = [(a.parameter, a.shape, describe(a.law), a.reason) for a in report.plan.assignments]
+    return str(_pieces().parameters(rows))
+
+
+def findings_list(findings: Iterable[Finding]) -> str:
+    """Findings with severity, place, expected, observed and remedy."""
+    return str(_pieces().findings(tuple(findings)))
+
+
+def figure_signal_gradient(measurements: Measurements, plan: Plan | None, title: str) -> go.Figure:
+    """RMS of signal and of gradient by layer on logarithmic axes.
+
+    Args:
+        measurements: what was measured.
+        plan: what theory expects, drawn as a dashed line where it reaches.
+        title: caption, as text.
+    """
+    layers = measurements.layers
+    signal, gradient = _expected(measurements, plan)
+    names = [x.layer for x in layers]
+    return _figure([
+        _Panel("Signal", "signal RMS", names, [x.signal for x in layers], signal),
+        _Panel("Gradient", "gradient RMS", names, [x.gradient for x in layers], gradient),
+    ], title)  # fmt: skip
+
+
+def figure_correlation(measurements: Measurements, title: str) -> go.Figure:
+    """Mean cosine between the outputs for different inputs by layer, and that of the inputs."""
+    layers, start = measurements.layers, measurements.input_correlation
+    names, values = [x.layer for x in layers], [x.correlation for x in layers]
+    held = [start] * len(layers)
+    return _figure([_Panel("Cosine", "mean cosine", names, values, held, "inputs", False)], title)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One pair of axes: values by layer, and the line they are held against."""
+
+    heading: str
+    quantity: str
+    names: list[str]
+    values: list[float]
+    expected: list[float]
+    against: str = "expected by theory"
+    is_log: bool = True
+
+    def place(self, y: float) -> float | None:
+        """The value, or None where the axis has no place for it."""
+        return y if math.isfinite(y) and (y > 0 or not self.is_log) else None
+
+    def kept(self, values: Iterable[float]) -> list[float]:
+        """Those values that the axis has a place for."""
+        return [y for y in values if self.place(y) is not None]
+
+    def lost(self) -> dict[str, list[int]]:
+        """Indices of the layers that the axis has no place for, by the words for it."""
+        at = [i for i, y in enumerate(self.values) if self.place(y) is None]
+        words = {
+            w: [i for i in at if (self.values[i] == 0) == (w == _ZERO)] for w in (_ZERO, _LOST)
+        }
+        return {w: found for w, found in words.items() if found}
+
+    def message(self) -> str:
+        """What the panel shows, in a few words."""
+        seen, n = self.kept(self.values), len(self.values)
+        if lost := self.lost():
+            return f"{self.heading} " + ", ".join(
+                f"{w} in {len(at)} of {n}" for w, at in lost.items()
+            )
+        if not seen:
+            return f"{self.heading}: no layer"
+        if self.is_log:
+            return f"{self.heading} within a factor {_number(max(seen) / min(seen))}"
+        return f"{self.heading} from {_number(seen[0])} to {_number(seen[-1])}"
+
+    def alternative(self) -> str:
+        """The panel in words, for those who do not see it."""
+        words = [self.message()]
+        for label, values in (("measured", self.values), (self.against, self.expected)):
+            if seen := self.kept(values):
+                words.append(f"{label} {_number(min(seen))} to {_number(max(seen))}")
+        return ", ".join(words) + "."
+
+    def hover(self, i: int) -> str:
+        """Text for one layer."""
+        name, value, held = self.names[i], self.values[i], self.expected[i]
+        if len(name) > _LONG_NAME:
+            name = f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
+        shown = _LOST if not math.isfinite(value) else _ZERO if value == 0 else _number(value)
+        lines = [f"{name} ({i + 1} of {len(self.names)})", f"{self.quantity}: {shown}"]
+        lines += [f"{self.against}: {_number(y)}" for y in self.kept([held])]
+        return "<br>".join(str(escape(line)) for line in lines)
+
+    def axis(self) -> tuple[dict[str, Any], float]:
+        """Range and ticks of the vertical axis, and the height of the row for lost values."""
+        seen = self.kept([*self.values, *self.expected])
+        if self.is_log:
+            logs = [math.log10(y) for y in seen] or [0.0]
+            middle = (min(logs) + max(logs)) / 2
+            # Never less than two decades, so that what is level looks level.
+            low, high = min(min(logs) - 0.1, middle - 1), max(max(logs) + 0.1, middle + 1)
+            step = math.ceil((high - low) / 6)
+            powers = [k for k in range(math.ceil(low), math.floor(high) + 1) if k % step == 0]
+            at, text = [10.0**k for k in powers], [_power(k) for k in powers]
+        else:
+            low, high = -1.05 if min(seen, default=0.0) < -0.25 else -0.3, 1.05
+            at = [k / 4 for k in range(-4, 5) if low < k / 4]
+            text = [f"{y:g}" for y in at]
+        floor = low - 0.08 * (high - low)
+        if lost := self.lost():
+            low = floor - 0.06 * (high - low)
+            text.append(", ".join("0" if w == _ZERO else "nan" for w in lost))
+            at.append(10.0**floor if self.is_log else floor)
+        scale = {"type": "log" if self.is_log else "linear", "range": [low, high],
+                 "tickvals": at, "ticktext": text, "automargin": True}  # fmt: skip
+        return scale, 10.0**floor if self.is_log else floor
+
+    def traces(self, k: str, is_first: bool) -> list[go.Scatter]:
+        """The curves, on the axes numbered k; the legend names each of the first panel."""
+        n, floor = len(self.values), self.axis()[1]
+        both: dict[str, Any] = {"x": list(range(1, n + 1)), "xaxis": f"x{k}", "yaxis": f"y{k}"}
+        measured = both | {
+            "name": "measured", "y": [self.place(y) for y in self.values],
+            "mode": "lines+markers", "hoverinfo": "text", "showlegend": is_first,
+            "hovertext": [self.hover(i) for i in range(n)], "line": {"width": 1.5, "color": _BLUE},
+            "marker": {"size": 4 if n > 40 else 7, "color": _BLUE},
+        }  # fmt: skip
+        held = both | {
+            "name": self.against, "y": [self.place(y) for y in self.expected],
+            "mode": "lines+markers", "hoverinfo": "skip", "showlegend": is_first,
+            "line": {"dash": "dash", "width": 2, "color": _ORANGE},
+            "marker": {"symbol": "line-ew-open", "size": 12 if n < 8 else 1, "color": _ORANGE},
+        }  # fmt: skip
+        rows = [
+            both | {
+                "name": f"{self.heading.lower()} {words}", "x": [i + 1 for i in at],
+                "y": [floor] * len(at), "mode": "markers", "hoverinfo": "text",
+                "hovertext": [self.hover(i) for i in at], "showlegend": True,
+                "marker": {"symbol": _SYMBOLS[words], "size": 7, "color": _GREY},
+            }
+            for words, at in self.lost().items()
+        ]  # fmt: skip
+        return [
+            go.Scatter(t) for t in ([held] if self.kept(self.expected) else []) + [measured, *rows]
+        ]
+
+
+def _figure(panels: Sequence[_Panel], title: str) -> go.Figure:
+    """Panels side by side, one above the other on narrow screens."""
+    count = len(panels)
+    wide: dict[str, Any] = {"height": 380}
+    narrow: dict[str, Any] = {"height": 110 + 250 * count}
+    layout: dict[str, Any] = {
+        "title": {"text": str(escape(title))}, "template": "none", "dragmode": False,
+        "font": {"color": _GREY, "family": "system-ui, sans-serif", "size": 13},
+        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 52, "r": 12, "t": 36, "b": 90}, "hoverlabel": {"align": "left"},
+        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        "annotations": [],
+    }  # fmt: skip
+    for i, p in enumerate(panels):
+        k, n = str(i + 1) if i else "", len(p.values)
+        step = next(s for e in range(9) for m in (1, 2, 5) if (s := m * 10**e) * 8 >= n)
+        layout[f"yaxis{k}"] = _AXIS | p.axis()[0] | {"anchor": f"x{k}"}
+        layout[f"xaxis{k}"] = _AXIS | {
+            "anchor": f"y{k}", "showgrid": False, "title": {"text": "layer in order of computation"},
+            "range": [0.5 - 0.02 * n, n + 0.5 + 0.02 * n], "tick0": 0, "dtick": step,
+        }  # fmt: skip
+        layout["annotations"].append({
+            "text": f"<b>{escape(p.message())}</b>", "xref": f"x{k} domain", "yref": f"y{k} domain",
+            "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 6, "showarrow": False,
+        })  # fmt: skip
+        tall = 0.5 * (i + 1 < count) + 0.08 * (i + 1 < count)
+        wide |= {f"xaxis{k}.domain": [0.56 * i, 0.56 * i + (0.44 if count > 1 else 1)],
+                 f"yaxis{k}.domain": [0, 1]}  # fmt: skip
+        narrow |= {f"xaxis{k}.domain": [0, 1], f"yaxis{k}.domain": [tall, 1 - 0.58 * i]}
+    alt = f"{title}. {' '.join(p.alternative() for p in panels)}"
+    layout["meta"] = {"title": title, "alt": alt, "wide": wide, "narrow": narrow}
+    traces = [t for i, p in enumerate(panels) for t in p.traces(str(i + 1) if i else "", not i)]
+    figure = go.Figure(traces, layout)
+    return figure.update_layout({key.replace(".", "_"): value for key, value in wide.items()})
+
+
+def _expected(measurements: Measurements, plan: Plan | None) -> tuple[list[float], list[float]]:
+    """Signal and gradient that the plan expects by layer, nan where it expects nothing."""
+    layers, predictions = measurements.layers, plan.predictions if plan else ()
+    if len(predictions) != len(layers):
+        return [math.nan] * len(layers), [math.nan] * len(layers)
+    end = {p.stack: x.gradient for p, x in zip(predictions, layers, strict=True)}
+    return [p.signal for p in predictions], [p.gradient * end[p.stack] for p in predictions]
+
+
+def _caption(measurements: Measurements) -> str:
+    n, rows = len(measurements.layers), measurements.rows
+    return f"{n} affine layer{'s' * (n != 1)}, measured on {rows} input{'s' * (rows != 1)}"
+
+
+def _number(x: float, otherwise: str = _LOST) -> str:
+    return f"{x:.3g}" if math.isfinite(x) else otherwise
+
+
+def _power(k: int) -> str:
+    return f"{10.0**k:g}" if -3 <= k <= 3 else f"10<sup>{k}</sup>".replace("-", "\N{MINUS SIGN}")
+
+
+@cache
+def _pieces() -> Any:
+    """The macros of the template; autoescape holds for all of them."""
+    loader = PackageLoader("equipoise.report", "")
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
+    return environment.get_template("page.html.j2").module
