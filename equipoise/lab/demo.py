@@ -1,17 +1,18 @@
-"""The demo: two dead 100-layer networks, what is wrong with them, and how they learn once started."""
+"""The demo: two dead 100-layer networks, what ails them, and how they learn once started."""
 
 import json
 import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import plotly.graph_objects as go
 import torch
 from markupsafe import escape
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import nn
 
@@ -84,11 +85,8 @@ def run(console: Console, out: Path, seed: int = 0) -> Path:
     with Progress(*columns, console=console) as progress:
         for name, activation in (("gelu", nn.GELU), ("tanh", nn.Tanh)):
             bar = progress.add_task(f"{name}: 2 x {DRAWS} x {len(RATES)} runs", total=EPOCHS)
-            cases.append(
-                _case(
-                    name, activation, task, seed, lambda n, b=bar: progress.update(b, completed=n)
-                )
-            )
+            done = partial(_advance, progress, bar)
+            cases.append(_case(name, activation, task, seed, done))
     for case in cases:
         console.print(f"\n[bold]{case.name}, framework default[/bold]")
         for finding in case.dead.findings:
@@ -100,6 +98,10 @@ def run(console: Console, out: Path, seed: int = 0) -> Path:
     page.write_text(_page(cases), encoding="utf-8")
     (out / "demo.json").write_text(json.dumps(_numbers(cases), indent=1), encoding="utf-8")
     return page
+
+
+def _advance(progress: Progress, bar: TaskID, epochs: int) -> None:
+    progress.update(bar, completed=epochs)
 
 
 def _case(

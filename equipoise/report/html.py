@@ -25,6 +25,7 @@ _LONG_NAME = 60
 # Blue and orange keep a contrast of 3 on white and on near black, and differ for the colour-blind.
 _BLUE, _ORANGE, _GREY, _GRID = "#3b82d6", "#d2691e", "#808080", "rgba(128,128,128,0.25)"
 _AXIS = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "fixedrange": True}
+_X_TITLE = {"text": "layer in order of computation", "standoff": 8, "font": {"size": 13}}
 _ZERO, _LOST = "exactly 0", "not finite"
 _SYMBOLS = {_ZERO: "x", _LOST: "diamond"}
 
@@ -40,19 +41,14 @@ def page(report: Report) -> str:
          f"{x.dead:.0%}")
         for x, s, g in zip(measured.layers, signal, gradient, strict=True)
     ]  # fmt: skip
-    caption = _caption(measured)
-    stray = max((p.log_std for p in plan.predictions), default=0.0)
-    body = _pieces().report(
-        report,
-        Markup(figure_html(figure_signal_gradient(measured, plan, caption))),
-        Markup(figure_html(figure_correlation(measured, caption))),
-        layers,
-        _number(math.exp(min(stray, 700.0))) if stray > math.log(2.0) else "",
-        any(math.isfinite(x.correlation) for x in measured.layers),
-        Markup(plan_table(report)),
-    )
-    balance = "in" if report.ok else "out of"
-    return document(f"{report.model} starts {balance} balance", [str(body)])
+    n = len(layers)
+    caption = f"{n} affine layer{'s' * (n != 1)}, measured on a batch of {measured.rows}"
+    course = figure_html(figure_signal_gradient(measured, plan, caption))
+    cosine = figure_html(figure_correlation(measured, caption))
+    stray = math.exp(min(700.0, max((p.log_std for p in plan.predictions), default=0.0)))
+    pieces = [Markup(html) for html in (course, cosine, plan_table(report))]
+    body = _pieces().report(report, *pieces, layers, _number(stray) if stray > 2 else "")
+    return document(f"{report.model} starts {'in' if report.ok else 'out of'} balance", [str(body)])
 
 
 def document(title: str, sections: Sequence[str]) -> str:
@@ -141,24 +137,25 @@ class _Panel:
 
     def lost(self) -> dict[str, list[int]]:
         """Indices of the layers that the axis has no place for, by the words for it."""
-        at = [i for i, y in enumerate(self.values) if self.place(y) is None]
-        words = {
-            w: [i for i in at if (self.values[i] == 0) == (w == _ZERO)] for w in (_ZERO, _LOST)
-        }
-        return {w: found for w, found in words.items() if found}
+        found: dict[str, list[int]] = {}
+        for i, y in enumerate(self.values):
+            if self.place(y) is None:
+                found.setdefault(_ZERO if y == 0 else _LOST, []).append(i)
+        return found
 
     def message(self) -> str:
         """What the panel shows, in a few words."""
         seen, n = self.kept(self.values), len(self.values)
         if lost := self.lost():
-            return f"{self.heading} " + ", ".join(
-                f"{w} in {len(at)} of {n}" for w, at in lost.items()
+            words = ", ".join(
+                f"{w.removeprefix('exactly ')} in {len(at)}" for w, at in lost.items()
             )
+            return f"{self.heading} {words} of {n}"
         if not seen:
             return f"{self.heading}: no layer"
         if self.is_log:
-            return f"{self.heading} within a factor {_number(max(seen) / min(seen))}"
-        return f"{self.heading} from {_number(seen[0])} to {_number(seen[-1])}"
+            return f"{self.heading} spans a factor of {_number(max(seen) / min(seen))}"
+        return f"{self.heading} {_number(seen[0])} at first, {_number(seen[-1])} at last"
 
     def alternative(self) -> str:
         """The panel in words, for those who do not see it."""
@@ -187,62 +184,72 @@ class _Panel:
             # Never less than two decades, so that what is level looks level.
             low, high = min(min(logs) - 0.1, middle - 1), max(max(logs) + 0.1, middle + 1)
             step = math.ceil((high - low) / 6)
-            powers = [k for k in range(math.ceil(low), math.floor(high) + 1) if k % step == 0]
-            at, text = [10.0**k for k in powers], [_power(k) for k in powers]
+            marks = (1, 2, 5) if high - low < 2.5 else (1,)
+            decades = range(math.floor(low), math.floor(high) + 1)
+            at = [m * 10.0**k for k in decades if k % step == 0 for m in marks
+                  if low <= math.log10(m) + k <= high]  # fmt: skip
+            is_plain = all(1e-3 <= y <= 1e3 for y in at)
+            text = [f"{y:g}" if is_plain else _power(y) for y in at]
         else:
             low, high = -1.05 if min(seen, default=0.0) < -0.25 else -0.3, 1.05
             at = [k / 4 for k in range(-4, 5) if low < k / 4]
             text = [f"{y:g}" for y in at]
         floor = low - 0.08 * (high - low)
+        row = 10.0**floor if self.is_log else floor
         if lost := self.lost():
             low = floor - 0.06 * (high - low)
             text.append(", ".join("0" if w == _ZERO else "nan" for w in lost))
-            at.append(10.0**floor if self.is_log else floor)
+            at.append(row)
         scale = {"type": "log" if self.is_log else "linear", "range": [low, high],
                  "tickvals": at, "ticktext": text, "automargin": True}  # fmt: skip
-        return scale, 10.0**floor if self.is_log else floor
+        return scale, row
 
-    def traces(self, k: str, is_first: bool) -> list[go.Scatter]:
-        """The curves, on the axes numbered k; the legend names each of the first panel."""
-        n, floor = len(self.values), self.axis()[1]
-        both: dict[str, Any] = {"x": list(range(1, n + 1)), "xaxis": f"x{k}", "yaxis": f"y{k}"}
+    def traces(self, k: str) -> list[go.Scatter]:
+        """The curves, on the axes numbered k."""
+        n, reached, row = len(self.values), self.kept(self.expected), self.axis()[1]
+        both: dict[str, Any] = {"xaxis": f"x{k}", "yaxis": f"y{k}", "cliponaxis": False}
+        both["x"] = list(range(1, n + 1))
         measured = both | {
             "name": "measured", "y": [self.place(y) for y in self.values],
-            "mode": "lines+markers", "hoverinfo": "text", "showlegend": is_first,
+            "mode": "lines+markers", "hoverinfo": "text",
             "hovertext": [self.hover(i) for i in range(n)], "line": {"width": 1.5, "color": _BLUE},
             "marker": {"size": 4 if n > 40 else 7, "color": _BLUE},
         }  # fmt: skip
         held = both | {
             "name": self.against, "y": [self.place(y) for y in self.expected],
-            "mode": "lines+markers", "hoverinfo": "skip", "showlegend": is_first,
+            "mode": "lines" if len(reached) == n > 1 else "lines+markers", "hoverinfo": "skip",
             "line": {"dash": "dash", "width": 2, "color": _ORANGE},
-            "marker": {"symbol": "line-ew-open", "size": 12 if n < 8 else 1, "color": _ORANGE},
+            "marker": {"symbol": "line-ew-open", "size": 12, "color": _ORANGE},
         }  # fmt: skip
         rows = [
             both | {
-                "name": f"{self.heading.lower()} {words}", "x": [i + 1 for i in at],
-                "y": [floor] * len(at), "mode": "markers", "hoverinfo": "text",
-                "hovertext": [self.hover(i) for i in at], "showlegend": True,
+                "name": words, "x": [i + 1 for i in at], "y": [row] * len(at), "mode": "markers",
+                "hoverinfo": "text", "hovertext": [self.hover(i) for i in at],
                 "marker": {"symbol": _SYMBOLS[words], "size": 7, "color": _GREY},
             }
             for words, at in self.lost().items()
         ]  # fmt: skip
-        return [
-            go.Scatter(t) for t in ([held] if self.kept(self.expected) else []) + [measured, *rows]
-        ]
+        return [go.Scatter(t) for t in (measured, *([held] if reached else []), *rows)]
 
 
 def _figure(panels: Sequence[_Panel], title: str) -> go.Figure:
     """Panels side by side, one above the other on narrow screens."""
     count = len(panels)
-    wide: dict[str, Any] = {"height": 380}
-    narrow: dict[str, Any] = {"height": 110 + 250 * count}
+    traces = [t for i, p in enumerate(panels) for t in p.traces(str(i + 1) if i else "")]
+    for i, t in enumerate(traces):
+        t.showlegend = t.name not in [earlier.name for earlier in traces[:i]]
+    kinds = len({t.name for t in traces})
+    # A narrow screen has room for two names side by side, and for more only one above the other.
+    below = 56 + 22 * kinds if kinds > 2 else 80
+    wide: dict[str, Any] = {"height": 380, "margin.b": 80}
+    narrow: dict[str, Any] = {"height": 36 + below + 250 * count, "margin.b": below}
     layout: dict[str, Any] = {
         "title": {"text": str(escape(title))}, "template": "none", "dragmode": False,
         "font": {"color": _GREY, "family": "system-ui, sans-serif", "size": 13},
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 52, "r": 12, "t": 36, "b": 90}, "hoverlabel": {"align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        "margin": {"l": 52, "r": 12, "t": 36}, "hoverlabel": {"align": "left"},
+        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom",
+                   "itemclick": False, "itemdoubleclick": False},
         "annotations": [],
     }  # fmt: skip
     for i, p in enumerate(panels):
@@ -250,22 +257,22 @@ def _figure(panels: Sequence[_Panel], title: str) -> go.Figure:
         step = next(s for e in range(9) for m in (1, 2, 5) if (s := m * 10**e) * 8 >= n)
         layout[f"yaxis{k}"] = _AXIS | p.axis()[0] | {"anchor": f"x{k}"}
         layout[f"xaxis{k}"] = _AXIS | {
-            "anchor": f"y{k}", "showgrid": False, "title": {"text": "layer in order of computation"},
-            "range": [0.5 - 0.02 * n, n + 0.5 + 0.02 * n], "tick0": 0, "dtick": step,
+            "anchor": f"y{k}", "showgrid": False, "title": _X_TITLE,
+            "range": [0.5, n + 0.5], "tick0": 0, "dtick": step,
         }  # fmt: skip
         layout["annotations"].append({
             "text": f"<b>{escape(p.message())}</b>", "xref": f"x{k} domain", "yref": f"y{k} domain",
             "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 6, "showarrow": False,
         })  # fmt: skip
-        tall = 0.5 * (i + 1 < count) + 0.08 * (i + 1 < count)
         wide |= {f"xaxis{k}.domain": [0.56 * i, 0.56 * i + (0.44 if count > 1 else 1)],
                  f"yaxis{k}.domain": [0, 1]}  # fmt: skip
-        narrow |= {f"xaxis{k}.domain": [0, 1], f"yaxis{k}.domain": [tall, 1 - 0.58 * i]}
+        bottom = 0.58 if i + 1 < count else 0
+        narrow |= {f"xaxis{k}.domain": [0, 1], f"yaxis{k}.domain": [bottom, 1 - 0.58 * i]}
     alt = f"{title}. {' '.join(p.alternative() for p in panels)}"
     layout["meta"] = {"title": title, "alt": alt, "wide": wide, "narrow": narrow}
-    traces = [t for i, p in enumerate(panels) for t in p.traces(str(i + 1) if i else "", not i)]
-    figure = go.Figure(traces, layout)
-    return figure.update_layout({key.replace(".", "_"): value for key, value in wide.items()})
+    return go.Figure(traces, layout).update_layout(
+        {key.replace(".", "_"): value for key, value in wide.items()}
+    )
 
 
 def _expected(measurements: Measurements, plan: Plan | None) -> tuple[list[float], list[float]]:
@@ -277,17 +284,15 @@ def _expected(measurements: Measurements, plan: Plan | None) -> tuple[list[float
     return [p.signal for p in predictions], [p.gradient * end[p.stack] for p in predictions]
 
 
-def _caption(measurements: Measurements) -> str:
-    n, rows = len(measurements.layers), measurements.rows
-    return f"{n} affine layer{'s' * (n != 1)}, measured on {rows} input{'s' * (rows != 1)}"
-
-
 def _number(x: float, otherwise: str = _LOST) -> str:
-    return f"{x:.3g}" if math.isfinite(x) else otherwise
+    if not math.isfinite(x):
+        return otherwise
+    return f"{float(f'{x:.3g}'):,.0f}" if 1e3 <= abs(x) < 1e6 else f"{x:.3g}"
 
 
-def _power(k: int) -> str:
-    return f"{10.0**k:g}" if -3 <= k <= 3 else f"10<sup>{k}</sup>".replace("-", "\N{MINUS SIGN}")
+def _power(y: float) -> str:
+    digit, _, power = f"{y:.0e}".partition("e")
+    return f"{digit}\N{MIDDLE DOT}10<sup>{int(power)}</sup>".removeprefix("1\N{MIDDLE DOT}")
 
 
 @cache

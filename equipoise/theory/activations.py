@@ -1,14 +1,15 @@
 """Activations as data: the function, its derivative, and what theory must know about them.
 
 Functions are evaluated with numpy in float64, so every expectation and every class that follows
-needs no framework. Factories are cached: ``gelu() is gelu()``.
+needs no framework. Factories are cached by value: ``elu() is elu(1.0)``.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from functools import lru_cache, wraps
+from inspect import signature
+from typing import Literal, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,23 @@ class Activation:
         return f"{self.name}({inside})" if inside else self.name
 
 
+P = ParamSpec("P")
+
+
+def _once(make: Callable[P, Activation]) -> Callable[P, Activation]:
+    """Cache a factory by the values of its arguments, however they are passed."""
+    form = signature(make)
+    cached = lru_cache(maxsize=None)(lambda *values: make(*values))  # type: ignore[call-arg]
+
+    @wraps(make)
+    def factory(*args: P.args, **kwargs: P.kwargs) -> Activation:
+        bound = form.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return cached(*bound.arguments.values())
+
+    return factory
+
+
 def _sigmoid(x: Array) -> Array:
     return np.asarray(special.expit(x), dtype=np.float64)
 
@@ -89,13 +107,13 @@ def _cdf(x: Array) -> Array:
     return np.asarray(special.ndtr(x), dtype=np.float64)
 
 
-@lru_cache
+@_once
 def identity() -> Activation:
     """f(x) = x."""
     return linear(1.0)
 
 
-@lru_cache
+@_once
 def linear(slope: float = 1.0) -> Activation:
     """f(x) = slope * x."""
     a = _checks.finite("slope", slope)
@@ -110,7 +128,7 @@ def linear(slope: float = 1.0) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def relu() -> Activation:
     """f(x) = max(x, 0)."""
     return Activation(
@@ -122,7 +140,7 @@ def relu() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """f(x) = x for x > 0, negative_slope * x otherwise."""
     a = _checks.finite("negative_slope", negative_slope)
@@ -142,7 +160,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def hardtanh(low: float = -1.0, high: float = 1.0) -> Activation:
     """f(x) = min(max(x, low), high); ``hardtanh(0, 6)`` is ReLU6."""
     if not low < high:
@@ -165,7 +183,7 @@ def relu6() -> Activation:
     return hardtanh(0.0, 6.0)
 
 
-@lru_cache
+@_once
 def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Activation:
     """f(x) = scale * x for x > 0, scale * alpha * (exp(input_scale * x) - 1) otherwise.
 
@@ -207,7 +225,7 @@ def celu(alpha: float = 1.0) -> Activation:
     return elu(alpha, 1.0, 1.0 / _checks.positive("alpha", alpha))
 
 
-@lru_cache
+@_once
 def gelu(approximate: str = "none") -> Activation:
     """f(x) = x Phi(x), or its tanh approximation. Source: arXiv 1606.08415."""
     _checks.one_of("approximate", approximate, ("none", "tanh"))
@@ -233,7 +251,7 @@ def gelu(approximate: str = "none") -> Activation:
     )
 
 
-@lru_cache
+@_once
 def silu(beta: float = 1.0) -> Activation:
     """f(x) = x sigmoid(beta x), also called swish. Source: arXiv 1710.05941."""
     b = _checks.positive("beta", beta)
@@ -252,7 +270,7 @@ def quick_gelu() -> Activation:
     return silu(1.702)
 
 
-@lru_cache
+@_once
 def mish() -> Activation:
     """f(x) = x tanh(log(1 + exp(x))). Source: arXiv 1908.08681."""
 
@@ -265,7 +283,7 @@ def mish() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def softplus(beta: float = 1.0) -> Activation:
     """f(x) = log(1 + exp(beta x)) / beta."""
     b = _checks.positive("beta", beta)
@@ -279,7 +297,7 @@ def softplus(beta: float = 1.0) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def squareplus(b: float = 4.0) -> Activation:
     """f(x) = (x + sqrt(x^2 + b)) / 2. Source: arXiv 2112.11687."""
     c = _checks.positive("b", b)
@@ -299,13 +317,13 @@ def squareplus(b: float = 4.0) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def sigmoid() -> Activation:
     """f(x) = 1 / (1 + exp(-x))."""
     return Activation("sigmoid", _sigmoid, _dsigmoid, slope_left=0.25, slope_right=0.25)
 
 
-@lru_cache
+@_once
 def logsigmoid() -> Activation:
     """f(x) = log sigmoid(x)."""
     return Activation(
@@ -317,7 +335,7 @@ def logsigmoid() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def tanh(scale: float = 1.0) -> Activation:
     """Hyperbolic tangent of scale times x."""
     a = _checks.positive("scale", scale)
@@ -332,7 +350,7 @@ def tanh(scale: float = 1.0) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def softsign() -> Activation:
     """f(x) = x / (1 + |x|)."""
     return Activation(
@@ -347,7 +365,7 @@ def softsign() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def arctan() -> Activation:
     """Inverse tangent."""
     return Activation(
@@ -360,7 +378,7 @@ def arctan() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def erf() -> Activation:
     """Error function."""
     k = 2 / math.sqrt(math.pi)
@@ -374,7 +392,7 @@ def erf() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def inverse_sqrt() -> Activation:
     """f(x) = x / sqrt(1 + x^2)."""
     return Activation(
@@ -387,7 +405,7 @@ def inverse_sqrt() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def sin(frequency: float = 1.0) -> Activation:
     """Sine of frequency times x."""
     w = _checks.positive("frequency", frequency)
@@ -402,7 +420,7 @@ def sin(frequency: float = 1.0) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def hardsigmoid() -> Activation:
     """f(x) = min(max(x / 6 + 1 / 2, 0), 1)."""
     return Activation(
@@ -415,7 +433,7 @@ def hardsigmoid() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def hardswish() -> Activation:
     """f(x) = x hardsigmoid(x). Source: arXiv 1905.02244."""
     return Activation(
@@ -428,7 +446,7 @@ def hardswish() -> Activation:
     )
 
 
-@lru_cache
+@_once
 def tanhshrink() -> Activation:
     """f(x) = x - tanh(x)."""
 
@@ -440,7 +458,7 @@ def tanhshrink() -> Activation:
     return Activation("tanhshrink", f, lambda x: np.tanh(x) ** 2, parity="odd")
 
 
-@lru_cache
+@_once
 def softshrink(threshold: float = 0.5) -> Activation:
     """f(x) = x - sign(x) threshold where |x| > threshold, else 0."""
     t = _checks.positive("threshold", threshold)
@@ -454,7 +472,7 @@ def softshrink(threshold: float = 0.5) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def hardshrink(threshold: float = 0.5) -> Activation:
     """f(x) = x where |x| > threshold, else 0: it jumps, so it has no derivative statistics."""
     t = _checks.positive("threshold", threshold)
@@ -468,7 +486,7 @@ def hardshrink(threshold: float = 0.5) -> Activation:
     )
 
 
-@lru_cache
+@_once
 def squared_relu() -> Activation:
     """f(x) = max(x, 0)^2. Source: arXiv 2109.08668."""
     return Activation(

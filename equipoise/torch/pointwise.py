@@ -19,7 +19,19 @@ from equipoise.theory.activations import Activation, Array
 from equipoise.theory.probe import probe
 
 # Pointwise operations that torch does not tag as such.
-_UNTAGGED = frozenset({"hardswish", "log_sigmoid", "prelu", "_to_copy", "to", "float", "clone"})
+_UNTAGGED = frozenset(
+    {
+        "hardswish",
+        "log_sigmoid",
+        "prelu",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "_to_copy",
+        "to",
+        "float",
+    }
+)
 # They draw random numbers, or fill: not a function of one entry.
 _NOT_A_FUNCTION = frozenset({"dropout", "bernoulli", "normal", "rand_like", "randn_like"})
 

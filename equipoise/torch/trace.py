@@ -1,14 +1,10 @@
 """nn.Module -> Trace, by torch.export; the only place where the axes of weights are read."""
 
-import gc
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.fx.config
 from torch import fx, nn
 
 from equipoise.errors import ArgumentError, TraceError
@@ -24,6 +20,7 @@ from equipoise.plan.trace import (
     Spaces,
     Trace,
 )
+from equipoise.torch.export import export
 from equipoise.torch.inputs import ModelInputs
 from equipoise.torch.pointwise import (
     ActivationReader,
@@ -39,8 +36,6 @@ _RESHAPES = frozenset(
 )  # fmt: skip
 _DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 _MERGES = frozenset({"add"})
-# Torch versions without this switch trace a little slower.
-_STACK_TRACES = "do_not_emit_stack_traces"
 
 
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
@@ -75,53 +70,7 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
     Raises:
         TraceError: if forward raises on these inputs, or cannot be followed.
     """
-    try:
-        with _lean_export():
-            program = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
-    # What a model's forward raises is its own: any kind is possible and all mean the same here.
-    except Exception as error:
-        raise TraceError(_why(model, inputs, error)) from error
-    return _Reader(model, program).read()
-
-
-@contextmanager
-def _lean_export() -> Iterator[None]:
-    """Export without what is not read here: stack traces, collections of its many small objects.
-
-    Together they are a quarter of its time on a deep model. Warnings of export's own internals are
-    not the caller's to mend.
-    """
-    collecting = gc.isenabled()
-    traces = getattr(torch.fx.config, _STACK_TRACES, None)
-    gc.disable()
-    try:
-        if traces is not None:
-            setattr(torch.fx.config, _STACK_TRACES, True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if traces is not None:
-            setattr(torch.fx.config, _STACK_TRACES, traces)
-        if collecting:
-            gc.enable()
-
-
-def _why(model: nn.Module, inputs: ModelInputs, error: Exception) -> str:
-    """Tell a forward that fails from one that only export refuses."""
-    first_line = str(error).strip().split("\n")[0]
-    name = type(model).__name__
-    raised = inputs.forward_error(model)
-    if raised is not None:
-        return (
-            f"forward of {name} must accept the inputs given, {inputs.describe()}; it raised "
-            f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised) else ''}"
-            ". Pass inputs of the shape, dtype and device that the model is trained on."
-        )
-    return (
-        f"forward of {name} runs but torch.export cannot follow it: {first_line}. Remove branches "
-        "on values of tensors and .item() calls from forward, or initialize its parts one by one."
-    )
+    return _Reader(model, export(model, inputs)).read()
 
 
 class _Value:
@@ -215,6 +164,7 @@ class _Reader:
         if not isinstance(source, fx.Node) or not self._is_read(source):
             return False
         entered = self._value(source)
+        self._same_dtype(node, source, weight)
         # torch stores a linear weight as (out_features, in_features).
         fan_out, fan_in = _shape(weight) or (0, 0)
         name = self.parameter_of[weight.name]
@@ -237,6 +187,15 @@ class _Reader:
             )
         )
         return True
+
+    def _same_dtype(self, node: fx.Node, source: fx.Node, weight: fx.Node) -> None:
+        """Export lets differing dtypes pass that a real forward refuses."""
+        given, needed = source.meta["val"].dtype, weight.meta["val"].dtype
+        if given != needed:
+            raise TraceError(
+                f"input of layer {_layer(node)!r} must be {needed}, as its weight is, got {given}. "
+                f"Convert the inputs with .to({needed})."
+            )
 
     def _reshape(self, node: fx.Node) -> bool:
         source_node, shape = _first(node), _shape(node)

@@ -32,7 +32,8 @@ TORCH = {
     "logsigmoid": functional.logsigmoid,
     "tanh": torch.tanh,
     "hardtanh": functional.hardtanh,
-    "hardsigmoid": functional.hardsigmoid,
+    # torch's own backward pass carries 1/6 in single precision.
+    "hardsigmoid": lambda x: torch.clamp(x / 6 + 0.5, 0.0, 1.0),
     "hardswish": functional.hardswish,
     "softsign": functional.softsign,
     "arctan": torch.atan,

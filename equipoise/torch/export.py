@@ -1,0 +1,77 @@
+"""torch.export with errors that say whose fault it is."""
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.fx.config
+from torch import nn
+
+from equipoise.errors import TraceError
+from equipoise.torch.inputs import ModelInputs
+
+# Torch versions without this switch export a little slower.
+_STACK_TRACES = "do_not_emit_stack_traces"
+
+
+def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgram:
+    """The graph of a model's forward on the inputs given; nothing of the model changes.
+
+    Args:
+        model: any module whose forward torch.export can follow.
+        inputs: its arguments.
+
+    Returns:
+        The exported program.
+
+    Raises:
+        TraceError: if forward raises on these inputs, or cannot be followed.
+    """
+    try:
+        with _lean_export():
+            return torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
+    # What a model's forward raises is its own: any kind is possible and all mean the same here.
+    except Exception as error:
+        raise TraceError(_why(model, inputs, error)) from error
+
+
+@contextmanager
+def _lean_export() -> Iterator[None]:
+    """Export without what is not read here: stack traces, collections of its many small objects.
+
+    Together they are a quarter of its time on a deep model. Warnings of export's own internals are
+    not the caller's to mend.
+    """
+    collecting = gc.isenabled()
+    traces = getattr(torch.fx.config, _STACK_TRACES, None)
+    gc.disable()
+    try:
+        if traces is not None:
+            setattr(torch.fx.config, _STACK_TRACES, True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if traces is not None:
+            setattr(torch.fx.config, _STACK_TRACES, traces)
+        if collecting:
+            gc.enable()
+
+
+def _why(model: nn.Module, inputs: ModelInputs, error: Exception) -> str:
+    """Tell a forward that fails from one that only export refuses."""
+    first_line = str(error).strip().split("\n")[0]
+    name = type(model).__name__
+    raised = inputs.forward_error(model)
+    if raised is not None:
+        return (
+            f"forward of {name} must accept the inputs given, {inputs.describe()}; it raised "
+            f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised) else ''}"
+            ". Pass inputs of the shape, dtype and device that the model is trained on."
+        )
+    return (
+        f"forward of {name} runs but torch.export cannot follow it: {first_line}. Remove branches "
+        "on values of tensors and .item() calls from forward, or initialize its parts one by one."
+    )

@@ -1,0 +1,420 @@
+"""Balanced stacks against independent solutions, a column by column recursion, and real networks."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from equipoise.errors import ArgumentError
+from equipoise.theory import activations
+from equipoise.theory.structured import HiddenLayer, balance
+
+SMOOTH = [
+    activations.tanh(), activations.erf(), activations.arctan(), activations.softsign(),
+    activations.inverse_sqrt(), activations.sin(), activations.sigmoid(), activations.hardtanh(),
+]  # fmt: skip
+
+
+@pytest.fixture
+def moments(gaussian_mean):
+    """E f0^2, E f' and E f'^2 without the library's quadrature."""
+
+    def of(activation, q):
+        f, df, zero, kinks = (
+            activation.f, activation.df, activation.value_at_zero, activation.kinks
+        )  # fmt: skip
+        return (
+            gaussian_mean(lambda z: (f(z) - zero) ** 2, q, kinks),
+            gaussian_mean(df, q, kinks),
+            gaussian_mean(lambda z: df(z) ** 2, q, kinks),
+        )
+
+    return of
+
+
+@pytest.fixture
+def degree(moments):
+    def of(activation, q):
+        energy, _, slope = moments(activation, q)
+        return q * slope / energy
+
+    return of
+
+
+@pytest.fixture
+def solve(moments, degree):
+    """Smallest level where the mean Hermite degree has a value, and the gain there."""
+
+    def of(activation, wanted):
+        levels = np.geomspace(1e-8, 1e3, 60)
+        first = next(i for i, q in enumerate(levels) if degree(activation, q) > wanted)
+        log_q = optimize.brentq(
+            lambda x: degree(activation, math.exp(x)) - wanted,
+            math.log(levels[first - 1]), math.log(levels[first]), xtol=1e-13,
+        )  # fmt: skip
+        q = math.exp(log_q)
+        return q, math.sqrt(q / moments(activation, q)[0])
+
+    return of
+
+
+def _stack(activation, depth, width=16, budget=0.15, fan_out=10):
+    return balance([HiddenLayer(width, activation)] * depth, width, fan_out, budget)
+
+
+@pytest.mark.parametrize(
+    ("activation", "depth", "golden"),
+    [
+        (activations.tanh(), 50, 1.0511),
+        (activations.tanh(), 200, 1.0246),
+        (activations.softsign(), 50, 1.0931),
+        (activations.softsign(), 200, 1.0451),
+    ],
+    ids=str,
+)
+def test_golden_gains(activation, depth, golden, solve):
+    """The golden numbers spend B / L in each of L layers; here L - 1 weights spend exp(B / (L-1)).
+
+    That both are roots of one function ties the code to the golden numbers.
+    """
+    budget = 0.15
+    assert solve(activation, 1 + budget / depth)[1] == pytest.approx(golden, abs=5.1e-5)
+    q, gain = solve(activation, math.exp(budget / (depth - 1)))
+    stack = _stack(activation, depth)
+    assert stack.gains[0] == pytest.approx(gain, rel=1e-8)
+    assert stack.q[0] == pytest.approx(q, rel=1e-6)
+    # One layer less, spent evenly, moves the root by a share 1/L of its distance to 1 at most.
+    assert stack.gains[0] == pytest.approx(golden, abs=1.2 * (golden - 1) / depth + 5.1e-5)
+
+
+@pytest.mark.parametrize("depth", [200, 2000])
+def test_gain_of_cubic_functions(depth):
+    """kappa G = (1 - sqrt(3 B / L))^(-1/2) to leading order, for f = kappa z - c z^3 + ..."""
+    x = math.sqrt(3 * 0.15 / depth)
+    for activation in (activations.tanh(), activations.sin(2.0), activations.erf()):
+        gain = _stack(activation, depth).gains[0] * activation.slope
+        assert abs(gain - (1 - x) ** -0.5) < 2 * x * x
+
+
+@pytest.mark.parametrize("activation", [*SMOOTH, activations.elu(), activations.selu()], ids=str)
+@pytest.mark.parametrize("depth", [30, 120])
+def test_constant_width_is_one_fixed_point(activation, depth, moments, degree):
+    budget = 0.3
+    stack = _stack(activation, depth, budget=budget)
+    assert stack.reached
+    assert stack.gradient_log_growth == pytest.approx(budget, abs=1e-8)
+    for q, gain in zip(stack.q, stack.gains, strict=True):
+        energy, _, slope = moments(activation, q)
+        assert q == pytest.approx(stack.column_energy, rel=1e-11)
+        last = gain is stack.gains[-1]
+        if not last:  # the last weight leaves for fewer columns, which all keep their energy too
+            assert gain**2 * energy == pytest.approx(q, rel=1e-9)
+            assert gain**2 * slope == pytest.approx(degree(activation, q), rel=1e-9)
+    steps = -np.diff(stack.cotangent_log)[:-1]
+    np.testing.assert_allclose(steps, budget / (depth - 1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("activation", SMOOTH[:6], ids=str)
+def test_the_smallest_level_is_taken(activation, degree):
+    stack = _stack(activation, 40, budget=0.3)
+    wanted = math.exp(0.3 / 39)
+    below = stack.q[0] * np.geomspace(1e-6, 0.999, 40)
+    assert all(degree(activation, q) < wanted for q in below)
+
+
+def test_sin_in_closed_form():
+    """The degree of sin is q coth q, E f^2 = (1 - exp(-2q)) / 2."""
+    depth, budget = 60, 0.4
+    stack = _stack(activations.sin(), depth, budget=budget)
+    wanted = math.exp(budget / (depth - 1))
+    q = optimize.brentq(lambda x: x / math.tanh(x) - wanted, 1e-6, 10.0, xtol=1e-14)
+    assert stack.q[0] == pytest.approx(q, rel=1e-6)
+    assert stack.gains[0] == pytest.approx(math.sqrt(2 * q / -math.expm1(-2 * q)), rel=1e-7)
+
+
+@dataclass
+class _ByColumn:
+    """A stack followed one column at a time, literally as the module's docstring says."""
+
+    q: list
+    gains: list
+    exit_energy: float
+    cotangent_log: list
+
+
+def _follow(layers, fan_in, fan_out, column_energy, spectrum, moments):
+    widths = [layer.width for layer in layers]
+    sizes = [fan_in, *widths, fan_out]
+    kept = [min(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    most = max(sizes)
+    energy = np.zeros(most)
+    energy[: kept[0]] = spectrum[: kept[0]]
+    surviving = min([kept[0], *widths])
+    energy *= column_energy / energy[:surviving].mean()
+    q, gains, exits = [], [], 0.0
+    for layer, k in zip(layers, kept[1:], strict=True):
+        inside = energy[: layer.width]
+        q.append(inside.sum() / layer.width)
+        total, slope, _ = moments(layer.activation, q[-1])
+        out = slope**2 * inside + (total - slope**2 * q[-1])
+        gains.append(math.sqrt(inside[:k].sum() / out[:k].sum()))
+        exits = out[:k].sum()
+        energy = np.zeros(most)
+        energy[:k] = gains[-1] ** 2 * out[:k]
+    cotangent = np.zeros(most)
+    cotangent[: kept[-1]] = 1 / kept[-1]
+    logs = []
+    for i in reversed(range(len(layers))):
+        n = layers[i].width
+        _, slope, power = moments(layers[i].activation, q[i])
+        spread = (power - slope**2) * cotangent.sum() / n
+        after = np.zeros(most)
+        after[:n] = slope**2 * cotangent[:n] + spread
+        logs.append(math.log(after.sum()))
+        if i:
+            cotangent = np.zeros(most)
+            cotangent[: kept[i]] = gains[i - 1] ** 2 * after[: kept[i]]
+    return _ByColumn(q, gains, exits, logs[::-1])
+
+
+SHAPES = {
+    "constant": ([16] * 6, 16, 16),
+    "alternating": ([16, 4] * 3, 16, 4),
+    "decreasing": ([24, 17, 9, 5], 30, 3),
+    "expanding": ([3, 9, 20], 2, 40),
+    "hourglass": ([12, 5, 12, 2, 12], 7, 6),
+    "wide exit": ([4, 4, 4], 9, 31),
+    "width one": ([1, 1, 6], 3, 1),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("flat", [True, False], ids=["equal", "spectrum"])
+def test_column_by_column(shape, flat, moments):
+    widths, fan_in, fan_out = SHAPES[shape]
+    kinds = [activations.tanh(), activations.softsign(), activations.elu()]
+    layers = [HiddenLayer(n, kinds[i % 3]) for i, n in enumerate(widths)]
+    spectrum = () if flat else tuple(4.0 * 0.8**i for i in range(fan_in))
+    stack = balance(layers, fan_in, fan_out, 0.3, spectrum)
+    expected = _follow(
+        layers, fan_in, fan_out, stack.column_energy, spectrum or np.ones(fan_in), moments
+    )
+    np.testing.assert_allclose(stack.q, expected.q, rtol=1e-9)
+    np.testing.assert_allclose(stack.gains, expected.gains, rtol=1e-9)
+    np.testing.assert_allclose(stack.cotangent_log, expected.cotangent_log, atol=1e-8)
+    assert stack.exit_energy == pytest.approx(expected.exit_energy, rel=1e-9)
+    assert stack.gradient_log_growth == pytest.approx(
+        stack.cotangent_log[0] - stack.cotangent_log[-1], abs=1e-12
+    )
+    assert stack.reached
+    assert stack.gradient_log_growth == pytest.approx(0.3, abs=1e-7)
+
+
+def test_a_spectrum_of_equal_energies_is_no_spectrum():
+    layers = [HiddenLayer(n, activations.tanh()) for n in (9, 5, 7)]
+    plain = balance(layers, 12, 3, 0.3)
+    scaled = balance(layers, 12, 3, 0.3, (7.0,) * 12)
+    np.testing.assert_allclose(scaled.q, plain.q, rtol=1e-9)
+    np.testing.assert_allclose(scaled.gains, plain.gains, rtol=1e-9)
+
+
+# --- Levels that cannot spend the budget ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("activation", "peak"), [(activations.elu(), 1.054), (activations.selu(), 1.136)], ids=str
+)
+def test_shallow_elu_takes_its_peak(activation, peak, degree):
+    found = optimize.minimize_scalar(
+        lambda x: -degree(activation, math.exp(x)), bounds=(-8, 5), method="bounded"
+    )
+    assert -found.fun == pytest.approx(peak, abs=5e-4)
+    for depth in (2, 3):
+        stack = _stack(activation, depth, budget=0.5)
+        assert not stack.reached
+        assert stack.gradient_log_growth == pytest.approx((depth - 1) * math.log(-found.fun))
+        assert stack.q[0] == pytest.approx(math.exp(found.x), rel=1e-2)
+    assert _stack(activation, 40, budget=0.5).reached
+
+
+@pytest.mark.parametrize("activation", [activations.elu(), activations.selu()], ids=str)
+def test_a_budget_just_below_the_peak_is_reached(activation, degree):
+    """Between the coarse levels of the search: only the refined peak can tell."""
+    found = optimize.minimize_scalar(
+        lambda x: -degree(activation, math.exp(x)), bounds=(-8, 5), method="bounded"
+    )
+    most = math.log(-found.fun)
+    stack = _stack(activation, 2, budget=most * (1 - 1e-4))
+    assert stack.reached
+    assert stack.gradient_log_growth == pytest.approx(most * (1 - 1e-4), abs=1e-8)
+    assert stack.q[0] < math.exp(found.x)
+    assert not _stack(activation, 2, budget=most * (1 + 1e-4)).reached
+
+
+@pytest.mark.parametrize(
+    ("activation", "gain"),
+    [
+        (activations.identity(), 1.0),
+        (activations.linear(-2.0), 0.5),
+        (activations.linear(0.1), 10.0),
+        (activations.relu(), math.sqrt(2.0)),
+        (activations.leaky_relu(0.5), math.sqrt(2 / 1.25)),
+    ],
+    ids=str,
+)
+def test_homogeneous_functions_spend_nothing(activation, gain):
+    """Their degree is 1 at any level: level 1 is taken."""
+    stack = _stack(activation, 20, fan_out=16)
+    assert not stack.reached
+    assert stack.column_energy == 1.0
+    np.testing.assert_allclose(stack.gains, gain, rtol=1e-10)
+    np.testing.assert_allclose(stack.q, 1.0, rtol=1e-10)
+    assert stack.gradient_log_growth == pytest.approx(0.0, abs=1e-9)
+    assert stack.exit_energy == pytest.approx(16 / gain**2, rel=1e-10)
+
+
+def test_lines_keep_any_sequence_of_widths():
+    stack = balance(
+        [HiddenLayer(n, activations.identity()) for n in (16, 4, 9, 4)], 12, 7, 0.3
+    )
+    np.testing.assert_allclose(stack.gains, 1.0, rtol=1e-12)
+    np.testing.assert_allclose(stack.q, [12 / 16, 1.0, 4 / 9, 1.0], rtol=1e-12)
+    np.testing.assert_allclose(stack.exit_energy, 4.0, rtol=1e-12)
+
+
+def test_one_hidden_layer_has_nothing_to_grow():
+    stack = balance([HiddenLayer(8, activations.tanh())], 8, 8, 0.3)
+    assert not stack.reached
+    assert stack.gradient_log_growth == 0.0
+    assert stack.column_energy == 1.0
+
+
+def test_lines_among_others_leave_the_budget_to_them(solve):
+    """Half of the layers are lines: the others spend all, in L - 1 weights of which half count."""
+    layers = [HiddenLayer(16, activations.tanh()), HiddenLayer(16, activations.identity())] * 20
+    stack = balance(layers, 16, 16, 0.3)
+    q, gain = solve(activations.tanh(), math.exp(0.3 / 20))
+    assert stack.q[0] == pytest.approx(q, rel=1e-6)
+    np.testing.assert_allclose(stack.gains[0::2], gain, rtol=1e-7)
+    np.testing.assert_allclose(stack.gains[1::2], 1.0, rtol=1e-9)
+
+
+# --- Real networks -------------------------------------------------------------------------------
+
+
+def _haar(rng, n):
+    q, r = np.linalg.qr(rng.standard_normal((n, n)))
+    return q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+
+
+def _simulate(activation, widths, fan_in, fan_out, stack, draws, batch=32):
+    """Mean square of preactivations and total mean square of cotangents, shape (draws, L)."""
+    rng = np.random.default_rng(5)
+    sizes = [fan_in, *widths, fan_out]
+    kept = [min(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    zero, depth = activation.value_at_zero, len(widths)
+    levels, totals = np.zeros((draws, depth)), np.zeros((draws, depth))
+    for d in range(draws):
+        frames = [_haar(rng, n) for n in sizes]
+        weights = [
+            frames[i + 1][:, :k] @ frames[i][:, :k].T for i, k in enumerate(kept)
+        ]  # fmt: skip
+        x = rng.standard_normal((batch, fan_in))
+        # A single norm: the level of the stack is that of one input, not of a mixture of levels.
+        x *= math.sqrt(fan_in) / np.linalg.norm(x, axis=1, keepdims=True)
+        z = [math.sqrt(stack.column_energy) * x @ weights[0].T]
+        for i in range(depth - 1):
+            z.append(stack.gains[i] * (activation.f(z[-1]) - zero) @ weights[i + 1].T)
+        c = rng.standard_normal((batch, fan_out)) / math.sqrt(kept[-1]) @ weights[-1]
+        for i in reversed(range(depth)):
+            c = c * activation.df(z[i])
+            totals[d, i] = np.square(c).sum(axis=1).mean()
+            c = stack.gains[i - 1] * c @ weights[i]
+        levels[d] = [np.square(v).mean() for v in z]
+    return levels, totals
+
+
+@pytest.mark.parametrize(
+    ("activation", "widths", "fan_in", "fan_out"),
+    [
+        (activations.tanh(), [64] * 12, 64, 64),
+        (activations.sigmoid(), [48] * 12, 48, 48),
+        (activations.elu(), [48] * 12, 48, 48),
+        (activations.softsign(), [48] * 12, 48, 32),
+        (activations.tanh(), [16, 4] * 8, 16, 4),
+        (activations.tanh(), [64, 16] * 5, 64, 16),
+        (activations.tanh(), [64, 48, 40, 32], 64, 24),
+        (activations.tanh(), [32, 48, 64], 2, 32),
+    ],
+    ids=["tanh", "sigmoid", "elu", "softsign", "16 and 4", "64 and 16", "decreasing", "expanding"],
+)
+def test_real_networks(activation, widths, fan_in, fan_out):
+    """Levels and cotangents of drawn networks.
+
+    The theory is that of many columns. With k columns the fourth moment of a unit on the sphere is
+    k / (k + 2) of a Gaussian's, which lifts the fixed point by up to 2 / k; cotangents have a share
+    1 / k along the signal, where slopes are smallest. Both are allowed 2 / k.
+    """
+    stack = balance([HiddenLayer(n, activation) for n in widths], fan_in, fan_out, 0.3)
+    levels, totals = _simulate(activation, widths, fan_in, fan_out, stack, draws=60)
+    root = math.sqrt(len(levels))
+    allowance = 2 / min([*widths, fan_out])
+    for found, expected in ((levels, np.array(stack.q)), (totals, np.exp(stack.cotangent_log))):
+        mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / root
+        off = np.abs(np.log(mean / expected))
+        assert (off < 4 * error / mean + allowance).all()
+    growth = np.log(totals[:, 0] / totals[:, -1])
+    error = growth.std(ddof=1) / root
+    assert abs(growth.mean() - stack.gradient_log_growth) < 4 * error + allowance
+
+
+@pytest.mark.slow
+def test_finite_width_allowance_shrinks_with_width():
+    """What is allowed above is real and falls off as the inverse of the width."""
+    off = []
+    for k in (4, 16, 64):
+        widths = [4 * k, k] * 4
+        stack = balance([HiddenLayer(n, activations.tanh()) for n in widths], 4 * k, k, 0.3)
+        levels, _ = _simulate(activations.tanh(), widths, 4 * k, k, stack, draws=60)
+        off.append(math.log(levels[:, -1].mean() / stack.q[-1]))
+    assert off[0] > 2 * off[1] > 4 * off[2] > 0
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+
+
+def _refused(match, layers=None, fan_in=4, fan_out=4, budget=0.3, spectrum=()):
+    layers = [HiddenLayer(4, activations.tanh())] * 3 if layers is None else layers
+    with pytest.raises(ArgumentError, match=match):
+        balance(layers, fan_in, fan_out, budget, spectrum)
+
+
+@pytest.mark.parametrize("budget", [0.0, -0.1, math.nan, math.inf])
+def test_budget_must_be_positive(budget):
+    _refused("budget must be positive", budget=budget)
+
+
+def test_layers_must_not_be_empty():
+    _refused("at least one hidden layer", layers=[])
+
+
+@pytest.mark.parametrize("width", [0, -3, 2.5])
+def test_widths_must_be_positive_integers(width):
+    _refused("width must be an integer", layers=[HiddenLayer(width, activations.tanh())])
+
+
+def test_activations_must_not_jump():
+    _refused("must be continuous", layers=[HiddenLayer(4, activations.hardshrink())])
+
+
+@pytest.mark.parametrize("spectrum", [(1.0, 1.0), (0.0,) * 4, (math.inf, 1.0, 1.0, 1.0),
+                                      (math.nan,) * 4])  # fmt: skip
+def test_spectrum_must_fill_the_columns(spectrum):
+    _refused("spectrum must hold 4", spectrum=spectrum)
+
+
+@pytest.mark.parametrize("name", ["fan_in", "fan_out"])
+def test_fans_must_be_positive(name):
+    _refused("must", **{name: 0})
