@@ -141,6 +141,9 @@ def _unplannable(trace: Trace) -> dict[str, str]:
             reasons[p.name] = "frozen: requires_grad is False"
         elif 0 in p.shape:
             reasons[p.name] = "has no entries"
+    for node in trace.nodes:
+        if isinstance(node, Affine) and node.weight in reasons and node.bias:
+            reasons.setdefault(node.bias, f"its weight {node.weight!r} keeps its values")
     return reasons
 
 

@@ -33,21 +33,14 @@ _SYMBOLS = {_ZERO: "x", _LOST: "diamond"}
 def page(report: Report) -> str:
     """The whole report as one HTML page that needs no network."""
     plan, measured = report.plan, report.measurements
-    signal, gradient = _expected(measured, plan)
-    laws = {a.parameter: describe(a.law) for a in plan.assignments}
-    layers = [
-        (x.layer, laws.get(x.weight, "as it was"), _number(x.signal), _number(s, ""),
-         _number(x.gradient), _number(g, ""), _number(x.correlation), f"{x.saturation:.0%}",
-         f"{x.dead:.0%}")
-        for x, s, g in zip(measured.layers, signal, gradient, strict=True)
-    ]  # fmt: skip
-    n = len(layers)
+    n = len(measured.layers)
     caption = f"{n} affine layer{'s' * (n != 1)}, measured on a batch of {measured.rows}"
-    course = figure_html(figure_signal_gradient(measured, plan, caption))
-    cosine = figure_html(figure_correlation(measured, caption))
-    stray = math.exp(min(700.0, max((p.log_std for p in plan.predictions), default=0.0)))
-    pieces = [Markup(html) for html in (course, cosine, plan_table(report))]
-    body = _pieces().report(report, *pieces, layers, _number(stray) if stray > 2 else "")
+    course = Markup(figure_html(figure_signal_gradient(measured, plan, caption)))
+    cosine = Markup(figure_html(figure_correlation(measured, caption)))
+    stray = max((p.log_std for p in plan.predictions), default=0.0)
+    words = _number(math.exp(min(stray, 700.0))) if stray > math.log(2.0) else ""
+    expected = list(zip(*_expected(measured, plan), strict=True))
+    body = _pieces().report(report, course, cosine, Markup(plan_table(report)), expected, words)
     return document(f"{report.model} starts {'in' if report.ok else 'out of'} balance", [str(body)])
 
 
@@ -81,8 +74,7 @@ def figure_html(figure: go.Figure) -> str:
 
 def plan_table(report: Report) -> str:
     """Every parameter that is drawn: its shape, its law in words and the reason."""
-    rows = [(a.parameter, a.shape, describe(a.law), a.reason) for a in report.plan.assignments]
-    return str(_pieces().parameters(rows))
+    return str(_pieces().parameters(report.plan.assignments))
 
 
 def findings_list(findings: Iterable[Finding]) -> str:
@@ -301,4 +293,5 @@ def _pieces() -> Any:
     loader = PackageLoader("equipoise.report", "")
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, undefined=StrictUndefined, **options)
+    environment.filters |= {"describe": describe, "number": _number}
     return environment.get_template("page.html.j2").module

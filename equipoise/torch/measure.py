@@ -113,10 +113,9 @@ class _Watch(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
             if id(weight) in self._names:
                 self.weights.append(self._names[id(weight)])
-                # An in-place activation behind it would overwrite what is to be measured.
-                seen = out.clone()
-                self.outputs.append(seen)
-                return seen.view_as(seen) if seen.requires_grad else seen.clone()
+                self.outputs.append(out)
+                # An in-place activation behind it must not overwrite what is to be measured.
+                return out.clone()
         return out
 
 

@@ -14,6 +14,7 @@ from equipoise.theory.activations import Activation, known_activations
 from equipoise.theory.hermite import hermite_coefficients, mean_hermite_degree, statistics
 
 KNOWN = known_activations()
+ODD = [a for a in KNOWN if a.parity == "odd"]
 LEVELS = [1e-6, 1e-3, 0.3, 1.0, 5.0, 1e3, 1e6]
 # sin oscillates: beyond this level its panels would have to be counted by the million.
 CALM = [(a, q) for a in KNOWN for q in LEVELS if not (a.name == "sin" and q > 100)]
@@ -174,7 +175,7 @@ def test_stein_series_of_smooth_functions(activation):
 
 @pytest.mark.parametrize("q", [0.25, 1.0, 9.0])
 def test_coefficients_of_relu(q):
-    """a_0 = 1/sqrt(2 pi), a_1 = 1/2, a_2m = (-1)^(m+1) (2m-3)!! / sqrt(2 pi (2m)!), times sqrt q."""
+    """At q = 1: 1/sqrt(2 pi), 1/2, then a_2m = (-1)^(m+1) (2m-3)!! / sqrt(2 pi (2m)!)."""
     expected = np.zeros(16)
     expected[0], expected[1] = 1 / math.sqrt(2 * math.pi), 0.5
     for m in range(1, 8):
@@ -224,13 +225,14 @@ def test_the_zero_function_has_statistics():
     assert math.isnan(s.nonlinear_share)
 
 
-@settings(max_examples=40, deadline=None)
-@given(index=st.integers(0, len(KNOWN) - 1), log_q=st.floats(-5.0, 3.0))
-def test_degree_of_odd_functions_is_at_least_one(index, log_q):
-    activation = KNOWN[index]
-    if activation.parity != "odd":
-        return
-    assert mean_hermite_degree(activation, 10.0**log_q) >= 1 - 1e-9
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(activation=st.sampled_from(ODD), log_q=st.floats(-5.0, 3.0))
+def test_degree_of_odd_functions_is_at_least_one(activation, log_q):
+    s = statistics(activation, 10.0**log_q)
+    if s.centred_energy == 0.0:  # shrinking functions vanish on all that a narrow Gaussian reaches
+        assert math.isnan(s.mean_hermite_degree)
+    else:
+        assert s.mean_hermite_degree >= 1 - 1e-9
 
 
 def test_results_are_cached():

@@ -56,7 +56,7 @@ def test_a_given_derivative_is_used():
 
 
 def test_statistics_of_a_probed_function():
-    """erf(x / 2): E f^2 and E f'^2 follow from the closed forms of erf at a quarter of the level."""
+    """erf(x / 2): the closed forms of erf, at a quarter of the level."""
     found = probe(lambda x: special.erf(x / 2))
     q = 1.7
     s = statistics(found, q)

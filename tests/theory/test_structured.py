@@ -1,5 +1,6 @@
-"""Balanced stacks against independent solutions, a column by column recursion, and real networks."""
+"""Balanced stacks against other solutions, a recursion column by column, and real networks."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -147,7 +148,7 @@ class _ByColumn:
 def _follow(layers, fan_in, fan_out, column_energy, spectrum, moments):
     widths = [layer.width for layer in layers]
     sizes = [fan_in, *widths, fan_out]
-    kept = [min(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    kept = [min(a, b) for a, b in itertools.pairwise(sizes)]
     most = max(sizes)
     energy = np.zeros(most)
     energy[: kept[0]] = spectrum[: kept[0]]
@@ -230,7 +231,7 @@ def test_shallow_elu_takes_its_peak(activation, peak, degree):
     found = optimize.minimize_scalar(
         lambda x: -degree(activation, math.exp(x)), bounds=(-8, 5), method="bounded"
     )
-    assert -found.fun == pytest.approx(peak, abs=5e-4)
+    assert -found.fun == pytest.approx(peak, abs=1e-3)
     for depth in (2, 3):
         stack = _stack(activation, depth, budget=0.5)
         assert not stack.reached
@@ -276,9 +277,7 @@ def test_homogeneous_functions_spend_nothing(activation, gain):
 
 
 def test_lines_keep_any_sequence_of_widths():
-    stack = balance(
-        [HiddenLayer(n, activations.identity()) for n in (16, 4, 9, 4)], 12, 7, 0.3
-    )
+    stack = balance([HiddenLayer(n, activations.identity()) for n in (16, 4, 9, 4)], 12, 7, 0.3)
     np.testing.assert_allclose(stack.gains, 1.0, rtol=1e-12)
     np.testing.assert_allclose(stack.q, [12 / 16, 1.0, 4 / 9, 1.0], rtol=1e-12)
     np.testing.assert_allclose(stack.exit_energy, 4.0, rtol=1e-12)
@@ -313,7 +312,7 @@ def _simulate(activation, widths, fan_in, fan_out, stack, draws, batch=32):
     """Mean square of preactivations and total mean square of cotangents, shape (draws, L)."""
     rng = np.random.default_rng(5)
     sizes = [fan_in, *widths, fan_out]
-    kept = [min(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    kept = [min(a, b) for a, b in itertools.pairwise(sizes)]
     zero, depth = activation.value_at_zero, len(widths)
     levels, totals = np.zeros((draws, depth)), np.zeros((draws, depth))
     for d in range(draws):
@@ -370,7 +369,6 @@ def test_real_networks(activation, widths, fan_in, fan_out):
     assert abs(growth.mean() - stack.gradient_log_growth) < 4 * error + allowance
 
 
-@pytest.mark.slow
 def test_finite_width_allowance_shrinks_with_width():
     """What is allowed above is real and falls off as the inverse of the width."""
     off = []

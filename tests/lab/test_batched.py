@@ -1,0 +1,150 @@
+"""A replica equals a run of its own."""
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise.errors import ArgumentError
+from equipoise.lab.batched import Replicas, train
+from equipoise.lab.data import Classification, digits
+from equipoise.lab.models import mlp
+
+TASK = digits(300).validation(100)
+
+
+def models(count, widths=(64, 12, 7, 10), activation=nn.Tanh):
+    torch.manual_seed(0)
+    return [mlp(widths, activation) for _ in range(count)]
+
+
+def alone(model, task, rate, seed, epochs, batch_size):
+    """The plain loop, with torch's own Adam."""
+    adam = torch.optim.Adam(model.parameters(), lr=rate)
+    generator = torch.Generator().manual_seed(seed)
+    losses = []
+    for _ in range(epochs):
+        order = torch.randperm(len(task.x_train), generator=generator)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            loss = nn.functional.cross_entropy(model(task.x_train[rows]), task.y_train[rows])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            losses.append(float(loss.detach()))
+    right = (model(task.x_test).argmax(-1) == task.y_test).float().mean()
+    return losses, float(right)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, lambda: nn.LeakyReLU(0.1)])
+def test_each_replica_equals_a_separate_run_over_50_steps(activation):
+    started = models(3, activation=activation)
+    rates, seeds = [1e-3, 3e-3, 3e-4], [4, 5, 6]
+    # 200 rows in batches of 16 are 13 steps an epoch, the last batch of 8 rows: 52 steps.
+    together = train(Replicas.of(started), TASK, rates, seeds, epochs=4, batch_size=16)
+    for i, model in enumerate(started):
+        _, accuracy = alone(model, TASK, rates[i], seeds[i], 4, 16)
+        mine = torch.cat([p.detach().flatten() for p in model.parameters()])
+        gap = (together.replicas.parameters[i] - mine).norm() / mine.norm()
+        assert float(gap) < 1e-5
+        assert float(together.accuracy[i]) == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_losses_are_means_over_an_epoch():
+    started = models(1)
+    together = train(Replicas.of(started), TASK, [1e-3], [1], epochs=2, batch_size=50)
+    losses, _ = alone(started[0], TASK, 1e-3, 1, 2, 50)
+    expected = torch.tensor(losses).view(2, 4).mean(1)
+    torch.testing.assert_close(together.loss[:, 0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_forward_is_that_of_the_models_and_weights_go_back():
+    started = models(2)
+    replicas = Replicas.of(started)
+    out = replicas.forward(TASK.x_test)
+    for i, model in enumerate(started):
+        torch.testing.assert_close(out[i], model(TASK.x_test).detach(), rtol=1e-5, atol=1e-6)
+    other = mlp((64, 12, 7, 10), nn.Tanh)
+    replicas.write(1, other)
+    assert torch.equal(other[2].weight, started[1][2].weight)
+
+
+def test_replicas_are_left_as_they_were_and_runs_repeat():
+    replicas = Replicas.of(models(2))
+    before = replicas.parameters.clone()
+    runs = [train(replicas, TASK, [1e-3] * 2, [0, 1], epochs=1).replicas for _ in range(2)]
+    assert torch.equal(replicas.parameters, before)
+    assert torch.equal(runs[0].parameters, runs[1].parameters)
+
+
+def test_a_diverged_replica_is_frozen_and_does_not_touch_the_others():
+    # Quartic growth overflows within a few layers at this learning rate.
+    class Cube(nn.Module):
+        def forward(self, x):
+            return x**3
+
+    started = models(2, (64, 8, 8, 10), Cube)
+    with torch.no_grad():
+        started[0][0].weight.mul_(1e13)
+    both = train(Replicas.of(started), TASK, [1e-3] * 2, [0, 1], epochs=2)
+    one = train(Replicas.of(started[1:]), TASK, [1e-3], [1], epochs=2)
+    assert both.diverged_at.tolist() == [1, -1]
+    kept = torch.cat([p.detach().flatten() for p in started[0].parameters()])
+    assert torch.equal(both.replicas.parameters[0], kept)
+    torch.testing.assert_close(
+        both.replicas.parameters[1], one.replicas.parameters[0], rtol=1e-5, atol=1e-7
+    )
+    assert float(both.accuracy[0]) == 0.0
+
+
+def test_curve_and_progress():
+    seen = []
+    replicas = Replicas.of(models(2)).repeat(2)
+    done = train(
+        replicas, TASK, [1e-3] * 4, range(4), epochs=3, with_curve=True, progress=seen.append
+    )
+    assert seen == [1, 2, 3]
+    assert done.curve.shape == (3, 4)
+    assert torch.equal(done.curve[-1], done.accuracy)
+
+
+def test_training_learns():
+    task = digits()
+    done = train(Replicas.of(models(2, (64, 32, 10))), task, [3e-3] * 2, [0, 1], epochs=5)
+    assert float(done.accuracy.min()) > 0.9
+
+
+BAD = [
+    (lambda: Replicas.of([]), "at least one model"),
+    (lambda: Replicas.of([mlp([4, 4], nn.Tanh), mlp([4, 5], nn.Tanh)]), "same widths"),
+    (lambda: Replicas.of([nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4))]),
+     "alternate Linear"),
+    (lambda: Replicas.of([nn.Sequential(nn.Linear(4, 4, bias=False))]), "alternate Linear"),
+    (lambda: train(Replicas.of(models(2)), TASK, [1e-3], [0, 1]), "learning_rates must hold 2"),
+    (lambda: train(Replicas.of(models(2)), TASK, [1e-3] * 2, [0]), "seeds must hold 2"),
+    (lambda: train(Replicas.of(models(1)), TASK, [-1.0], [0]), "positive and finite"),
+    (lambda: train(Replicas.of(models(1, (4, 10))), TASK, [1e-3], [0]), "must start with 64"),
+    (lambda: train(Replicas.of(models(1)), TASK, [1e-3], [0], epochs=0), "epochs must be"),
+    (lambda: train(Replicas.of(models(1)), TASK, [1e-3], [0], batch_size=0), "batch_size must"),
+    (lambda: Replicas.of(models(1)).write(0, mlp([4, 4], nn.Tanh)), "must have widths"),
+    (lambda: digits(5), "train_rows must be"),
+    (lambda: TASK.validation(5000), "rows must be below"),
+    (lambda: TASK.validation(0), "at least 1"),
+    (lambda: mlp([3], nn.Tanh), "inputs and outputs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), BAD, ids=[b[1] for b in BAD])
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call()
+
+
+def test_digits_are_standardized_by_their_training_part_and_split_for_good():
+    task = digits()
+    assert isinstance(task, Classification)
+    assert float(task.x_train.mean()) == pytest.approx(0.0, abs=1e-6)
+    assert float(task.x_train.std()) == pytest.approx(1.0, abs=1e-6)
+    assert (task.features, task.classes) == (64, 10)
+    part = task.validation(200)
+    assert torch.equal(torch.cat([part.x_train, part.x_test]), task.x_train)
+    assert not torch.equal(digits(seed=1).y_train, task.y_train)
