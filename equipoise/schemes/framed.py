@@ -126,6 +126,7 @@ def framed_stack(
         )
     for space in spaces:
         _checks.at_least(f"number of units or pairs of {space.frame!r}", space.size, 1)
+    _checks.positive("output_rms", output_rms)
     _checks.positive("mean_square", entry.mean_square, "Give inputs that are not all 0.")
 
     sizes = [entry.size, *(space.size for space in spaces), fan_out]

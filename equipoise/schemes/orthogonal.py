@@ -1,10 +1,8 @@
 """Orthogonal weights: every singular value the same."""
 
-import math
-
 from equipoise.schemes.laws import Orthogonal
+from equipoise.schemes.variance import moment_gain
 from equipoise.theory.activations import Activation
-from equipoise.theory.hermite import statistics
 from equipoise.theory.oddpart import ActivationClass, classify
 
 
@@ -21,4 +19,4 @@ def orthogonal(activation: Activation) -> Orthogonal:
     """
     if classify(activation).kind in (ActivationClass.CENTRE, ActivationClass.LINEAR):
         return Orthogonal(1.0 / abs(activation.slope))
-    return Orthogonal(1.0 / math.sqrt(statistics(activation, 1.0).second_moment))
+    return Orthogonal(moment_gain(activation))

@@ -3,6 +3,7 @@
 import math
 
 from equipoise import _checks
+from equipoise.errors import ArgumentError
 from equipoise.schemes.fans import Fans
 from equipoise.schemes.laws import Normal, Uniform
 from equipoise.theory.activations import Activation
@@ -41,4 +42,23 @@ def he(fans: Fans, activation: Activation, input_rms: float = 1.0) -> Normal:
     0.5
     """
     q = _checks.positive("input_rms", input_rms) ** 2
-    return Normal(1.0 / math.sqrt(fans.fan_in * statistics(activation, q).second_moment))
+    return Normal(moment_gain(activation, q) / math.sqrt(fans.fan_in))
+
+
+def moment_gain(activation: Activation, q: float = 1.0) -> float:
+    """1 / sqrt(E f(z)^2), z ~ N(0, q): restores second moments to 1; sqrt(2) for ReLU at q = 1.
+
+    Raises:
+        ArgumentError: if f vanishes at this scale.
+
+    >>> from equipoise.theory import activations
+    >>> round(moment_gain(activations.relu()) ** 2, 12)
+    2.0
+    """
+    energy = statistics(activation, q).second_moment
+    if not energy > 0:
+        raise ArgumentError(
+            f"activation must not vanish on preactivations of variance {q:g}, got {activation}. "
+            "No weight can restore its signal."
+        )
+    return 1.0 / math.sqrt(energy)

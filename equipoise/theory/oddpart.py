@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
+import numpy as np
+
 from equipoise.theory.activations import Activation
 from equipoise.theory.gaussian import expectation
 
@@ -56,6 +58,7 @@ class Classification:
 def mirrored_pair(activation: Activation) -> Activation:
     """h(v) = f(v) - f(-v), what a mirrored pair of units computes: twice the odd part of f.
 
+    >>> import numpy as np
     >>> from equipoise.theory import activations
     >>> mirrored_pair(activations.gelu()).f(np.array([3.0])).round(12).tolist()
     [3.0]
@@ -65,7 +68,8 @@ def mirrored_pair(activation: Activation) -> Activation:
     return Activation(
         f"odd({activation})",
         lambda x: f(x) - f(-x),
-        lambda x: df(x) + df(-x),
+        # At a kink both one-sided slopes count, one from each unit of the pair.
+        lambda x: np.where(x == 0.0, slope, df(x) + df(-x)),
         kinks=tuple(sorted({s * k for k in activation.kinks for s in (-1.0, 1.0)})),
         jumps=tuple(sorted({s * k for k in activation.jumps for s in (-1.0, 1.0)})),
         parity="odd",

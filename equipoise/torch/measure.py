@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -16,8 +18,7 @@ from equipoise.plan.trace import Affine, Trace
 from equipoise.theory.activations import Activation, identity
 from equipoise.torch.inputs import ModelInputs, batch_rms
 
-_MOST_ROWS = 512
-_SLOPE_GRID = torch.linspace(-6, 6, 2001, dtype=torch.float64).numpy()
+_MOST_ROWS = 256
 
 
 def measure(
@@ -146,8 +147,9 @@ def _layer(
     z = rows.cpu().numpy()
     with torch.no_grad():
         dead = float((abs(activation.f(z)).max(axis=0) == 0).mean())
-        steepest = float(abs(activation.df(_SLOPE_GRID)).max())
-        flat = float((abs(activation.df(z)) < 0.01 * steepest).mean())
+        # A kinked unit is flat on half its inputs by design: only bounded functions saturate.
+        steepest = _steepest_if_bounded(activation)
+        flat = float((abs(activation.df(z)) < 0.01 * steepest).mean()) if steepest else 0.0
     return LayerMeasurement(
         layer,
         weight,
@@ -155,15 +157,16 @@ def _layer(
         batch_rms(gradient) if gradient is not None else math.nan,
         float(weight_gradient.double().norm()) if weight_gradient is not None else math.nan,
         _correlation(rows),
-        # A kinked unit is flat on half its inputs by design: only bounded functions saturate.
-        flat if _is_bounded(activation) else 0.0,
+        flat,
         dead,
     )
 
 
-def _is_bounded(activation: Activation) -> bool:
-    far = abs(activation.f(torch.tensor([-1e4, 1e4], dtype=torch.float64).numpy()))
-    return bool(far.max() < 1e3)
+@lru_cache
+def _steepest_if_bounded(activation: Activation) -> float:
+    """Largest |f'| of a bounded activation; 0 for an unbounded one."""
+    far = float(abs(activation.f(np.array([-1e4, 1e4]))).max())
+    return float(abs(activation.df(np.linspace(-6, 6, 2001))).max()) if far < 1e3 else 0.0
 
 
 def _correlation(rows: torch.Tensor) -> float:

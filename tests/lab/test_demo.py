@@ -21,4 +21,4 @@ def test_demo_in_small(tmp_path, monkeypatch):
     printed = console.export_text()
     assert "lost-correlation" in printed
     assert "in balance" in printed
-    assert "src=\"http" not in text
+    assert 'src="http' not in text

@@ -283,6 +283,21 @@ def test_lines_keep_any_sequence_of_widths():
     np.testing.assert_allclose(stack.exit_energy, 4.0, rtol=1e-12)
 
 
+def test_a_stack_that_overspends_at_every_level():
+    """ReLU on one column of five: energy spreads, the two columns kept need a large gain.
+
+    Per column energy c the level is q = c / 5, so 1/4 c + 1/4 q is left in the first column and
+    1/4 q in the second: gain^2 = 1 / 0.35. A cotangent loses half: it grows by 0.5 / 0.35, which
+    is more than exp(0.3), and no level changes that.
+    """
+    layers = [HiddenLayer(5, activations.relu()), HiddenLayer(2, activations.relu())]
+    stack = balance(layers, 1, 1, 0.3)
+    assert not stack.reached
+    assert stack.gains[0] ** 2 == pytest.approx(1 / 0.35, rel=1e-9)
+    assert stack.gradient_log_growth == pytest.approx(math.log(0.5 / 0.35), rel=1e-9)
+    assert 0 < stack.column_energy < math.inf
+
+
 def test_one_hidden_layer_has_nothing_to_grow():
     stack = balance([HiddenLayer(8, activations.tanh())], 8, 8, 0.3)
     assert not stack.reached
