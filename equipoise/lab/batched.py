@@ -6,7 +6,8 @@ of one matrix, and Adam is five elementwise passes over it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -135,6 +136,37 @@ def train(
     _checks.at_least("epochs", epochs, 1)
     _checks.at_least("batch_size", batch_size, 1)
 
+    with _one_thread():
+        return _train(
+            replicas, task, learning_rates, seeds, epochs, batch_size, with_curve, progress
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Narrow layers are too small to share out: two threads take two to four times as long as one.
+
+    Cores are better used by a process for each setting.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    replicas: Replicas,
+    task: Classification,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    epochs: int,
+    batch_size: int,
+    with_curve: bool,
+    progress: Callable[[int], None],
+) -> Training:
+    count = len(replicas.parameters)
     weights = replicas.parameters.clone().requires_grad_()
     adam = _Adam(weights, torch.tensor([_checks.positive("learning_rates", r)
                                         for r in learning_rates]))  # fmt: skip

@@ -243,7 +243,7 @@ def _law_text(law: Law) -> str:
             mirrored = isinstance(law.out_layout, laws.Mirrored) or isinstance(
                 law.in_layout, laws.Mirrored
             )
-            return f"framed {'mirrored, ' if mirrored else ''}gain {scale:.4g}, rank {rank}"
+            return f"{'mirrored' if mirrored else 'framed'}, gain {scale:.4g}, rank {rank}"
         case laws.OffsetBias(constant=constant, centre=centre):
             parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
             return f"-W ({' + '.join(parts)})"

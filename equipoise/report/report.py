@@ -128,14 +128,13 @@ def layer_table(plan: Plan | None, measurements: Measurements) -> Table:
     count = len(measurements.layers)
     shown = set(range(count))
     if count > _SHOWN_LAYERS:
-        step = (count - 1) / (_SHOWN_LAYERS - 1)
-        shown = {round(i * step) for i in range(_SHOWN_LAYERS)} | {1, count - 2}
-    before = -1
+        # Even steps, and the layers next to both ends, where most goes wrong.
+        step = (count - 1) / (_SHOWN_LAYERS - 3)
+        shown = {round(i * step) for i in range(_SHOWN_LAYERS - 2)} | {1, count - 2}
+        table.caption = f"{len(shown)} of {count} layers; a saved report has them all"
+        table.caption_justify = "left"
     last_of = {p.stack: i for i, p in enumerate(predictions)} if fits else {}
     for i in sorted(shown):
-        if i != before + 1:
-            table.add_row("...")
-        before = i
         seen = measurements.layers[i]
         expected_signal = expected_gradient = ""
         if fits:

@@ -60,7 +60,7 @@ class GaussianStatistics:
 
     @property
     def log_norm_coefficient(self) -> float:
-        """Coefficient c of Var log|f(z)| = c / width + O(1 / width^2) for a vector of independent units."""
+        """Coefficient c of Var log|f(z)| = c / width + O(1 / width^2), units independent."""
         if self.second_moment == 0.0:
             return math.nan
         return (self.fourth_moment / self.second_moment**2 - 1.0) / 4.0
