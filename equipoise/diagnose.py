@@ -44,7 +44,7 @@ class Finding:
 
     def __str__(self) -> str:
         return (
-            f"{self.severity} {self.code} at {self.where}: {self.what} "
+            f"{self.severity} {self.code} at {self.where!r}: {self.what} "
             f"(expected {self.expected}, observed {self.observed}). {self.remedy}"
         )
 
@@ -116,13 +116,20 @@ def _gradient(layers: Sequence[LayerMeasurement]) -> list[Finding]:
     if len(alive) < 2:
         return []
     end = alive[-1].gradient
-    zero = next((x for x in alive if x.gradient == 0.0), None)
-    if zero is not None or end == 0.0:
-        where = zero.layer if zero else alive[-1].layer
+    # Seen from the loss: the first layer on the way back that gets nothing.
+    zero = next((x for x in reversed(alive) if x.gradient == 0.0), None)
+    if zero is not None:
         return [
-            Finding("vanished-gradient", "error", where, "no gradient arrives at all",
-                    "a gradient", "RMS 0", "Initialize with scheme='auto'.")
-        ]  # fmt: skip
+            Finding(
+                "vanished-gradient",
+                "error",
+                zero.layer,
+                "no gradient arrives at this layer or any before it",
+                "a gradient",
+                "RMS 0",
+                "Initialize with scheme='auto'.",
+            )
+        ]
     findings = []
     low, high = min(alive, key=lambda x: x.gradient), max(alive, key=lambda x: x.gradient)
     for extreme, factor, word in (

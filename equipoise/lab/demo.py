@@ -23,6 +23,7 @@ from equipoise.lab.data import Classification, digits
 from equipoise.lab.models import mlp
 from equipoise.report.html import (
     document,
+    figure_correlation,
     figure_html,
     figure_signal_gradient,
     findings_list,
@@ -35,6 +36,7 @@ EPOCHS = 20
 # Both starts get the better of the two; the default learns at no rate at all.
 RATES = (3e-4, 1e-3)
 HIDDEN = (16,) * 100
+_GRID = "rgba(128,128,128,0.25)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +199,9 @@ def _page(cases: list[Case]) -> str:
                 figure_html(
                     figure_signal_gradient(case.dead.measurements, None, f"{case.name}, default")
                 )
+                + figure_html(
+                    figure_correlation(case.dead.measurements, "cosine between different inputs")
+                )
                 + findings_list(case.dead.findings),
             )
         )
@@ -251,8 +256,9 @@ def _curves(case: Case) -> go.Figure:
             )
     figure.update_layout(
         title=f"{case.name}: test accuracy over training, {DRAWS} draws each",
-        xaxis_title="epoch",
-        yaxis={"title": "test accuracy", "range": [0, 1]},
+        xaxis={"title": "epoch", "gridcolor": _GRID},
+        yaxis={"title": "test accuracy", "range": [0, 1], "gridcolor": _GRID},
+        margin={"t": 20},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#808890"},

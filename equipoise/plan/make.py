@@ -116,8 +116,7 @@ def make_plan(
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
             untouched.append(Untouched(name, parameter.shape, "no operation of the model uses it"))
-    opaque = [n for n in trace.nodes if isinstance(n, Opaque)]
-    notes += dict.fromkeys(f"{n.layer or 'model'}: not read, {n.reason}." for n in opaque)
+    notes += _not_read(trace)
     plan = Plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
         arrays, tuple(predictions), tuple(notes),
@@ -149,7 +148,21 @@ def _unplannable(trace: Trace) -> dict[str, str]:
 
 def _where(stack: Stack) -> str:
     first, last = stack.affines[0].layer, stack.affines[-1].layer
-    return first if first == last else f"{first} to {last}"
+    return f"layer {first}" if first == last else f"layers {first} to {last}"
+
+
+def _not_read(trace: Trace) -> list[str]:
+    """One note for each reason, however many layers it concerns."""
+    layers: dict[str, dict[str, None]] = {}
+    for node in trace.nodes:
+        if isinstance(node, Opaque):
+            layers.setdefault(node.reason, {})[node.layer or "the model"] = None
+    notes = []
+    for reason, names in layers.items():
+        first, *others = names
+        more = f" and {len(others)} more" if others else ""
+        notes.append(f"{first}{more}: not read, {reason}.")
+    return notes
 
 
 def _exit_level(stack: Stack, signal: float) -> float:
