@@ -182,10 +182,26 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
             f"{name!r} has shape {shape}: {type(law).__name__} needs 2 axes. "
             "Leave parameters of other shapes to Normal, Uniform or Zero."
         )
-    rng = streams.rng("parameter", name)
     match law:
         case Zero():
             return np.zeros(shape)
+        case OffsetBias(weight=weight, constant=constant, centre=centre):
+            weight_law, weight_shape = streams.weights[weight]
+            w = draw(weight_law, weight, weight_shape, streams)
+            point = streams.arrays[centre] if centre else np.zeros(weight_shape[1])
+            return np.asarray(-w @ (constant + point))
+        case _:
+            return _draw_weight(law, name, shape, streams, streams.rng("parameter", name))
+
+
+def _draw_weight(
+    law: Normal | Uniform | Orthogonal | DiagonalNoise | Framed,
+    name: str,
+    shape: tuple[int, ...],
+    streams: Streams,
+    rng: np.random.Generator,
+) -> Array:
+    match law:
         case Normal(std=std):
             return np.asarray(std * rng.standard_normal(shape))
         case Uniform(bound=bound):
@@ -198,11 +214,6 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
             return np.asarray(diagonal * ones + noise_std * rng.standard_normal(shape))
         case Framed():
             return _framed(law, name, shape, streams, rng)
-        case OffsetBias(weight=weight, constant=constant, centre=centre):
-            weight_law, weight_shape = streams.weights[weight]
-            w = draw(weight_law, weight, weight_shape, streams)
-            point = streams.arrays[centre] if centre else np.zeros(weight_shape[1])
-            return np.asarray(-w @ (constant + point))
         case _:
             assert_never(law)
 
