@@ -10,8 +10,9 @@ from equipoise.diagnose import Finding
 from equipoise.diagnose import diagnose as find
 from equipoise.errors import ArgumentError, PlanError
 from equipoise.measurement import Measurements
-from equipoise.plan.make import SCHEMES, make_plan
+from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
+from equipoise.plan.stack_plan import SCHEMES
 from equipoise.plan.trace import Trace
 from equipoise.report.report import Report
 from equipoise.torch.apply import draw_all, root_seed, write

@@ -9,8 +9,8 @@ from torch import nn
 import equipoise.torch as eq
 from equipoise.errors import ArgumentError, PlanError, TraceError, UnhealthyError
 from equipoise.lab.models import mlp
-from equipoise.plan.make import SCHEMES
 from equipoise.plan.plan import Plan
+from equipoise.plan.stack_plan import SCHEMES
 
 
 def data(*shape, seed=0):
@@ -295,6 +295,9 @@ def test_a_model_without_parameters_is_refused():
 def test_a_scheme_that_cannot_serve_a_layer_names_it():
     with pytest.raises(PlanError, match="layer '0' must have at least 2 units"):
         eq.plan(mlp([8, 1, 3], nn.ReLU), X, "mirrored")
+    with pytest.raises(PlanError, match="layer '2' must have at least 2 units"):
+        eq.plan(nn.Sequential(*mlp([8, 4, 1, 3], nn.Tanh)), X, "mirrored")
+    assert "hardly part" in eq.plan(mlp([8, 4, 3], nn.Tanh), X, "mirrored").choice[0]
     with pytest.raises(ArgumentError, match="non-zero slope"):
         eq.plan(mlp([8, 4, 3], nn.Tanhshrink), X, "diagonal_noise")
 
