@@ -18,6 +18,7 @@ _SATURATED = 0.5
 _DEAD = 0.5
 # A plan's expectation may be off by this factor beyond three standard deviations of the draw.
 _SLACK = 2.0
+_START_ANEW = "Initialize with scheme='auto'."
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,16 @@ def diagnose(measurements: Measurements, plan: Plan | None = None) -> tuple[Find
     Returns:
         The findings; empty for a network in balance.
     """
+    remedy = _START_ANEW
+    if plan is not None and plan.scheme == "auto":
+        remedy = "No law found does better: widen or shorten the stack, or normalize inside it."
+    layers = measurements.layers
     findings = [
         *_numbers(measurements),
-        *_signal(measurements.layers),
-        *_gradient(measurements.layers),
-        *_units(measurements.layers),
-        *_correlation(measurements),
+        *_travel("signal", "from", [(x.layer, x.signal) for x in layers], remedy),
+        *_travel("gradient", "back from", [(x.layer, x.gradient) for x in layers[::-1]], remedy),
+        *_units(layers, remedy),
+        *_correlation(measurements, remedy),
         *_inputs(measurements),
     ]
     if plan is not None:
@@ -85,88 +90,62 @@ def _numbers(m: Measurements) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _signal(layers: Sequence[LayerMeasurement]) -> list[Finding]:
-    alive = [x for x in layers if math.isfinite(x.signal)]
-    if len(alive) < 2:
+def _travel(
+    quantity: str, trip: str, seen: Sequence[tuple[str, float]], remedy: str
+) -> list[Finding]:
+    """Whether a quantity gets from where it starts to where it ends.
+
+    Args:
+        quantity: ``signal`` or ``gradient``.
+        trip: where it comes from, in words.
+        seen: layer and RMS in the order of the trip.
+        remedy: for whatever is found.
+    """
+    seen = [(layer, rms) for layer, rms in seen if math.isfinite(rms)]
+    if len(seen) < 2:
         return []
-    start = alive[0].signal
-    zero = next((x for x in alive if x.signal == 0.0), None)
+    start = seen[0][1]
+    zero = next((layer for layer, rms in seen if rms == 0.0), None)
     if zero is not None:
         return [
-            Finding("vanished-signal", "error", zero.layer, "the output is 0 for every input",
-                    "a signal", "RMS 0", "Initialize with equipoise.")
+            Finding(f"vanished-{quantity}", "error", zero,
+                    f"the {quantity} is exactly 0 here and wherever it would go from here",
+                    f"a {quantity}", "RMS 0", remedy)
         ]  # fmt: skip
     findings = []
-    low, high = min(alive, key=lambda x: x.signal), max(alive, key=lambda x: x.signal)
-    for extreme, factor, word in (
-        (low, start / low.signal, "vanishing"), (high, high.signal / start, "exploding"),
+    (low, least), (high, most) = min(seen, key=lambda x: x[1]), max(seen, key=lambda x: x[1])
+    for layer, rms, factor, word in (
+        (low, least, start / least, "vanishing"), (high, most, most / start, "exploding"),
     ):  # fmt: skip
         if factor >= _NOTABLE:
             findings.append(
-                Finding(f"{word}-signal", "error" if factor >= _SEVERE else "warning",
-                        extreme.layer, f"the signal is {word} on its way from {alive[0].layer}",
-                        f"RMS within a factor {_NOTABLE:g} of {start:.3g}",
-                        f"RMS {extreme.signal:.3g}", "Initialize with scheme='auto'.")
+                Finding(f"{word}-{quantity}", "error" if factor >= _SEVERE else "warning", layer,
+                        f"the {quantity} is {word} on its way {trip} {seen[0][0]!r}",
+                        f"RMS within a factor {_NOTABLE:g} of {start:.3g}", f"RMS {rms:.3g}", remedy)
             )  # fmt: skip
     return findings
 
 
-def _gradient(layers: Sequence[LayerMeasurement]) -> list[Finding]:
-    alive = [x for x in layers if math.isfinite(x.gradient)]
-    if len(alive) < 2:
-        return []
-    end = alive[-1].gradient
-    # Seen from the loss: the first layer on the way back that gets nothing.
-    zero = next((x for x in reversed(alive) if x.gradient == 0.0), None)
-    if zero is not None:
-        return [
-            Finding(
-                "vanished-gradient",
-                "error",
-                zero.layer,
-                "no gradient arrives at this layer or any before it",
-                "a gradient",
-                "RMS 0",
-                "Initialize with scheme='auto'.",
-            )
-        ]
-    findings = []
-    low, high = min(alive, key=lambda x: x.gradient), max(alive, key=lambda x: x.gradient)
-    for extreme, factor, word in (
-        (low, end / low.gradient, "vanishing"), (high, high.gradient / end, "exploding"),
-    ):  # fmt: skip
-        if factor >= _NOTABLE:
-            findings.append(
-                Finding(f"{word}-gradient", "error" if factor >= _SEVERE else "warning",
-                        extreme.layer,
-                        f"the gradient is {word} on its way back from {alive[-1].layer}",
-                        f"RMS within a factor {_NOTABLE:g} of {end:.3g}",
-                        f"RMS {extreme.gradient:.3g}",
-                        "Initialize with scheme='auto'; a smaller learning rate will not help.")
-            )  # fmt: skip
-    return findings
-
-
-def _units(layers: Sequence[LayerMeasurement]) -> list[Finding]:
+def _units(layers: Sequence[LayerMeasurement], remedy: str) -> list[Finding]:
     findings = []
     dead = max(layers, key=lambda x: x.dead, default=None)
     if dead is not None and dead.dead >= _DEAD:
         findings.append(
             Finding("dead-units", "error" if dead.dead == 1.0 else "warning", dead.layer,
                     "units give 0 on the whole batch", f"fewer than {_DEAD:.0%} of the units",
-                    f"{dead.dead:.0%}", "Initialize with scheme='auto', or centre the inputs.")
+                    f"{dead.dead:.0%}", remedy)
         )  # fmt: skip
     flat = max(layers, key=lambda x: x.saturation, default=None)
     if flat is not None and flat.saturation >= _SATURATED:
         findings.append(
             Finding("saturation", "warning", flat.layer,
                     "entries sit where the activation is flat", f"fewer than {_SATURATED:.0%}",
-                    f"{flat.saturation:.0%}", "Initialize with scheme='auto', or scale the inputs.")
+                    f"{flat.saturation:.0%}", remedy)
         )  # fmt: skip
     return findings
 
 
-def _correlation(m: Measurements) -> list[Finding]:
+def _correlation(m: Measurements, remedy: str) -> list[Finding]:
     """Different inputs that have become one direction carry nothing to tell them apart."""
     last = next((x for x in reversed(m.layers) if math.isfinite(x.correlation)), None)
     start = m.input_correlation
@@ -180,7 +159,7 @@ def _correlation(m: Measurements) -> list[Finding]:
         Finding("lost-correlation", severity, first.layer,
                 "different inputs give nearly the same output from here on",
                 f"a mean cosine near that of the inputs, {start:.3f}", f"{last.correlation:.6f}",
-                "Initialize with scheme='auto'.")
+                remedy)
     ]  # fmt: skip
 
 

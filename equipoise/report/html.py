@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,7 +19,9 @@ from plotly.offline import get_plotlyjs
 from equipoise.diagnose import Finding
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan, describe
-from equipoise.report.report import Report
+
+if TYPE_CHECKING:
+    from equipoise.report.report import Report
 
 _LONG_NAME = 60
 # Blue and orange keep a contrast of 3 on white and on near black, and differ for the colour-blind.
@@ -30,7 +32,7 @@ _ZERO, _LOST = "exactly 0", "not finite"
 _SYMBOLS = {_ZERO: "x", _LOST: "diamond"}
 
 
-def page(report: Report) -> str:
+def page(report: "Report") -> str:
     """The whole report as one HTML page that needs no network."""
     plan, measured = report.plan, report.measurements
     n = len(measured.layers)
@@ -72,7 +74,7 @@ def figure_html(figure: go.Figure) -> str:
     return str(_pieces().figure(data, title, meta.get("alt", title)))
 
 
-def plan_table(report: Report) -> str:
+def plan_table(report: "Report") -> str:
     """Every parameter that is drawn: its shape, its law in words and the reason."""
     return str(_pieces().parameters(report.plan.assignments))
 
