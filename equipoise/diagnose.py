@@ -121,7 +121,8 @@ def _travel(
             findings.append(
                 Finding(f"{word}-{quantity}", "error" if factor >= _SEVERE else "warning", layer,
                         f"the {quantity} is {word} on its way {trip} {seen[0][0]!r}",
-                        f"RMS within a factor {_NOTABLE:g} of {start:.3g}", f"RMS {rms:.3g}", remedy)
+                        f"RMS within a factor {_NOTABLE:g} of {start:.3g}", f"RMS {rms:.3g}",
+                        remedy)
             )  # fmt: skip
     return findings
 
