@@ -1,7 +1,7 @@
 """From measurements to findings: what is wrong, where, and what to do about it. Framework-free."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,8 +66,8 @@ def diagnose(measurements: Measurements, plan: Plan | None = None) -> tuple[Find
     layers = measurements.layers
     findings = [
         *_numbers(measurements),
-        *_travel("signal", "from", [(x.layer, x.signal) for x in layers], remedy),
-        *_travel("gradient", "back from", [(x.layer, x.gradient) for x in layers[::-1]], remedy),
+        *_travel("signal", "from", ((x, x.signal) for x in layers), remedy),
+        *_travel("gradient", "back from", ((x, x.gradient) for x in reversed(layers)), remedy),
         *_units(layers, remedy),
         *_correlation(measurements, remedy),
         *_inputs(measurements),
@@ -90,10 +90,22 @@ def _numbers(m: Measurements) -> list[Finding]:
     ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Stop:
+    """A quantity at one layer: RMS over units, and norm up to a constant."""
+
+    layer: str
+    rms: float
+    norm: float
+
+
 def _travel(
-    quantity: str, trip: str, seen: Sequence[tuple[str, float]], remedy: str
+    quantity: str, trip: str, seen: Iterable[tuple[LayerMeasurement, float]], remedy: str
 ) -> list[Finding]:
     """Whether a quantity gets from where it starts to where it ends.
+
+    Where widths change, an isometry changes the RMS and a map that keeps the RMS changes the norm:
+    only what changes both by the same large factor is on its way out.
 
     Args:
         quantity: ``signal`` or ``gradient``.
@@ -101,28 +113,31 @@ def _travel(
         seen: layer and RMS in the order of the trip.
         remedy: for whatever is found.
     """
-    seen = [(layer, rms) for layer, rms in seen if math.isfinite(rms)]
-    if len(seen) < 2:
+    stops = [_Stop(x.layer, rms, rms * math.sqrt(x.width)) for x, rms in seen if math.isfinite(rms)]
+    if len(stops) < 2:
         return []
-    start = seen[0][1]
-    zero = next((layer for layer, rms in seen if rms == 0.0), None)
+    start = stops[0]
+    zero = next((stop.layer for stop in stops if stop.rms == 0.0), None)
     if zero is not None:
         return [
             Finding(f"vanished-{quantity}", "error", zero,
                     f"the {quantity} is exactly 0 here and wherever it would go from here",
                     f"a {quantity}", "RMS 0", remedy)
         ]  # fmt: skip
+    factors: tuple[tuple[str, Callable[[_Stop], float]], ...] = (
+        ("vanishing", lambda s: min(start.rms / s.rms, start.norm / s.norm)),
+        ("exploding", lambda s: min(s.rms / start.rms, s.norm / start.norm)),
+    )
     findings = []
-    (low, least), (high, most) = min(seen, key=lambda x: x[1]), max(seen, key=lambda x: x[1])
-    for layer, rms, factor, word in (
-        (low, least, start / least, "vanishing"), (high, most, most / start, "exploding"),
-    ):  # fmt: skip
-        if factor >= _NOTABLE:
+    for word, factor in factors:
+        worst = max(stops, key=factor)
+        if factor(worst) >= _NOTABLE:
             findings.append(
-                Finding(f"{word}-{quantity}", "error" if factor >= _SEVERE else "warning", layer,
-                        f"the {quantity} is {word} on its way {trip} {seen[0][0]!r}",
-                        f"RMS within a factor {_NOTABLE:g} of {start:.3g}", f"RMS {rms:.3g}",
-                        remedy)
+                Finding(f"{word}-{quantity}",
+                        "error" if factor(worst) >= _SEVERE else "warning", worst.layer,
+                        f"the {quantity} is {word} on its way {trip} {start.layer!r}",
+                        f"RMS within a factor {_NOTABLE:g} of {start.rms:.3g}",
+                        f"RMS {worst.rms:.3g}", remedy)
             )  # fmt: skip
     return findings
 

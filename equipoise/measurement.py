@@ -11,6 +11,7 @@ class LayerMeasurement:
     Attributes:
         layer: name of the layer.
         weight: name of its weight.
+        width: number of units it makes.
         signal: RMS of the output over units and inputs.
         gradient: RMS there of the gradient of a random projection of the model's output.
         weight_gradient: Frobenius norm of the same gradient with respect to the weight.
@@ -21,6 +22,7 @@ class LayerMeasurement:
 
     layer: str
     weight: str
+    width: int
     signal: float
     gradient: float
     weight_gradient: float

@@ -153,6 +153,7 @@ def _layer(
     return LayerMeasurement(
         layer,
         weight,
+        output.shape[-1],
         batch_rms(output),
         batch_rms(gradient) if gradient is not None else math.nan,
         float(weight_gradient.double().norm()) if weight_gradient is not None else math.nan,

@@ -55,7 +55,9 @@ class Reader(HTMLParser):
 
 
 def layer(name, signal=1.0, gradient=0.1, correlation=0.0):
-    return LayerMeasurement(name, f"{name}.weight", signal, gradient, 0.1, correlation, 0.0, 0.0)
+    return LayerMeasurement(
+        name, f"{name}.weight", 16, signal, gradient, 0.1, correlation, 0.0, 0.0
+    )
 
 
 def measurements(*layers, is_finite=True):

@@ -132,6 +132,13 @@ def test_exploding_and_vanishing_are_told_apart():
     assert {"exploding-signal", "exploding-gradient"} <= set(codes(linear, x))
 
 
+@pytest.mark.parametrize("widths", [[1, 60, 60, 1], [2, 3000, 1], [2000, 2, 2, 1]])
+def test_a_change_of_width_alone_is_no_finding(widths):
+    x = torch.randn(40, widths[0], generator=torch.Generator().manual_seed(1))
+    report = eq.initialize(mlp(widths, nn.Tanh), x, generator=torch.Generator().manual_seed(0))
+    assert report.ok, report.findings
+
+
 def test_numbers_that_are_not_finite_are_an_error():
     model = mlp([8, 4, 2], nn.Tanh)
     with torch.no_grad():
