@@ -79,10 +79,11 @@ class Reshape:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Entries set to 0 with probability p while training."""
+    """Entries set to 0 with probability p, the others divided by 1 - p, while it is active."""
 
     layer: str
     probability: float
+    is_active: bool
     input: int
     output: int
     space: int

@@ -27,7 +27,7 @@ _MAX_ROUNDS = 14
 
 @dataclass(frozen=True)
 class Expectation:
-    """The value of an expectation and a bound on its absolute quadrature error."""
+    """The value of an expectation and an estimate of its absolute quadrature error."""
 
     value: float
     error: float
@@ -50,7 +50,8 @@ def expectation(
         floor: absolute error below which no panel is refined, for a g that may be rounding noise.
 
     Returns:
-        The value with a bound on its quadrature error.
+        The value with an estimate of its quadrature error, the gap between two orders; infinite or
+        nan where g leaves the range of floats.
 
     Raises:
         ArgumentError: if q is not positive and finite.
@@ -65,7 +66,8 @@ def expectation(
     for round_ in range(_MAX_ROUNDS):
         high, high_abs = _panels(g, std, left, right, _HIGH_NODES, _HIGH_WEIGHTS)
         low, _ = _panels(g, std, left, right, _LOW_NODES, _LOW_WEIGHTS)
-        gap = np.abs(high - low)
+        with np.errstate(invalid="ignore"):
+            gap = np.abs(high - low)
         scale = total_abs + float(high_abs.sum())
         # Half the tolerance is shared out evenly over the panels of the first round.
         done = gap <= max(tolerance * scale, floor) / (2 * len(edges))
@@ -103,5 +105,6 @@ def _panels(
     half = (right - left) / 2
     z = ((right + left) / 2)[:, None] + half[:, None] * nodes
     density = np.exp(-0.5 * (z / std) ** 2) / (std * math.sqrt(2 * math.pi))
-    values = g(z.ravel()).reshape(z.shape) * density
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = g(z.ravel()).reshape(z.shape) * density
     return (values @ weights) * half, (np.abs(values) @ weights) * half

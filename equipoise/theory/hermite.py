@@ -32,7 +32,7 @@ class GaussianStatistics:
         linear: E f'(z) = E z f(z) / q, the slope of the best linear fit (Stein).
         slope_energy: E f'(z)^2; infinite where f jumps.
         fourth_moment: E f(z)^4.
-        error: bound on the relative quadrature error of the even moments.
+        error: estimate of the relative quadrature error of the even moments.
     """
 
     q: float
@@ -75,7 +75,7 @@ def statistics(activation: Activation, q: float) -> GaussianStatistics:
         q: second moment of the preactivation, dimensionless, positive.
 
     Returns:
-        The moments with a bound on their relative error (below 1e-9 for q in [1e-6, 1e6] for
+        The moments with an estimate of their relative error (below 1e-9 for q in [1e-6, 1e6] for
         functions that do not oscillate).
 
     Raises:

@@ -25,6 +25,7 @@ from equipoise.theory.hermite import GaussianStatistics, statistics
 
 _SMALLEST, _LARGEST = 1e-10, 1e4
 _NO_GROWTH = 1e-9
+_BEYOND = 1e6
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,12 @@ def balance(
         return _run(layers, columns, math.exp(log_energy), reached)
 
     def growth(log_energy: float) -> float:
-        return run(log_energy).gradient_log_growth
+        try:
+            found = run(log_energy).gradient_log_growth
+        except ArithmeticError:
+            # Energies of a function that grows faster than any power leave the range of floats.
+            return _BEYOND
+        return found if math.isfinite(found) else _BEYOND
 
     low, step = math.log(_SMALLEST), math.log(8.0)
     best, best_growth = low, growth(low)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from equipoise.errors import PlanError
+from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan.plan import Plan
 from equipoise.schemes import laws
 from equipoise.schemes.laws import Law, Streams
@@ -16,6 +16,11 @@ _LARGEST_SEED = 2**63 - 1
 
 def root_seed(generator: torch.Generator | None) -> int:
     """One draw from the caller's generator, or from torch's global state where there is none."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ArgumentError(
+            f"generator must be a torch.Generator, got {type(generator).__name__}. "
+            "For a seed pass torch.Generator().manual_seed(seed)."
+        )
     device = generator.device if generator is not None else torch.device("cpu")
     return int(torch.randint(0, _LARGEST_SEED, (), generator=generator, device=device))
 

@@ -1,6 +1,7 @@
 """torch.export with errors that say whose fault it is."""
 
 import gc
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,9 @@ def _lean_export() -> Iterator[None]:
     not the caller's to mend.
     """
     collecting = gc.isenabled()
+    # A refused forward is reported once, by us, and not by each layer of torch it passes through.
+    loud = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, loud.disabled = loud.disabled, True
     traces = getattr(torch.fx.config, _STACK_TRACES, None)
     gc.disable()
     try:
@@ -54,6 +58,7 @@ def _lean_export() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        loud.disabled = was_disabled
         if traces is not None:
             setattr(torch.fx.config, _STACK_TRACES, traces)
         if collecting:

@@ -132,12 +132,14 @@ def initialize(
     seed = root_seed(generator)
     values = draw_all(model, made, seed)
     measured = measure(model, traced, arguments, values)
+    findings = find(measured, made)
+    # Nothing can fail from here on.
     before = {} if dry_run else write(model, values)
     return Initialization(
         type(model).__name__,
         made,
         measured,
-        find(measured, made),
+        findings,
         seed,
         not dry_run,
         _model=model,
@@ -164,7 +166,7 @@ def diagnose(model: nn.Module, inputs: Inputs = None) -> Diagnosis:
     >>> diagnose(dead, torch.randn(64, 16)).ok
     False
     """
-    _refuse_empty(model)
+    _refuse_unusable(model)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise PlanError(
@@ -179,9 +181,11 @@ def diagnose(model: nn.Module, inputs: Inputs = None) -> Diagnosis:
 
 def _plan(model: nn.Module, inputs: Inputs, scheme: str) -> tuple[Plan, Trace, ModelInputs]:
     _checks.one_of("scheme", scheme, SCHEMES)
-    _refuse_empty(model)
+    _refuse_unusable(model)
     arguments = read_inputs(model, inputs)
-    traced = trace(model, arguments)
+    # A model without storage is traced without data; their scale and axes are read all the same.
+    has_storage = not any(p.is_meta for p in model.parameters())
+    traced = trace(model, arguments if has_storage else arguments.on_meta())
     samples = dict(zip(traced.inputs, arguments.rows(), strict=True))
     if not arguments.is_given:
         # Made-up inputs tell a scale of 1 and nothing more.
@@ -189,9 +193,28 @@ def _plan(model: nn.Module, inputs: Inputs, scheme: str) -> tuple[Plan, Trace, M
     return make_plan(traced, scheme, samples), traced, arguments
 
 
-def _refuse_empty(model: nn.Module) -> None:
+def _refuse_unusable(model: nn.Module) -> None:
+    """Refuse what is no model, holds nothing, or hides its layers."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}. Wrap functions in one."
+        )
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ArgumentError(
+            f"model must be the module itself, got {type(model).__name__}. Pass model.module."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentError(
+            "model must be an eager module, got a ScriptModule. Initialize it before scripting."
+        )
     if next(model.parameters(), None) is None:
         raise ArgumentError(
             f"model must have parameters, got none in {type(model).__name__}. "
             "Pass the module that holds the layers."
         )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ArgumentError(
+                f"parameter {name!r} must have a shape, got a lazy one. "
+                "Run one forward pass on real data first."
+            )

@@ -1,16 +1,18 @@
 """The inputs a caller gives: a tensor, a tuple, a dict of keyword arguments, or none."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from equipoise.errors import ArgumentError
 from equipoise.schemes.laws import Array
+from equipoise.torch.stateless import Copies, own_randomness
 
 Inputs = torch.Tensor | tuple[Any, ...] | Mapping[str, Any] | None
 _ROWS_WITHOUT_INPUTS = 256
@@ -30,14 +32,21 @@ class ModelInputs:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     is_given: bool = True
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
         """Tensors with the name of their argument, in the order export numbers them."""
-        for i, value in enumerate(self.args):
-            if isinstance(value, torch.Tensor):
-                yield f"inputs[{i}]" if len(self.args) > 1 else "inputs", value
-        for name, value in self.kwargs.items():
-            if isinstance(value, torch.Tensor):
-                yield f"inputs[{name!r}]", value
+        args, _ = pytree.tree_flatten_with_path(self.args)
+        keywords, _ = pytree.tree_flatten_with_path(dict(self.kwargs))
+        one = len(self.args) == 1 and not self.kwargs
+        named = [(f"inputs{pytree.keystr(path[one:])}", leaf) for path, leaf in args]
+        named += [(f"inputs{pytree.keystr(path)}", leaf) for path, leaf in keywords]
+        return [(name, leaf) for name, leaf in named if isinstance(leaf, torch.Tensor)]
+
+    def on_meta(self) -> "ModelInputs":
+        """The same shapes without storage."""
+        args, kwargs = pytree.tree_map_only(
+            torch.Tensor, lambda t: t.to("meta"), (self.args, dict(self.kwargs))
+        )
+        return ModelInputs(args, kwargs, self.is_given)
 
     def rows(self) -> list[Array]:
         """Values of the floating-point tensors as float64, empty where there are none to read."""
@@ -58,10 +67,10 @@ class ModelInputs:
 
     def forward_error(self, model: nn.Module) -> Exception | None:
         """What forward raises on these inputs and copies of the model's state; None if nothing."""
-        state = {name: t.detach().clone() for name, t in model.state_dict(keep_vars=True).items()}
+        copies = Copies(model, {}, with_gradient=False)
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.func.functional_call(model, state, self.args, dict(self.kwargs))
+            with torch.no_grad(), own_randomness(model):
+                copies.call(model, self.args, self.kwargs)
         # A user's forward may raise anything; it is handed back, not swallowed.
         except Exception as error:
             return error
@@ -98,6 +107,10 @@ def read_inputs(model: nn.Module, inputs: Inputs) -> ModelInputs:
                 f"arguments, got {type(inputs).__name__}. Wrap lists in a tuple."
             )
     for name, tensor in found.tensors():
+        if tensor.layout != torch.strided:
+            raise ArgumentError(
+                f"{name} must be dense, got layout {tensor.layout}. Call .to_dense() on a batch."
+            )
         if tensor.numel() == 0:
             raise ArgumentError(
                 f"{name} must hold at least one entry, got shape {tuple(tensor.shape)}. "
@@ -110,7 +123,18 @@ def read_inputs(model: nn.Module, inputs: Inputs) -> ModelInputs:
                     f"{name} must be finite, got {bad} nan or infinite of {tensor.numel()} "
                     "entries. Clean the data before the model is initialized with it."
                 )
-    return found
+    return _outside_inference(found)
+
+
+def _outside_inference(inputs: ModelInputs) -> ModelInputs:
+    """Tensors made in inference mode cannot be traced; copies of them can."""
+    with torch.inference_mode(False):
+        args, kwargs = pytree.tree_map_only(
+            torch.Tensor,
+            lambda t: t.clone() if t.is_inference() else t,
+            (inputs.args, dict(inputs.kwargs)),
+        )
+    return ModelInputs(args, kwargs, inputs.is_given)
 
 
 def _made_up(model: nn.Module) -> ModelInputs:
@@ -131,5 +155,7 @@ def _made_up(model: nn.Module) -> ModelInputs:
 
 
 def batch_rms(tensor: torch.Tensor) -> float:
-    """Root mean square of all entries, in float64."""
+    """Root mean square of all entries, in float64; nan where there are none."""
+    if tensor.numel() == 0:
+        return math.nan
     return math.sqrt(float(tensor.detach().double().square().mean()))

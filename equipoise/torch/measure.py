@@ -17,8 +17,11 @@ from equipoise.plan.stacks import find_stacks
 from equipoise.plan.trace import Affine, Trace
 from equipoise.theory.activations import Activation, identity
 from equipoise.torch.inputs import ModelInputs, batch_rms
+from equipoise.torch.stateless import Copies, own_randomness
 
 _MOST_ROWS = 256
+# The cosine of scalars is 1 or -1, of pairs not much else.
+_LEAST_UNITS = 4
 
 
 def measure(
@@ -45,30 +48,13 @@ def measure(
     Raises:
         TraceError: if forward raises.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    state: dict[str, torch.Tensor] = {
-        name: buffer.detach().clone() for name, buffer in model.named_buffers()
-    }
-    for name, parameter in parameters.items():
-        value = (values or {}).get(name, parameter)
-        state[name] = value.detach().requires_grad_(value.is_floating_point())
-    for p in trace.parameters:
-        for alias in p.aliases:
-            state[alias] = state[p.name]
-    names = {id(state[p.name]): p.name for p in trace.parameters}
-
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor,
-        lambda t: t.detach().requires_grad_(t.is_floating_point()),
-        (inputs.args, dict(inputs.kwargs)),
-    )
-    watch = _Watch(names)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        # Dropout and the cotangent are the same at each call: a report can be repeated.
-        torch.manual_seed(0)
+    copies = Copies(model, values or {}, with_gradient=True)
+    watch = _Watch({id(copy): name for name, copy in copies.by_name.items()})
+    # Dropout and the cotangent are the same at each call: a report can be repeated.
+    with torch.inference_mode(False), torch.enable_grad(), own_randomness(model):
         try:
             with watch:
-                output = torch.func.functional_call(model, state, args, kwargs)
+                output = copies.call(model, inputs.args, inputs.kwargs)
         # A user's forward may raise anything.
         except Exception as error:
             raise TraceError(
@@ -79,7 +65,9 @@ def measure(
             t for t in pytree.tree_leaves(output)
             if isinstance(t, torch.Tensor) and t.is_floating_point()
         ]  # fmt: skip
-        gradients = _backward(outputs, [*watch.outputs, *(state[n] for n in watch.weights)])
+        gradients = _backward(
+            outputs, [*watch.outputs, *(copies.by_name[n] for n in watch.weights)]
+        )
 
     affines = [n for n in trace.nodes if isinstance(n, Affine)]
     feeds = _following_activations(trace)
@@ -141,6 +129,9 @@ def _layer(
     weight_gradient: torch.Tensor | None,
     activation: Activation,
 ) -> LayerMeasurement:
+    if output.numel() == 0:
+        nan = math.nan
+        return LayerMeasurement(layer, weight, output.shape[-1], nan, nan, nan, nan, 0.0, 0.0)
     rows = output.detach().double().reshape(-1, output.shape[-1])
     if len(rows) > _MOST_ROWS:
         rows = rows[torch.linspace(0, len(rows) - 1, _MOST_ROWS).long()]
@@ -157,7 +148,7 @@ def _layer(
         batch_rms(output),
         batch_rms(gradient) if gradient is not None else math.nan,
         float(weight_gradient.double().norm()) if weight_gradient is not None else math.nan,
-        _correlation(rows),
+        _correlation(rows, _LEAST_UNITS),
         flat,
         dead,
     )
@@ -165,14 +156,18 @@ def _layer(
 
 @lru_cache
 def _steepest_if_bounded(activation: Activation) -> float:
-    """Largest |f'| of a bounded activation; 0 for an unbounded one."""
+    """Largest |f'| of a bounded activation; 0 for an unbounded one, or one flat on a side of 0."""
+    if 0.0 in (activation.slope_left, activation.slope_right):
+        return 0.0
     far = float(abs(activation.f(np.array([-1e4, 1e4]))).max())
     return float(abs(activation.df(np.linspace(-6, 6, 2001))).max()) if far < 1e3 else 0.0
 
 
-def _correlation(rows: torch.Tensor) -> float:
-    """Mean cosine over pairs of different rows."""
+def _correlation(rows: torch.Tensor, least_units: int = 1) -> float:
+    """Mean cosine over pairs of different rows; nan for fewer units than say anything."""
     n = len(rows)
+    if rows.shape[1] < least_units:
+        return math.nan
     norms = rows.norm(dim=1, keepdim=True)
     if n < 2 or not bool((norms > 0).all()):
         return math.nan
@@ -193,14 +188,14 @@ def _summary(
     layers: list[LayerMeasurement], inputs: ModelInputs, outputs: list[torch.Tensor]
 ) -> Measurements:
     given = [t for _, t in inputs.tensors() if t.is_floating_point()]
-    numbers = torch.cat([t.detach().double().reshape(-1).cpu() for t in given] or [torch.ones(1)])
+    numbers = torch.cat([t.detach().double().reshape(-1).cpu() for t in given] or [torch.empty(0)])
     first = given[0].detach().double() if given else torch.ones(1, 1, dtype=torch.float64)
     rows = first.reshape(len(first), -1) if first.dim() else first.reshape(1, 1)
-    made = torch.cat([t.detach().double().reshape(-1).cpu() for t in outputs] or [torch.ones(1)])
+    made = torch.cat([t.detach().double().reshape(-1).cpu() for t in outputs] or [torch.empty(0)])
     return Measurements(
         tuple(layers),
         batch_rms(numbers),
-        float(numbers.mean()),
+        float(numbers.mean()) if numbers.numel() else math.nan,
         _correlation(rows),
         batch_rms(made),
         bool(torch.isfinite(made).all()),

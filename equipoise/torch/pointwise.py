@@ -5,7 +5,7 @@ the model writes it (module, functional call, method, arithmetic). A single oper
 arguments is named at once; everything else is evaluated and probed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from equipoise.errors import ArgumentError
 from equipoise.theory import activations
 from equipoise.theory.activations import Activation, Array
 from equipoise.theory.probe import probe
+from equipoise.torch.graph import op_name, written_operand
 
 # Pointwise operations that torch does not tag as such.
 _UNTAGGED = frozenset(
@@ -57,14 +58,6 @@ class Expression:
     layer: str
 
 
-def op_name(node: fx.Node) -> str:
-    """Name of an ATen operation without overload and in-place mark, such as ``leaky_relu``."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1].rstrip("_")
-    return getattr(target, "__name__", str(target))
-
-
 def is_pointwise(node: fx.Node) -> bool:
     """Whether a graph node works on each entry alone."""
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -89,7 +82,11 @@ class ActivationReader:
         """
         key = _key(expression)
         if key not in self._known:
-            self._known[key] = _named(expression) or _probed(expression)
+            try:
+                self._known[key] = _named(expression) or _probed(expression)
+            except ArgumentError:
+                # A parameter outside the family's usual range: the function is still a function.
+                self._known[key] = _probed(expression)
         return self._known[key]
 
 
@@ -167,8 +164,7 @@ def _callable(expression: Expression) -> Callable[[torch.Tensor], torch.Tensor]:
     constants: dict[fx.Node, Any] = dict(expression.constants)
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        # In-place operations must not reach the caller's array.
-        values: dict[fx.Node, Any] = {expression.source: x * 1.0, **constants}
+        values: dict[fx.Node, Any] = {expression.source: x, **constants}
 
         def look(a: Any) -> Any:
             if isinstance(a, fx.Node):
@@ -185,7 +181,10 @@ def _callable(expression: Expression) -> Callable[[torch.Tensor], torch.Tensor]:
             assert isinstance(node.target, torch._ops.OpOverload)
             args = tuple(fx.node.map_arg(a, look) for a in node.args)
             kwargs = {k: fx.node.map_arg(v, look) for k, v in node.kwargs.items()}
-            values[node] = node.target(*args, **kwargs)
+            values[node] = _out_of_place(node.target)(*args, **kwargs)
+            written = written_operand(node)
+            if written is not None:
+                values[written] = values[node]
         out = values[expression.nodes[-1]]
         if not isinstance(out, torch.Tensor) or not out.is_floating_point():
             raise ArgumentError(
@@ -197,6 +196,9 @@ def _callable(expression: Expression) -> Callable[[torch.Tensor], torch.Tensor]:
     return run
 
 
-def tensor_operands(node: fx.Node) -> Sequence[fx.Node]:
-    """Graph nodes that an operation reads, in order, each once."""
-    return tuple(node.all_input_nodes)
+def _out_of_place(target: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The operation that makes what an in-place one writes; autograd follows any chain of these."""
+    if not target._schema.is_mutable:
+        return target
+    packet = getattr(torch.ops.aten, target._schema.name.split("::")[-1].rstrip("_"))
+    return packet  # type: ignore[no-any-return]

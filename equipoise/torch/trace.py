@@ -21,20 +21,28 @@ from equipoise.plan.trace import (
     Trace,
 )
 from equipoise.torch.export import export
+from equipoise.torch.graph import (
+    Memory,
+    first_operand,
+    layer_of,
+    op_name,
+    shape_of,
+    why_not_read,
+    written_operand,
+)
 from equipoise.torch.inputs import ModelInputs
 from equipoise.torch.pointwise import (
     ActivationReader,
     Expression,
     is_pointwise,
-    op_name,
-    tensor_operands,
 )
 
 _RESHAPES = frozenset(
     {"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "_unsafe_view",
-     "contiguous", "clone", "detach", "alias", "view_as", "reshape_as"}
+     "contiguous", "clone", "alias", "view_as", "reshape_as"}
 )  # fmt: skip
-_DROPOUTS = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+# Alpha dropout sets entries to another value and shifts all: it is not read.
+_DROPOUTS = frozenset({"dropout", "feature_dropout"})
 _MERGES = frozenset({"add"})
 
 
@@ -97,7 +105,7 @@ class _Reader:
         self.nodes: list[Node] = []
         self.values: dict[fx.Node, _Value] = {}
         self.expressions: dict[fx.Node, Expression] = {}
-        self.renamed: dict[fx.Node, fx.Node] = {}
+        self.memory = Memory()
         self.activations = ActivationReader()
         self.weight_spaces: dict[str, tuple[int, int]] = {}
         self.count = 0
@@ -122,7 +130,7 @@ class _Reader:
         )
 
     def _placeholder(self, node: fx.Node) -> None:
-        shape = _shape(node)
+        shape = shape_of(node)
         if node.name in self.user_inputs and shape is not None:
             value = self._new(node, shape)
             if node.meta["val"].is_floating_point():
@@ -135,16 +143,20 @@ class _Reader:
                 self.outputs.append(self._value(result).number)
 
     def _call(self, node: fx.Node) -> None:
+        written = written_operand(node)
+        sharing = self.memory.sharing(written) if written is not None else []
+        if sharing:
+            self._write_through_views(node, sharing)
+            return
+        self._read_call(node)
+        self.memory.follow(node)
+
+    def _read_call(self, node: fx.Node) -> None:
         name = op_name(node)
         if name == "linear" and self._affine(node):
             return
-        if name in _DROPOUTS and self._is_read(_first(node)):
-            source = self._value(_first(node))
-            value = self._new(node, source.shape, source.space)
-            probability: Any = node.args[1]
-            self.nodes.append(
-                Dropout(_layer(node), float(probability), source.number, value.number, source.space)
-            )
+        if name in _DROPOUTS and self._is_read(first_operand(node)):
+            self._dropout(node)
             return
         if name in _RESHAPES and self._reshape(node):
             return
@@ -152,12 +164,42 @@ class _Reader:
             return
         if name in _MERGES and self._merge(node):
             return
-        self._opaque(node, self._reason(node))
+        self._opaque(node, why_not_read(node))
+
+    def _write_through_views(self, node: fx.Node, sharing: list[fx.Node]) -> None:
+        """After a write to shared memory, none of the values that share it is what was read."""
+        sharing = [n for n in sharing if self._is_read(n)]
+        read = tuple(self._value(n).number for n in sharing)
+        reason = f"in-place operation {op_name(node)!r} changes values that share memory"
+        made = []
+        for n in (*(self.memory.now(n) for n in sharing), node):
+            shape = shape_of(n)
+            if shape is not None:
+                self.expressions.pop(n, None)
+                made.append(self._new(n, shape).number)
+        self.nodes.append(Opaque(layer_of(node), reason, (), read, tuple(made)))
+
+    def _dropout(self, node: fx.Node) -> None:
+        source = self._value(first_operand(node))
+        value = self._new(node, source.shape, source.space)
+        probability: Any = node.args[1]
+        self.nodes.append(
+            Dropout(
+                layer_of(node),
+                float(probability),
+                bool(node.args[2]),
+                source.number,
+                value.number,
+                source.space,
+            )
+        )
 
     def _affine(self, node: fx.Node) -> bool:
         source, weight, *rest = node.args
         bias = rest[0] if rest else None
         if not isinstance(weight, fx.Node) or weight.name not in self.parameter_of:
+            return False
+        if len(shape_of(weight) or ()) != 2:
             return False
         if isinstance(bias, fx.Node) and bias.name not in self.parameter_of:
             return False
@@ -166,16 +208,16 @@ class _Reader:
         entered = self._value(source)
         self._same_dtype(node, source, weight)
         # torch stores a linear weight as (out_features, in_features).
-        fan_out, fan_in = _shape(weight) or (0, 0)
+        fan_out, fan_in = shape_of(weight) or (0, 0)
         name = self.parameter_of[weight.name]
-        value = self._new(node, _shape(node) or ())
+        value = self._new(node, shape_of(node) or ())
         if name in self.weight_spaces:
             self.spaces.join(self.weight_spaces[name][0], entered.space)
             self.spaces.join(self.weight_spaces[name][1], value.space)
         self.weight_spaces[name] = (entered.space, value.space)
         self.nodes.append(
             Affine(
-                _layer(node) or name.rpartition(".")[0] or name,
+                layer_of(node) or name.rpartition(".")[0] or name,
                 name,
                 self.parameter_of[bias.name] if isinstance(bias, fx.Node) else "",
                 entered.number,
@@ -189,16 +231,19 @@ class _Reader:
         return True
 
     def _same_dtype(self, node: fx.Node, source: fx.Node, weight: fx.Node) -> None:
-        """Export lets differing dtypes pass that a real forward refuses."""
+        """Export lets differing dtypes pass that a real forward refuses, unless it casts."""
+        device = source.meta["val"].device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            return
         given, needed = source.meta["val"].dtype, weight.meta["val"].dtype
         if given != needed:
             raise TraceError(
-                f"input of layer {_layer(node)!r} must be {needed}, as its weight is, got {given}. "
+                f"input of layer {layer_of(node)!r} must be {needed}, as its weight is, got {given}. "
                 f"Convert the inputs with .to({needed})."
             )
 
     def _reshape(self, node: fx.Node) -> bool:
-        source_node, shape = _first(node), _shape(node)
+        source_node, shape = first_operand(node), shape_of(node)
         if not self._is_read(source_node) or shape is None:
             return False
         source = self._value(source_node)
@@ -215,8 +260,8 @@ class _Reader:
         parts: list[Expression] = []
         constants: dict[fx.Node, float] = {}
         parameters: list[str] = []
-        for raw in tensor_operands(node):
-            operand = self.renamed.get(raw, raw)
+        for raw in node.all_input_nodes:
+            operand = self.memory.now(raw)
             if operand.name in self.parameter_of:
                 name = self.parameter_of[operand.name]
                 tensor = self.tensors[name]
@@ -231,9 +276,9 @@ class _Reader:
                 parts.append(Expression(value.number, operand, (), (), (), ""))
             else:
                 return False
-        if not parts or len({part.base for part in parts}) != 1 or _shape(node) is None:
+        if not parts or len({part.base for part in parts}) != 1 or shape_of(node) is None:
             return False
-        if _shape(node) != _shape(parts[0].source):
+        if shape_of(node) != shape_of(parts[0].source):
             return False
         nodes = dict.fromkeys(n for part in parts for n in part.nodes)
         for part in parts:
@@ -245,12 +290,8 @@ class _Reader:
             (*nodes, node),
             tuple(constants.items()),
             tuple(dict.fromkeys(parameters)),
-            _layer(node),
+            layer_of(node),
         )
-        if op_name(node) != str(node.target).split(".")[1]:
-            # An in-place operation: whoever reads its operand later reads its result.
-            self.renamed[self.renamed.get(_first(node), _first(node))] = node
-            self.renamed[_first(node)] = node
         return True
 
     def _merge(self, node: fx.Node) -> bool:
@@ -265,30 +306,22 @@ class _Reader:
         self.nodes.append(Merge((first.number, second.number), value.number, first.space))
         return True
 
-    def _reason(self, node: fx.Node) -> str:
-        stack = node.meta.get("nn_module_stack") or {}
-        kind = list(stack.values())[-1][1] if len(stack) > 1 else ""
-        kind = kind if isinstance(kind, str) else kind.__name__
-        kind = kind.rpartition(".")[-1]
-        operation = f"operation {op_name(node)!r}"
-        return f"{operation} of {kind} is not modelled" if kind else f"{operation} is not modelled"
-
     def _opaque(self, node: fx.Node, reason: str) -> None:
-        operands = [self.renamed.get(n, n) for n in node.all_input_nodes]
+        operands = [self.memory.now(n) for n in node.all_input_nodes]
         used = [self.parameter_of[n.name] for n in operands if n.name in self.parameter_of]
         read = [self._value(n).number for n in operands if self._is_read(n)]
-        shape = _shape(node)
+        shape = shape_of(node)
         made = [self._new(node, shape).number] if shape is not None else []
         if made or used or read:
-            self.nodes.append(Opaque(_layer(node), reason, tuple(used), tuple(read), tuple(made)))
+            self.nodes.append(Opaque(layer_of(node), reason, tuple(used), tuple(read), tuple(made)))
 
     def _is_read(self, node: fx.Node) -> bool:
-        node = self.renamed.get(node, node)
+        node = self.memory.now(node)
         return node in self.values or node in self.expressions
 
     def _value(self, node: fx.Node) -> _Value:
         """The value of a graph node; an expression becomes a node of the trace when first read."""
-        node = self.renamed.get(node, node)
+        node = self.memory.now(node)
         if node in self.values:
             return self.values[node]
         expression = self.expressions[node]
@@ -316,24 +349,6 @@ class _Reader:
         self.count += 1
         self.values[node] = value
         return value
-
-
-def _first(node: fx.Node) -> fx.Node:
-    first = node.args[0]
-    assert isinstance(first, fx.Node)
-    return first
-
-
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    """Shape of a tensor in the graph; None for anything else (tuples, numbers)."""
-    value = node.meta.get("val")
-    return tuple(int(n) for n in value.shape) if isinstance(value, torch.Tensor) else None
-
-
-def _layer(node: fx.Node) -> str:
-    """Name of the module whose forward made a graph node."""
-    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def _renumber(node: Node, number: Mapping[int, int]) -> Node:
