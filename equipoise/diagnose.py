@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from equipoise.measurement import LayerMeasurement, Measurements
-from equipoise.plan.plan import Plan
+from equipoise.plan.plan import Plan, Prediction
 
 Severity = Literal["error", "warning", "info"]
 
@@ -30,7 +30,7 @@ class Finding:
         severity: ``error`` (will not train), ``warning`` (trains badly) or ``info``.
         where: name of a layer, parameter or input.
         what: the fact, in words.
-        expected: what it should be.
+        expected: what it should be, '' where the fact is all there is.
         observed: what it is.
         remedy: what to do, one line.
     """
@@ -44,10 +44,8 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.severity} {self.code} at {self.where!r}: {self.what} "
-            f"(expected {self.expected}, observed {self.observed}). {self.remedy}"
-        )
+        held = f" (expected {self.expected}, observed {self.observed})" if self.expected else ""
+        return f"{self.severity} {self.code} at {self.where!r}: {self.what}{held}. {self.remedy}"
 
 
 def diagnose(measurements: Measurements, plan: Plan | None = None) -> tuple[Finding, ...]:
@@ -62,12 +60,16 @@ def diagnose(measurements: Measurements, plan: Plan | None = None) -> tuple[Find
     """
     remedy = _START_ANEW
     if plan is not None and plan.scheme == "auto":
-        remedy = "No law found does better: widen or shorten the stack, or normalize inside it."
+        remedy = "Theory knows no better law for this stack: see the plan's choice and its notes."
     layers = measurements.layers
+    output = layers[-1].layer if layers else ""
     findings = [
-        *_numbers(measurements),
-        *_travel("signal", "from", ((x, x.signal) for x in layers), remedy),
-        *_travel("gradient", "back from", ((x, x.gradient) for x in reversed(layers)), remedy),
+        *_not_measured(measurements),
+        *_numbers(measurements, remedy),
+        *_travel("signal", "from", ((x, x.signal) for x in layers), output, remedy),
+        *_travel(
+            "gradient", "back from", ((x, x.gradient) for x in reversed(layers)), output, remedy
+        ),
         *_units(layers, remedy),
         *_correlation(measurements, remedy),
         *_inputs(measurements),
@@ -78,7 +80,7 @@ def diagnose(measurements: Measurements, plan: Plan | None = None) -> tuple[Find
     return tuple(sorted(findings, key=lambda f: order[f.severity]))
 
 
-def _numbers(m: Measurements) -> list[Finding]:
+def _numbers(m: Measurements, remedy: str) -> list[Finding]:
     bad = next((x for x in m.layers if not math.isfinite(x.signal)), None)
     if bad is None and m.output_is_finite:
         return []
@@ -86,7 +88,7 @@ def _numbers(m: Measurements) -> list[Finding]:
     return [
         Finding("non-finite", "error", where, "nan or infinity in the forward pass",
                 "finite numbers", "not finite",
-                "Initialize with equipoise, or look for a division or logarithm in forward.")
+                f"{remedy} Or look for a division or logarithm in forward.")
     ]  # fmt: skip
 
 
@@ -100,7 +102,11 @@ class _Stop:
 
 
 def _travel(
-    quantity: str, trip: str, seen: Iterable[tuple[LayerMeasurement, float]], remedy: str
+    quantity: str,
+    trip: str,
+    seen: Iterable[tuple[LayerMeasurement, float]],
+    output: str,
+    remedy: str,
 ) -> list[Finding]:
     """Whether a quantity gets from where it starts to where it ends.
 
@@ -111,12 +117,14 @@ def _travel(
         quantity: ``signal`` or ``gradient``.
         trip: where it comes from, in words.
         seen: layer and RMS in the order of the trip.
+        output: name of the last layer.
         remedy: for whatever is found.
     """
     stops = [_Stop(x.layer, rms, rms * math.sqrt(x.width)) for x, rms in seen if math.isfinite(rms)]
     if len(stops) < 2:
         return []
-    start = stops[0]
+    # How loud the output is, is a choice: it is no part of the trip.
+    hidden = [stop for stop in stops if stop.layer != output]
     zero = next((stop.layer for stop in stops if stop.rms == 0.0), None)
     if zero is not None:
         return [
@@ -124,13 +132,16 @@ def _travel(
                     f"the {quantity} is exactly 0 here and wherever it would go from here",
                     f"a {quantity}", "RMS 0", remedy)
         ]  # fmt: skip
+    if len(hidden) < 2:
+        return []
+    start = hidden[0]
     factors: tuple[tuple[str, Callable[[_Stop], float]], ...] = (
         ("vanishing", lambda s: min(start.rms / s.rms, start.norm / s.norm)),
         ("exploding", lambda s: min(s.rms / start.rms, s.norm / start.norm)),
     )
     findings = []
     for word, factor in factors:
-        worst = max(stops, key=factor)
+        worst = max(hidden, key=factor)
         if factor(worst) >= _NOTABLE:
             findings.append(
                 Finding(f"{word}-{quantity}",
@@ -165,7 +176,7 @@ def _correlation(m: Measurements, remedy: str) -> list[Finding]:
     """Different inputs that have become one direction carry nothing to tell them apart."""
     last = next((x for x in reversed(m.layers) if math.isfinite(x.correlation)), None)
     start = m.input_correlation
-    if last is None or not math.isfinite(start) or last.correlation < _COLLAPSING:
+    if last is None or not start < _COLLAPSING or last.correlation < _COLLAPSING:
         return []
     if 1.0 - last.correlation > 0.1 * (1.0 - start):
         return []
@@ -192,36 +203,71 @@ def _inputs(m: Measurements) -> list[Finding]:
     return []
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """What a plan expects of one measured layer; nan where it expects nothing.
+
+    Attributes:
+        signal, gradient: RMS, the gradient for the cotangent of the measurement.
+        log_std: standard deviation over draws of the log of either, nats.
+    """
+
+    signal: float
+    gradient: float
+    log_std: float
+
+
+def expected_by_layer(m: Measurements, plan: Plan | None) -> tuple[Expectation, ...]:
+    """The plan's expectation for each measured layer, matched by weight and turn of use."""
+    waiting: dict[str, list[Prediction]] = {}
+    for prediction in plan.predictions if plan else ():
+        waiting.setdefault(prediction.weight, []).append(prediction)
+    nothing = Prediction("", "", math.nan, math.nan, -1)
+    found = [waiting[x.weight].pop(0) if waiting.get(x.weight) else nothing for x in m.layers]
+    # Gradients are predicted relative to the last layer of their stack.
+    ends = {p.stack: x.gradient for p, x in zip(found, m.layers, strict=True)}
+    return tuple(Expectation(p.signal, p.gradient * ends[p.stack], p.log_std) for p in found)
+
+
 def _against_plan(m: Measurements, plan: Plan) -> list[Finding]:
     """The worst disagreement of signal and of gradient with what the plan expects."""
-    if len(plan.predictions) != len(m.layers):
-        return []
-    last_of = {p.stack: i for i, p in enumerate(plan.predictions)}
     worst: dict[str, tuple[float, Finding]] = {}
-    for seen, p in zip(m.layers, plan.predictions, strict=True):
-        end = m.layers[last_of[p.stack]].gradient
-        relative = seen.gradient / end if end > 0 else math.nan
+    for seen, e in zip(m.layers, expected_by_layer(m, plan), strict=True):
         for name, observed, expected in (
-            ("signal", seen.signal, p.signal), ("gradient", relative, p.gradient),
+            ("signal", seen.signal, e.signal), ("gradient", seen.gradient, e.gradient),
         ):  # fmt: skip
-            if not (observed > 0 and expected > 0):
+            if not (0 < observed < math.inf and 0 < expected < math.inf):
                 continue
-            excess = abs(math.log(observed / expected)) - 3 * p.log_std - math.log(_SLACK)
+            excess = abs(math.log(observed / expected)) - 3 * e.log_std - math.log(_SLACK)
             if excess > worst.get(name, (0.0, None))[0]:
                 worst[name] = (excess, Finding(
-                    "prediction-missed", "warning", p.layer,
+                    "prediction-missed", "warning", seen.layer,
                     f"the {name} is not what theory expects of this draw",
-                    f"RMS {expected:.3g} within a factor {_SLACK * math.exp(3 * p.log_std):.2g}",
+                    f"RMS {expected:.3g} within a factor {_SLACK * math.exp(3 * e.log_std):.2g}",
                     f"RMS {observed:.3g}",
                     "Check that the inputs are typical and that forward has no hidden scaling.",
                 ))  # fmt: skip
     return [finding for _, finding in worst.values()]
 
 
-def _limits(plan: Plan) -> list[Finding]:
+def _not_measured(m: Measurements) -> list[Finding]:
+    """What was not seen cannot be called in balance."""
+    unseen = [x.layer for x in m.layers if math.isnan(x.gradient)]
+    if m.layers and not unseen:
+        return []
+    what = "no linear layer was seen" if not m.layers else "no gradient reaches some layers"
     return [
-        Finding("plan-limit", "info", note.partition(":")[0], note.partition(": ")[2].rstrip("."),
-                "a model of affine layers and activations", "as noted",
-                "Predictions end here; the measurements do not.")
-        for note in plan.notes
+        Finding("not-measured", "warning", unseen[0] if unseen else "model", what,
+                "a signal and a gradient at every layer",
+                f"{len(unseen)} of {len(m.layers)} layers without a gradient",
+                "Pass the part of the model that is differentiable and made of linear layers.")
     ]  # fmt: skip
+
+
+def _limits(plan: Plan) -> list[Finding]:
+    """What the plan itself says of its limits."""
+    remedy = "Predictions end here; the measurements do not."
+    return [
+        Finding("plan-limit", "info", place, what.rstrip("."), "", "", remedy)
+        for place, _, what in (note.partition(": ") for note in plan.notes)
+    ]

@@ -1,6 +1,7 @@
 """The auto rule: which scheme each stack of layers gets, and why."""
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from equipoise.plan.stacks import Hidden, Stack
@@ -69,13 +70,17 @@ def choose(stack: Stack) -> Choice:
     gates = [h for h, c in zip(stack.hidden, classes, strict=True) if _is_gate(c.kind)]
     centred = tuple(Plain() for _ in stack.hidden)
     if not gates:
+        fixed = cannot_be_centred(stack, centred)
+        if fixed:
+            return Choice("he", (), f"independent entries with exact moments, since {fixed}", fixed)
         return Choice("framed", centred, _centred_reason(stack, [c.reason for c in classes]))
 
     cost = plain_cost(stack.hidden)
     size = (
-        f"{stack.depth} layers of width {_range(h.width for h in stack.hidden)} would lose "
-        f"{cost.loss:.1f} linear shares (worth pairing above {_LOSS_WORTH_MIRRORING:g}) and spread "
-        f"the signal by {cost.spread:.2f} nats (above {_SPREAD_WORTH_MIRRORING:g})"
+        f"plain weights would lose {cost.loss / stack.depth:.0%} of the linear signal in each of "
+        f"{stack.depth} layers of width {_range(h.width for h in stack.hidden)} ({cost.loss:.1f} "
+        f"in all; pairing pays above {_LOSS_WORTH_MIRRORING:g}) and chance would spread its log "
+        f"norm by {cost.spread:.2f} (above {_SPREAD_WORTH_MIRRORING:g})"
     )
     pays = cost.loss > _LOSS_WORTH_MIRRORING or cost.spread > _SPREAD_WORTH_MIRRORING
     dropped = next((h for h in gates if h.dropout > 0), None)
@@ -91,8 +96,24 @@ def choose(stack: Stack) -> Choice:
         return Choice("he", (), f"independent entries with exact moments, since {reason}",
                       f"{reason}, and with variance scaling {size}")  # fmt: skip
     layouts = tuple(Mirrored() if _is_gate(c.kind) else Plain() for c in classes)
+    fixed = cannot_be_centred(stack, layouts)
+    if fixed:
+        return Choice("he", (), f"independent entries with exact moments, since {fixed}", fixed)
     why = next(c.reason for c in classes if _is_gate(c.kind))
     return Choice("framed", layouts, f"mirrored orthogonal on frames, since {why}, and {size}")
+
+
+def cannot_be_centred(stack: Stack, layouts: Sequence[Layout]) -> str:
+    """Why a unit that does not rest at 0 cannot be moved there by the next bias, or ''."""
+    for h, layout, affine, can_shift in zip(
+        stack.hidden, layouts, stack.affines[1:], stack.can_shift[1:], strict=True
+    ):
+        if isinstance(layout, Plain) and h.activation.value_at_zero != 0.0 and not can_shift:
+            return (
+                f"{h.activation} is {h.activation.value_at_zero:.3g} at 0 and layer "
+                f"{affine.layer!r} has no bias of its own to centre it"
+            )
+    return ""
 
 
 def _is_gate(kind: ActivationClass) -> bool:
@@ -101,10 +122,10 @@ def _is_gate(kind: ActivationClass) -> bool:
 
 def _centred_reason(stack: Stack, reasons: list[str]) -> str:
     if not reasons:
-        return "orthogonal at the scale of the inputs, since no hidden layer follows"
-    return f"centred orthogonal on frames at a gain for {stack.depth} layers, since {reasons[0]}"
+        return "orthogonal at the scale of its inputs, for a layer that stands alone"
+    return f"centred orthogonal on frames with a gain for depth {stack.depth}, since {reasons[0]}"
 
 
-def _range(values: object) -> str:
-    numbers = sorted(set(values))  # type: ignore[call-overload]
+def _range(values: Iterable[int]) -> str:
+    numbers = sorted(set(values))
     return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

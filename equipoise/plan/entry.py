@@ -45,12 +45,14 @@ class PrincipalAxes:
         axes: orthonormal rows in order of variance, shape (k, fan_in).
         variances: along each axis, shape (k,).
         total_variance: summed over all axes.
+        participation: effective number of directions, (sum variances)^2 / sum variances^2.
     """
 
     mean: Array
     axes: Array
     variances: Array
     total_variance: float
+    participation: float
 
 
 class Levels:
@@ -102,8 +104,10 @@ class Levels:
             return self._level[value]
         level = math.nan
         match self._producer.get(value):
-            case Reshape(input=source) | Dropout(input=source):
+            case Reshape(input=source):
                 level = self._level_of(source)
+            case Dropout(input=source, probability=p, is_active=active):
+                level = self._level_of(source) / (1.0 - p * active) if p < 1 else math.nan
             case Nonlinearity(input=source, activation=activation):
                 before = self._level_of(source)
                 if before > 0:
@@ -124,8 +128,8 @@ def principal_axes(rows: Array, count: int) -> PrincipalAxes | None:
         count: number of axes wanted.
 
     Returns:
-        The axes, or None if there are not twice as many rows as axes, or if rows do not vary in as
-        many directions.
+        Mean and axes, fewer of these if the rows vary in fewer directions; None if there are not
+        twice as many rows as axes, or all rows are the same.
     """
     if len(rows) < 2 * count + 2:
         return None
@@ -145,10 +149,16 @@ def principal_axes(rows: Array, count: int) -> PrincipalAxes | None:
         axes = lead.T @ centred
     variances = np.maximum(values[::-1], 0.0)[:count]
     total = float(np.maximum(values, 0.0).sum())
-    if total <= 0 or variances[-1] <= 1e-10 * total:
+    if total <= 0:
         return None
+    real = variances > 1e-10 * total
+    axes, variances = axes[real], variances[real]
     axes = axes / np.linalg.norm(axes, axis=1, keepdims=True)
-    return PrincipalAxes(mean, axes, variances, total)
+    # The sign of an eigenvector is the solver's whim: the largest entry is made positive.
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    axes = axes * np.sign(largest)
+    squares = float(np.square(values).sum())
+    return PrincipalAxes(mean, axes, variances, total, total**2 / squares)
 
 
 def mean_matters(axes: PrincipalAxes, rows: int) -> bool:

@@ -44,6 +44,12 @@ def make_plan(
     parameters = {p.name: p for p in trace.parameters}
     fixed = _unplannable(trace)
     stacks = find_stacks(trace, frozenset(fixed))
+    given = [rows for rows in (samples or {}).values() if rows.size]
+    if given and not any(rows.any() for rows in given):
+        raise PlanError(
+            "inputs must not be all 0, got RMS 0. Pass inputs of the scale that the model will be "
+            "trained on."
+        )
     levels = Levels(trace, samples or {})
     uses = Counter(node.weight for node in trace.nodes if isinstance(node, Affine))
 
@@ -51,27 +57,29 @@ def make_plan(
     frames: dict[str, Frame] = {}
     arrays: dict[str, Array] = {}
     choices: list[str] = []
-    notes: list[str] = []
-    predictions: list[Prediction] = []
+    remarks = _Remarks()
+    predictions: dict[int, Prediction] = {}
     for number, stack in enumerate(stacks):
         if stack.affines[0].weight in fixed:
             # Its values are the user's: what it sends on is not known.
-            predictions += [Prediction(a.layer, math.nan, math.nan, number) for a in stack.affines]
+            predictions |= _predictions(stack, number, None)
             continue
         inputs = levels.at(stack)
         where = _where(stack)
-        if not inputs.is_known:
-            if inputs.mean_square == 0.0:
-                raise PlanError(
-                    f"inputs of {stack.affines[0].layer!r} must not be all 0, got RMS 0. "
-                    "Pass inputs of the scale that the model will be trained on."
-                )
-            notes.append(f"{where}: the scale of what enters is not known; RMS 1 is assumed.")
+        is_known = inputs.is_known
+        if not is_known:
+            remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
         planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], budget)
         choices.append(f"{where}: {planned.reason}.")
         if planned.warning:
-            notes.append(f"{where}: {planned.warning}.")
+            remarks.add(where, planned.warning)
+        if stack.keeps_bias:
+            remarks.add(where, "a bias keeps its values; what it adds is not predicted")
+            is_known = False
+        if planned.frames and any(h.active_dropout for h in stack.hidden):
+            remarks.add(where, "dropout is active; the noise it adds is not predicted")
+            is_known = False
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
@@ -80,11 +88,9 @@ def make_plan(
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
-        predictions += [
-            Prediction(a.layer, s, g, number, planned.log_std)
-            for a, s, g in zip(stack.affines, planned.signal, planned.gradient, strict=True)
-        ]
-        levels.set_level(stack.exit_value, _exit_level(stack, planned.signal[-1]))
+        predictions |= _predictions(stack, number, planned if is_known else None)
+        level = _exit_level(stack, planned.signal[-1]) if is_known else math.nan
+        levels.set_level(stack.exit_value, level)
 
     assignments, untouched = [], []
     for name, parameter in parameters.items():
@@ -95,10 +101,13 @@ def make_plan(
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
             untouched.append(Untouched(name, parameter.shape, "no operation of the model uses it"))
-    notes += _not_read(trace)
+    for node in trace.nodes:
+        if isinstance(node, Opaque):
+            remarks.add(node.layer or "the model", f"not read, {node.reason}")
+    in_order = [predictions[n.output] for n in trace.nodes if isinstance(n, Affine)]
     plan = Plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
-        arrays, tuple(predictions), tuple(notes),
+        arrays, tuple(in_order), remarks.notes(),
     )  # fmt: skip
     plan.verify_complete(trace.parameters)
     return plan
@@ -130,18 +139,34 @@ def _where(stack: Stack) -> str:
     return f"layer {first}" if first == last else f"layers {first} to {last}"
 
 
-def _not_read(trace: Trace) -> list[str]:
-    """One note for each reason, however many layers it concerns."""
-    layers: dict[str, dict[str, None]] = {}
-    for node in trace.nodes:
-        if isinstance(node, Opaque):
-            layers.setdefault(node.reason, {})[node.layer or "the model"] = None
-    notes = []
-    for reason, names in layers.items():
-        first, *others = names
-        more = f" and {len(others)} more" if others else ""
-        notes.append(f"{first}{more}: not read, {reason}.")
-    return notes
+class _Remarks:
+    """What a reader should know: one note for each remark, however many places it concerns."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, dict[str, None]] = {}
+
+    def add(self, place: str, remark: str) -> None:
+        self._places.setdefault(remark, {})[place] = None
+
+    def notes(self) -> tuple[str, ...]:
+        found = []
+        for remark, places in self._places.items():
+            first, *others = places
+            more = f" and {len(others)} more" if others else ""
+            found.append(f"{first}{more}: {remark}.")
+        return tuple(found)
+
+
+def _predictions(stack: Stack, number: int, planned: StackPlan | None) -> dict[int, Prediction]:
+    """Predictions of a stack by the value that each layer makes; nan where there is no plan."""
+    count = len(stack.affines)
+    signal = planned.signal if planned else (math.nan,) * count
+    gradient = planned.gradient if planned else (math.nan,) * count
+    log_std = planned.log_std if planned else 0.0
+    return {
+        a.output: Prediction(a.layer, a.weight, s, g, number, log_std)
+        for a, s, g in zip(stack.affines, signal, gradient, strict=True)
+    }
 
 
 def _exit_level(stack: Stack, signal: float) -> float:

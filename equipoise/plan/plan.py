@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,6 +17,7 @@ from equipoise.schemes import laws
 from equipoise.schemes.laws import Array, Frame, Law, Streams
 
 FORMAT = 1
+_NONE = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Prediction:
 
     Attributes:
         layer: name of the layer.
+        weight: name of its weight.
         signal: RMS of its output over units, inputs and draws.
         gradient: RMS of the gradient at its output, relative to that at the last layer of its
             stack.
@@ -64,13 +67,14 @@ class Prediction:
     """
 
     layer: str
+    weight: str
     signal: float
     gradient: float
     stack: int
     log_std: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """Laws for all parameters of a model. Data only: it can be saved, compared and drawn anywhere.
 
@@ -142,13 +146,23 @@ class Plan:
 
     def diff(self, other: "Plan") -> tuple[str, ...]:
         """One line for each parameter on which two plans differ."""
-        mine = {a.parameter: _law_text(a.law) for a in self.assignments}
-        theirs = {a.parameter: _law_text(a.law) for a in other.assignments}
-        return tuple(
-            f"{name}: {mine.get(name, 'untouched')} -> {theirs.get(name, 'untouched')}"
+        mine = {a.parameter: a.law for a in self.assignments}
+        theirs = {a.parameter: a.law for a in other.assignments}
+
+        def words(law: Law | None) -> str:
+            return "untouched" if law is None else describe(law)
+
+        lines = [
+            f"{name}: {words(mine.get(name))} -> {words(theirs.get(name))}"
             for name in dict.fromkeys([*mine, *theirs])
             if mine.get(name) != theirs.get(name)
-        )
+        ]
+        lines += [
+            f"array {name} differs"
+            for name in dict.fromkeys([*self.arrays, *other.arrays])
+            if not np.array_equal(self.arrays.get(name, _NONE), other.arrays.get(name, _NONE))
+        ]
+        return tuple(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""
@@ -182,9 +196,10 @@ class Plan:
         Raises:
             PlanError: if the data are of another format.
         """
-        if data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+        if found != FORMAT:
             raise PlanError(
-                f"format must be {FORMAT}, got {data.get('format')!r}. "
+                f"format must be {FORMAT}, got {found!r}. "
                 "Save the plan again with this version of equipoise."
             )
         return Plan(
@@ -199,35 +214,47 @@ class Plan:
             ),
             frames=tuple(Frame(**f) for f in data["frames"]),
             arrays={name: _array_from_dict(a) for name, a in data["arrays"].items()},
-            predictions=tuple(Prediction(**p) for p in data["predictions"]),
+            predictions=tuple(_prediction(p) for p in data["predictions"]),
             notes=tuple(data["notes"]),
         )
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON and return the path."""
         path = Path(path)
-        path.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+        path.write_text(json.dumps(without_nan(self.to_dict()), allow_nan=False), encoding="utf-8")
         return path
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
-        """Read a plan that ``save`` wrote."""
-        return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read a plan that ``save`` wrote.
+
+        Raises:
+            PlanError: if the file holds something else.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(
+                f"{path} must hold a plan as JSON, got text that is not JSON ({error}). Save again."
+            ) from error
+        return Plan.from_dict(data)
 
     def __str__(self) -> str:
         lines = [f"plan ({self.scheme}): {len(self.assignments)} drawn, "
                  f"{len(self.untouched)} untouched", *self.choice]  # fmt: skip
-        lines += [f"  {a.parameter} {list(a.shape)}: {_law_text(a.law)}" for a in self.assignments]
+        lines += [f"  {a.parameter} {list(a.shape)}: {describe(a.law)}" for a in self.assignments]
         lines += [f"  {u.parameter} {list(u.shape)}: untouched, {u.reason}" for u in self.untouched]
         return "\n".join([*lines, *self.notes])
 
 
+def _prediction(data: Mapping[str, Any]) -> Prediction:
+    values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
+    return Prediction(**values)
+
+
 def describe(law: Law) -> str:
     """A law in a few words, for tables."""
-    return _law_text(law)
-
-
-def _law_text(law: Law) -> str:
     match law:
         case laws.Zero():
             return "0"
@@ -247,6 +274,19 @@ def _law_text(law: Law) -> str:
         case laws.OffsetBias(constant=constant, centre=centre):
             parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
             return f"-W ({' + '.join(parts)})"
+
+
+def without_nan(data: Any) -> Any:
+    """Plain JSON types with null in place of nan and infinity, which JSON does not have."""
+    match data:
+        case dict():
+            return {k: without_nan(v) for k, v in data.items()}
+        case list() | tuple():
+            return [without_nan(v) for v in data]
+        case float():
+            return data if math.isfinite(data) else None
+        case _:
+            return data
 
 
 _LAWS: dict[str, Callable[..., Law]] = {

@@ -60,16 +60,18 @@ def predict(stack: Stack, laws: Sequence[Law], entry_mean_square: float) -> Expe
     if any(isinstance(law, DiagonalNoise) for law in laws):
         return _diagonal_noise(stack, laws, entry_mean_square)
     mean_square, levels = entry_mean_square, list[float]()
-    feeds = [*(h.activation for h in stack.hidden), None]
-    for affine, law, feed in zip(stack.affines, laws, feeds, strict=True):
+    feeds = [*((h.activation, 1.0 - h.active_dropout) for h in stack.hidden), (None, 1.0)]
+    for affine, law, (feed, kept) in zip(stack.affines, laws, feeds, strict=True):
         q = mean_square * _row_power(law, affine.fan_in, affine.fan_out)
         levels.append(q)
-        mean_square = _energy(feed, q) if feed else q
+        mean_square = _energy(feed, q) / kept if feed else q
 
     gradient = [1.0]
     for i in range(len(stack.hidden) - 1, -1, -1):
         affine = stack.affines[i + 1]
-        slope = _slope(stack.hidden[i].activation, levels[i])
+        hidden = stack.hidden[i]
+        # Dropout divides what it keeps by the share it keeps: second moments grow by as much.
+        slope = _slope(hidden.activation, levels[i]) / (1.0 - hidden.active_dropout)
         # Columns of W are rows of its transpose: fans change places.
         power = _row_power(laws[i + 1], affine.fan_out, affine.fan_in)
         gradient.append(gradient[-1] * power * slope)
@@ -80,8 +82,11 @@ def predict(stack: Stack, laws: Sequence[Law], entry_mean_square: float) -> Expe
 
 
 def _spread(stack: Stack, laws: Sequence[Law], levels: Sequence[float]) -> float:
-    """sqrt(sum c / n): what chance adds to the log norm, first order in 1 / n (theory.hermite)."""
-    variance = 0.0
+    """sqrt(sum c / n): what chance adds to the log norm, first order in 1 / n (theory.hermite).
+
+    The first and the last layer average over their own units only.
+    """
+    variance = 0.5 / stack.affines[0].fan_out + 0.5 / stack.affines[-1].fan_out
     for h, law, q in zip(stack.hidden, laws, levels, strict=False):
         if 0 < q < math.inf:
             c = statistics(h.activation, q).log_norm_coefficient
@@ -123,14 +128,17 @@ def _diagonal_noise(stack: Stack, laws: Sequence[Law], entry_mean_square: float)
     layer the points and the nodes of g are sorted and averaged back to as many. The first layer
     mixes nothing either: a unit starts as a Gaussian of the inputs' second moment.
     """
+    nothing = (math.nan,) * len(laws)
+    if any(h.active_dropout for h in stack.hidden):
+        return Expected(nothing, nothing, 0.0)
     quantiles = (np.arange(_PARTICLES) + 0.5) / _PARTICLES
-    points = math.sqrt(entry_mean_square) * _normal_quantiles(quantiles)
+    points = math.sqrt(entry_mean_square) * ndtri(quantiles)
     signal: list[float] = []
     slopes: list[float] = []
     feeds = [*(h.activation for h in stack.hidden), None]
     for affine, law, feed in zip(stack.affines, laws, feeds, strict=True):
         if not isinstance(law, DiagonalNoise):
-            return Expected((math.nan,) * len(laws), (math.nan,) * len(laws), 0.0)
+            return Expected(nothing, nothing, 0.0)
         sigma = law.noise_std * math.sqrt(affine.fan_in * float(np.mean(points**2)))
         z = law.diagonal * points[:, None] + sigma * _NODES
         mass = np.broadcast_to(_WEIGHTS / _WEIGHTS.sum() / _PARTICLES, z.shape)
@@ -148,10 +156,6 @@ def _diagonal_noise(stack: Stack, laws: Sequence[Law], entry_mean_square: float)
     gradient.reverse()
     # One entry of the noise decides one unit: half a nat is what simulations show at width 16.
     return Expected(tuple(signal), tuple(map(_root, gradient)), 0.5)
-
-
-def _normal_quantiles(p: Array) -> Array:
-    return np.asarray(ndtri(p), dtype=np.float64)
 
 
 def _compress(values: Array, mass: Array) -> Array:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from equipoise.errors import PlanError
+from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan import predict as prediction
-from equipoise.plan.choose import Choice, choose
+from equipoise.plan.choose import Choice, cannot_be_centred, choose
 from equipoise.plan.entry import Inputs, mean_matters, principal_axes
 from equipoise.plan.stacks import Stack
-from equipoise.plan.trace import Affine
 from equipoise.schemes.diagonal_noise import diagonal_noise
 from equipoise.schemes.fans import Fans
 from equipoise.schemes.framed import DEFAULT_BUDGET, Entry, Space, framed_stack
@@ -19,9 +18,12 @@ from equipoise.schemes.laws import Array, Frame, Law, Mirrored, Plain, Zero
 from equipoise.schemes.orthogonal import orthogonal
 from equipoise.schemes.variance import he, xavier
 from equipoise.theory.activations import identity
+from equipoise.theory.hermite import statistics
 from equipoise.theory.oddpart import ActivationClass, classify
 
 SCHEMES = ("auto", "xavier", "he", "orthogonal", "diagonal_noise", "centred", "mirrored")
+# A step in q that shows how E f0^2 grows, and the exponent up to which rounding is in doubt.
+_NUDGE, _STEEPEST = 1.01, 1.001
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ def plan_stack(
     if scheme == "auto":
         choice = choose(stack)
         if choice.scheme == "he":
-            laws = _each_he(stack, math.sqrt(inputs.mean_square))
+            laws = _each(stack, "he", math.sqrt(inputs.mean_square))
             planned = _independent(stack, laws, inputs, choice.reason)
         else:
             planned = _framed(stack, choice, inputs, budget)
-        return replace(planned, warning=choice.warning)
+        return replace(planned, warning=choice.warning or planned.warning)
     if scheme in ("centred", "mirrored"):
         return _framed(stack, _named_choice(stack, scheme), inputs, budget)
     return _independent(stack, _each(stack, scheme), inputs, f"{scheme}, as asked for")
@@ -86,6 +88,9 @@ def plan_stack(
 def _named_choice(stack: Stack, scheme: str) -> Choice:
     reason = f"{scheme}, as asked for"
     if scheme == "centred":
+        fixed = cannot_be_centred(stack, [Plain()] * stack.depth)
+        if fixed:
+            raise PlanError(f"scheme must suit the model, got 'centred': {fixed}. Use 'auto'.")
         return Choice("framed", tuple(Plain() for _ in stack.hidden), reason)
     for affine, h in zip(stack.affines, stack.hidden, strict=False):
         if h.width < 2:
@@ -101,28 +106,24 @@ def _named_choice(stack: Stack, scheme: str) -> Choice:
     return Choice("framed", tuple(Mirrored() for _ in stack.hidden), reason)
 
 
-def _each(stack: Stack, scheme: str) -> list[Law]:
+def _each(stack: Stack, scheme: str, input_rms: float = 1.0) -> list[Law]:
     feeds = [identity(), *(h.activation for h in stack.hidden)]
     laws: list[Law] = []
     for affine, feed, follow in zip(stack.affines, feeds, [*feeds[1:], identity()], strict=True):
         fans = Fans(affine.fan_in, affine.fan_out)
-        if scheme == "xavier":
-            laws.append(xavier(fans))
-        elif scheme == "orthogonal":
-            laws.append(orthogonal(feed))
-        elif scheme == "diagonal_noise":
-            laws.append(diagonal_noise(fans, follow))
-        else:
-            laws.append(he(fans, feed))
+        try:
+            match scheme:
+                case "xavier":
+                    laws.append(xavier(fans))
+                case "orthogonal":
+                    laws.append(orthogonal(feed))
+                case "diagonal_noise":
+                    laws.append(diagonal_noise(fans, follow))
+                case _:
+                    laws.append(he(fans, feed, input_rms if not laws else 1.0))
+        except ArgumentError as error:
+            raise PlanError(f"layer {affine.layer!r}: {error}") from error
     return laws
-
-
-def _each_he(stack: Stack, input_rms: float) -> list[Law]:
-    fans = [Fans(a.fan_in, a.fan_out) for a in stack.affines]
-    return [
-        he(fans[0], identity(), input_rms),
-        *(he(f, h.activation) for f, h in zip(fans[1:], stack.hidden, strict=True)),
-    ]
 
 
 def _independent(stack: Stack, laws: Sequence[Law], inputs: Inputs, reason: str) -> StackPlan:
@@ -134,12 +135,11 @@ def _independent(stack: Stack, laws: Sequence[Law], inputs: Inputs, reason: str)
 
 
 def _framed(stack: Stack, choice: Choice, inputs: Inputs, budget: float) -> StackPlan:
-    first = stack.affines[0]
     spaces = [
         Space(f"{a.weight}:out", h.width, h.activation, layout)
         for a, h, layout in zip(stack.affines, stack.hidden, choice.layouts, strict=False)
     ]
-    entry, arrays = _entry(first, inputs, spaces[0].size if spaces else 0)
+    entry, arrays = _entry(stack, inputs, spaces[0].size if spaces else stack.affines[-1].fan_out)
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,
@@ -153,33 +153,46 @@ def _framed(stack: Stack, choice: Choice, inputs: Inputs, budget: float) -> Stac
         reason += f"; the {spaces[0].size} columns that fit follow the inputs' principal axes"
     return StackPlan(
         planned.weights, planned.biases, planned.signal, planned.gradient, reason,
-        planned.log_std, frames=planned.frames, arrays=arrays,
+        planned.log_std, choice.warning or _unstable(spaces, planned.levels), planned.frames,
+        arrays,
     )  # fmt: skip
 
 
-def _entry(first: Affine, inputs: Inputs, units: int) -> tuple[Entry, dict[str, Array]]:
+def _entry(stack: Stack, inputs: Inputs, units: int) -> tuple[Entry, dict[str, Array]]:
     """The entry of a framed stack, with axes and mean where the inputs can settle them."""
+    first = stack.affines[0]
     frame = f"{first.weight}:in"
     rank = min(first.fan_in, units)
-    plain = Entry(frame, first.fan_in, inputs.mean_square)
-    found = principal_axes(inputs.rows, rank) if rank else None
+    found = principal_axes(inputs.rows, rank)
     if found is None:
-        return plain, {}
-    centre = mean_matters(found, len(inputs.rows)) and bool(first.bias)
-    basis = first.fan_in > rank
+        return Entry(frame, first.fan_in, inputs.mean_square), {}
     arrays: dict[str, Array] = {}
-    if centre:
-        arrays[f"{frame}:mean"] = found.mean
-    if not basis:
-        mean_square = found.total_variance / first.fan_in if centre else inputs.mean_square
-        return Entry(
-            frame, first.fan_in, mean_square, "", f"{frame}:mean" if centre else ""
-        ), arrays
-    arrays[f"{frame}:axes"] = found.axes
-    along = found.variances + (0.0 if centre else np.square(found.axes @ found.mean))
-    spectrum = tuple(float(v) for v in along)
-    entry = Entry(
-        frame, first.fan_in, float(np.mean(along)), f"{frame}:axes",
-        f"{frame}:mean" if centre else "", spectrum,
-    )  # fmt: skip
+    mean_square, centre, basis = inputs.mean_square, "", ""
+    spectrum: tuple[float, ...] = ()
+    if stack.hidden and stack.can_shift[0] and mean_matters(found, len(inputs.rows)):
+        centre = f"{frame}:mean"
+        arrays[centre] = found.mean
+        mean_square = found.total_variance / first.fan_in
+    if stack.hidden and first.fan_in > rank == len(found.axes):
+        basis = f"{frame}:axes"
+        arrays[basis] = found.axes
+        along = found.variances + (0.0 if centre else np.square(found.axes @ found.mean))
+        spectrum = tuple(float(v) for v in along)
+        mean_square = float(np.mean(along))
+    entry = Entry(frame, first.fan_in, mean_square, basis, centre, spectrum, found.participation)
     return entry, arrays
+
+
+def _unstable(spaces: Sequence[Space], levels: Sequence[float]) -> str:
+    """What theory says where a signal above its fixed point leaves it for good, or ''.
+
+    There E f0^2 grows faster than q: the function bends away from the line through 0.
+    """
+    for function, q in dict.fromkeys(
+        (space.function, float(f"{q:.6e}")) for space, q in zip(spaces, levels, strict=True)
+    ):
+        now, more = statistics(function, q), statistics(function, _NUDGE * q)
+        growth = math.log(more.centred_energy / now.centred_energy) / math.log(_NUDGE)
+        if growth > _STEEPEST:
+            return f"{function} grows faster than a line: no level of the signal is stable in depth"
+    return ""

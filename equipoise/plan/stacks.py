@@ -13,12 +13,21 @@ from equipoise.theory.activations import Activation, identity
 
 @dataclass(frozen=True)
 class Hidden:
-    """The units between two affine layers of a stack."""
+    """The units between two affine layers of a stack.
+
+    Attributes:
+        space: id of their space.
+        width: how many they are.
+        activation: what is applied there.
+        dropout: probability of being dropped while training.
+        active_dropout: the same as the model now stands; 0 in evaluation.
+    """
 
     space: int
     width: int
     activation: Activation
-    dropout: float
+    dropout: float = 0.0
+    active_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -30,16 +39,16 @@ class Stack:
         hidden: what lies between them, one fewer.
         exit_activation: applied to the output of the last layer, identity where there is none.
         exit_value: number of the value that leaves the stack.
-        is_output: whether that value is an output of the model.
-        path: the nodes from the entry value to the exit value, in order.
+        can_shift: for each layer, whether it has a bias of its own that may be drawn.
+        keeps_bias: whether some layer has a bias whose values stay as they are.
     """
 
     affines: tuple[Affine, ...]
     hidden: tuple[Hidden, ...]
     exit_activation: Activation
     exit_value: int
-    is_output: bool
-    path: tuple[Node, ...]
+    can_shift: tuple[bool, ...]
+    keeps_bias: bool = False
 
     @property
     def entry_value(self) -> int:
@@ -63,54 +72,66 @@ def find_stacks(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stac
         The stacks.
     """
     reading = readers(trace.nodes)
-    uses = Counter(node.weight for node in trace.nodes if isinstance(node, Affine))
+    layers = [node for node in trace.nodes if isinstance(node, Affine)]
+    uses = Counter(node.weight for node in layers)
+    biases = Counter(node.bias for node in layers if node.bias)
     # A weight that stands alone, fixed or used twice, has no partner to be coupled with.
     alone = fixed | {name for name, count in uses.items() if count > 1}
     inside: set[int] = set()
     stacks = []
-    for index, node in enumerate(trace.nodes):
-        if not isinstance(node, Affine) or index in inside:
+    for node in layers:
+        if node.output in inside:
             continue
-        stacks.append(_follow(node, trace, reading, alone, inside))
+        affines, hidden, activation, exit_value = _follow(node, reading, alone, set(trace.outputs))
+        inside.update(affine.output for affine in affines)
+        stacks.append(
+            Stack(
+                affines,
+                hidden,
+                activation,
+                exit_value,
+                tuple(biases[a.bias] == 1 and a.bias not in fixed for a in affines),
+                any(a.bias in fixed for a in affines),
+            )
+        )
     return tuple(stacks)
 
 
 def _follow(
     first: Affine,
-    trace: Trace,
     reading: dict[int, list[Node]],
-    alone: frozenset[str] | set[str],
-    inside: set[int],
-) -> Stack:
-    numbers = {id(node): i for i, node in enumerate(trace.nodes)}
-    outputs = set(trace.outputs)
-    affines, hidden, path = [first], list[Hidden](), list[Node]([first])
+    alone: frozenset[str],
+    outputs: set[int],
+) -> tuple[tuple[Affine, ...], tuple[Hidden, ...], Activation, int]:
+    """Walk from a layer to the end of its stack."""
+    affines, hidden = [first], list[Hidden]()
     while True:
-        activation, dropout, value, walked = _pointwise_path(affines[-1], reading, outputs)
+        here = affines[-1]
+        activation, kept, active, value = _pointwise_path(here, reading, outputs)
         after = [] if value in outputs else reading.get(value, [])
         following = after[0] if len(after) == 1 else None
         if (
             not isinstance(following, Affine)
-            or affines[-1].weight in alone
+            or here.weight in alone
             or following.weight in alone
-            or following.in_space != affines[-1].out_space
+            or following.in_space != here.out_space
         ):
-            path += walked
-            return Stack(
-                tuple(affines), tuple(hidden), activation, value, value in outputs, tuple(path)
-            )
-        hidden.append(Hidden(following.in_space, following.fan_in, activation, dropout))
-        path += [*walked, following]
+            return tuple(affines), tuple(hidden), activation, value
+        hidden.append(
+            Hidden(following.in_space, following.fan_in, activation, 1.0 - kept, 1.0 - active)
+        )
         affines.append(following)
-        inside.add(numbers[id(following)])
 
 
 def _pointwise_path(
     affine: Affine, reading: dict[int, list[Node]], outputs: set[int]
-) -> tuple[Activation, float, int, list[Node]]:
-    """Follow a value as long as one pointwise node reads it and its feature axis stays."""
-    activation, keep, value = identity(), 1.0, affine.output
-    walked: list[Node] = []
+) -> tuple[Activation, float, float, int]:
+    """Follow a value as long as one pointwise node reads it and its feature axis stays.
+
+    Returns the activation, the shares of entries that dropout keeps in training and now, and the
+    value where the path ends.
+    """
+    activation, kept, active, value = identity(), 1.0, 1.0, affine.output
     seen_activation = False
     while value not in outputs:
         after = reading.get(value, [])
@@ -120,11 +141,11 @@ def _pointwise_path(
             case Nonlinearity() as node if not seen_activation:
                 activation, seen_activation = node.activation, True
             case Dropout() as node:
-                keep *= 1.0 - node.probability
+                kept *= 1.0 - node.probability
+                active *= 1.0 - node.probability * node.is_active
             case Reshape() as node if node.in_space == node.out_space:
                 pass
             case _:
                 break
-        walked.append(after[0])
         value = node.output
-    return activation, 1.0 - keep, value, walked
+    return activation, kept, active, value

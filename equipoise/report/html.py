@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from equipoise.diagnose import Finding
+from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan, describe
 
@@ -271,11 +271,8 @@ def _figure(panels: Sequence[_Panel], title: str) -> go.Figure:
 
 def _expected(measurements: Measurements, plan: Plan | None) -> tuple[list[float], list[float]]:
     """Signal and gradient that the plan expects by layer, nan where it expects nothing."""
-    layers, predictions = measurements.layers, plan.predictions if plan else ()
-    if len(predictions) != len(layers):
-        return [math.nan] * len(layers), [math.nan] * len(layers)
-    end = {p.stack: x.gradient for p, x in zip(predictions, layers, strict=True)}
-    return [p.signal for p in predictions], [p.gradient * end[p.stack] for p in predictions]
+    found = expected_by_layer(measurements, plan)
+    return [e.signal for e in found], [e.gradient for e in found]
 
 
 def _number(x: float, otherwise: str = _LOST) -> str:

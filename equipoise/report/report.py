@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from equipoise.diagnose import Finding
+from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.errors import ArgumentError, UnhealthyError
 from equipoise.measurement import Measurements
-from equipoise.plan.plan import Plan, describe
+from equipoise.plan.plan import Plan, describe, without_nan
 
 _SHOWN_LAYERS = 12
 _WIDTH = 110
@@ -62,8 +62,8 @@ class Report:
             "is_applied": self.is_applied,
             "ok": self.ok,
             "findings": [asdict(f) for f in self.findings],
-            "measurements": _finite(asdict(self.measurements)),
-            "plan": _finite(self.plan.to_dict()),
+            "measurements": without_nan(asdict(self.measurements)),
+            "plan": without_nan(self.plan.to_dict()),
         }
 
     def to_json(self) -> str:
@@ -120,8 +120,7 @@ class Report:
 def layer_table(plan: Plan | None, measurements: Measurements) -> Table:
     """A table of layers with what was drawn, expected and measured; long networks are abridged."""
     laws = {a.parameter: describe(a.law) for a in plan.assignments} if plan else {}
-    predictions = plan.predictions if plan else ()
-    fits = len(predictions) == len(measurements.layers)
+    expected = expected_by_layer(measurements, plan)
     table = Table(box=None, pad_edge=False)
     for name in ("layer", "drawn from", "signal", "expected", "gradient", "expected", "cosine"):
         table.add_column(name, justify="left" if name in ("layer", "drawn from") else "right")
@@ -133,33 +132,15 @@ def layer_table(plan: Plan | None, measurements: Measurements) -> Table:
         shown = {round(i * step) for i in range(_SHOWN_LAYERS - 2)} | {1, count - 2}
         table.caption = f"{len(shown)} of {count} layers; a saved report has them all"
         table.caption_justify = "left"
-    last_of = {p.stack: i for i, p in enumerate(predictions)} if fits else {}
     for i in sorted(shown):
         seen = measurements.layers[i]
-        expected_signal = expected_gradient = ""
-        if fits:
-            p = predictions[i]
-            end = measurements.layers[last_of[p.stack]].gradient
-            expected_signal, expected_gradient = _number(p.signal), _number(p.gradient * end)
         table.add_row(
-            seen.layer, laws.get(seen.weight, "as it was"), _number(seen.signal), expected_signal,
-            _number(seen.gradient), expected_gradient, _number(seen.correlation),
+            seen.layer, laws.get(seen.weight, "kept"), _number(seen.signal),
+            _number(expected[i].signal, ""), _number(seen.gradient),
+            _number(expected[i].gradient, ""), _number(seen.correlation),
         )  # fmt: skip
     return table
 
 
-def _number(x: float) -> str:
-    return "-" if math.isnan(x) else f"{x:.3g}"
-
-
-def _finite(data: Any) -> Any:
-    """JSON has no nan: null says that there is no number."""
-    match data:
-        case dict():
-            return {k: _finite(v) for k, v in data.items()}
-        case list() | tuple():
-            return [_finite(v) for v in data]
-        case float():
-            return data if math.isfinite(data) else None
-        case _:
-            return data
+def _number(x: float, otherwise: str = "-") -> str:
+    return otherwise if math.isnan(x) else f"{x:.3g}"

@@ -65,6 +65,7 @@ class Entry:
         basis: name of the array of principal axes, or '' for a Haar frame.
         centre: name of the array of input means, or ''.
         spectrum: second moment along each axis of the basis, or empty for equal ones.
+        participation: effective number of directions in which the inputs vary, 0 for ``size``.
     """
 
     frame: str
@@ -73,6 +74,13 @@ class Entry:
     basis: str = ""
     centre: str = ""
     spectrum: tuple[float, ...] = ()
+    participation: float = 0.0
+
+    def log_variance(self, rank: int) -> float:
+        """Variance of the log energy that a Haar frame of some rank catches of these inputs."""
+        if self.basis:
+            return 0.0
+        return 2.0 * (1.0 - rank / self.size) / (rank * (self.participation or self.size))
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,11 @@ class FramedStack:
     signal: tuple[float, ...]
     gradient: tuple[float, ...]
     log_std: float
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Second moment at each hidden space."""
+        return self.balanced.q if self.balanced else ()
 
 
 def framed_stack(
@@ -153,7 +166,8 @@ def framed_stack(
         biases.append(OffsetBias(name, offset, centre) if offset or centre else Zero())
     growth = balanced.gradient_log_growth if balanced else 0.0
     narrowest = min((space.size for space in spaces), default=1)
-    log_std = math.sqrt(12 * max(growth, 0.0) / narrowest) / 2
+    chance = 12 * max(growth, 0.0) / narrowest + entry.log_variance(min(ranks))
+    log_std = math.sqrt(chance) / 2
     return FramedStack(weights, tuple(biases), frames, balanced, signal, gradient, log_std)
 
 

@@ -94,7 +94,7 @@ def affine_departure(activation: Activation, std: float = _PROBE_STD) -> float:
     mean = expectation(f, q, breaks).value
     slope = expectation(lambda z: z * f(z), q, breaks).value / q
     variance = expectation(lambda z: (f(z) - mean) ** 2, q, breaks).value
-    if variance <= _ZERO:
+    if variance <= _ZERO * mean**2:
         return math.nan
     rest = expectation(
         lambda z: (f(z) - mean - slope * z) ** 2, q, breaks, floor=1e-14 * variance
@@ -103,29 +103,30 @@ def affine_departure(activation: Activation, std: float = _PROBE_STD) -> float:
     return 0.0 if share <= _ZERO else share
 
 
+@lru_cache
 def classify(activation: Activation) -> Classification:
     """Which start a deep stack of this activation can be given, with the evidence.
 
     Mirror where the affine departure of f is over 50 times that of its odd part; centre where the
-    symmetric slope at 0 exceeds 0.05; else neither.
+    symmetric slope at 0 exceeds 0.05 times the chord RMS f0 / std at std 0.5; else neither. Scaling
+    f changes nothing.
 
     >>> from equipoise.theory import activations
     >>> classify(activations.gelu()).kind.value, classify(activations.sigmoid()).kind.value
     ('mirror', 'centre')
     """
-    return _classify(activation)
-
-
-@lru_cache
-def _classify(activation: Activation) -> Classification:
     own = affine_departure(activation)
     slope = activation.slope
     if own == 0.0 and slope != 0.0:
         return Classification(ActivationClass.LINEAR, own, own, slope, f"{activation} is affine")
+    zero, breaks = activation.value_at_zero, activation.kinks + activation.jumps
+    energy = expectation(lambda z: (activation.f(z) - zero) ** 2, _PROBE_STD**2, breaks).value
+    chord = math.sqrt(energy) / _PROBE_STD
+    has_slope = abs(slope) > _LEAST_SLOPE * chord
     pair = mirrored_pair(activation)
     scale = expectation(lambda z: pair.f(z) ** 2, _PROBE_STD**2, pair.kinks + pair.jumps).value
-    odd = math.nan if scale <= _ZERO else affine_departure(pair)
-    has_odd_part = not math.isnan(odd) and abs(slope) > _LEAST_SLOPE
+    odd = math.nan if scale <= _ZERO * energy else affine_departure(pair)
+    has_odd_part = not math.isnan(odd) and has_slope
     if activation.jumps:
         kind, reason = (
             ActivationClass.NEITHER,
@@ -137,7 +138,7 @@ def _classify(activation: Activation) -> Classification:
     elif has_odd_part and own > _MIRROR_PAYS * odd:
         ratio = "exactly linear" if odd == 0.0 else f"{own / odd:.0f} times nearer to a line"
         kind, reason = ActivationClass.MIRROR, f"the odd part of {activation} is {ratio}"
-    elif abs(slope) > _LEAST_SLOPE:
+    elif has_slope:
         kind, reason = (
             ActivationClass.CENTRE,
             (

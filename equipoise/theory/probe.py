@@ -103,6 +103,11 @@ def _breaks(f: Callable[[Array], Array]) -> tuple[tuple[float, ...], tuple[float
     x = np.linspace(-30.0, 30.0, 12001)
     step = float(x[1] - x[0])
     y = np.asarray(f(x))
+    # In units of the steepest ordinary slope: a scaled function breaks where the function does.
+    unit = float(np.quantile(np.abs(np.diff(y)), 0.99)) / step
+    if unit == 0.0:
+        unit = float(np.abs(np.diff(y)).max()) or 1.0
+    y = y / unit
     second = np.abs(np.diff(y, 2))
     # A kink makes one or two second differences stand out against their neighbours; a smooth
     # function has neighbours of its own size.
@@ -114,9 +119,13 @@ def _breaks(f: Callable[[Array], Array]) -> tuple[tuple[float, ...], tuple[float
         place = _bisect(f, float(x[i]), float(x[i + 2]))
         if any(abs(place - p) < 3 * step for p in (*jumps, *kinks)):
             continue
-        # Wide enough to straddle a break that bisection left within 1e-6 of this place.
-        gap = f(np.array([place - 2e-6, place + 2e-6]))
-        (jumps if abs(gap[1] - gap[0]) > 1e-4 else kinks).append(round(place, 5) + 0.0)
+        # The gap over a jump stays as the step shrinks; over a kink or a steep stretch it shrinks
+        # along. The wider step straddles a break that bisection left within 1e-6 of this place.
+        wide, narrow = (
+            abs(float(np.diff(np.asarray(f(np.array([place - h, place + h]))))[0]) / unit)
+            for h in (2e-5, 2e-6)
+        )
+        (jumps if wide > 1e-4 and narrow > 0.5 * wide else kinks).append(round(place, 5) + 0.0)
     return tuple(jumps), tuple(kinks)
 
 

@@ -9,7 +9,7 @@ from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan.plan import Plan
 from equipoise.schemes import laws
 from equipoise.schemes.laws import Law, Streams
-from equipoise.torch.trace import parameters_of
+from equipoise.torch.parameters import parameters_of
 
 _LARGEST_SEED = 2**63 - 1
 

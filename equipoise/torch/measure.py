@@ -66,7 +66,7 @@ def measure(
             if isinstance(t, torch.Tensor) and t.is_floating_point()
         ]  # fmt: skip
         gradients = _backward(
-            outputs, [*watch.outputs, *(copies.by_name[n] for n in watch.weights)]
+            model, outputs, [*watch.outputs, *(copies.by_name[n] for n in watch.weights)]
         )
 
     affines = [n for n in trace.nodes if isinstance(n, Affine)]
@@ -109,7 +109,7 @@ class _Watch(TorchFunctionMode):
 
 
 def _backward(
-    outputs: list[torch.Tensor], targets: list[torch.Tensor]
+    model: nn.Module, outputs: list[torch.Tensor], targets: list[torch.Tensor]
 ) -> list[torch.Tensor | None]:
     live = [t for t in outputs if t.requires_grad]
     wanted = [t for t in targets if t.requires_grad]
@@ -117,7 +117,13 @@ def _backward(
         return [None] * len(targets)
     count = sum(t.numel() for t in live)
     cotangents = [torch.randn(t.shape, dtype=torch.float32).to(t) / math.sqrt(count) for t in live]
-    found = iter(torch.autograd.grad(live, wanted, cotangents, allow_unused=True))
+    try:
+        found = iter(torch.autograd.grad(live, wanted, cotangents, allow_unused=True))
+    except RuntimeError as error:
+        raise TraceError(
+            f"backward of {type(model).__name__} must run, it raised: {str(error).splitlines()[0]} "
+            "Mend forward; in-place operations on what backward needs are the usual cause."
+        ) from error
     return [next(found) if t.requires_grad else None for t in targets]
 
 

@@ -15,7 +15,6 @@ from equipoise.plan.trace import (
     Node,
     Nonlinearity,
     Opaque,
-    Parameter,
     Reshape,
     Spaces,
     Trace,
@@ -31,6 +30,7 @@ from equipoise.torch.graph import (
     written_operand,
 )
 from equipoise.torch.inputs import ModelInputs
+from equipoise.torch.parameters import parameters_of
 from equipoise.torch.pointwise import (
     ActivationReader,
     Expression,
@@ -44,25 +44,6 @@ _RESHAPES = frozenset(
 # Alpha dropout sets entries to another value and shifts all: it is not read.
 _DROPOUTS = frozenset({"dropout", "feature_dropout"})
 _MERGES = frozenset({"add"})
-
-
-def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
-    """Every parameter of a model once, with all its names."""
-    names: dict[int, list[str]] = {}
-    tensors: dict[int, nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-        tensors[id(parameter)] = parameter
-    return tuple(
-        Parameter(
-            found[0],
-            tuple(tensors[key].shape),
-            str(tensors[key].dtype).removeprefix("torch."),
-            tensors[key].requires_grad,
-            tuple(found[1:]),
-        )
-        for key, found in names.items()
-    )
 
 
 def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
@@ -238,8 +219,8 @@ class _Reader:
         given, needed = source.meta["val"].dtype, weight.meta["val"].dtype
         if given != needed:
             raise TraceError(
-                f"input of layer {layer_of(node)!r} must be {needed}, as its weight is, got {given}. "
-                f"Convert the inputs with .to({needed})."
+                f"input of layer {layer_of(node)!r} must be {needed}, as its weight is, got "
+                f"{given}. Convert the inputs with .to({needed})."
             )
 
     def _reshape(self, node: fx.Node) -> bool:

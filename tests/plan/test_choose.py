@@ -13,12 +13,12 @@ from equipoise.theory import activations
 from equipoise.theory.activations import identity
 
 
-def stack(acts, width=16, dropout=0.0):
+def stack(acts, width=16, dropout=0.0, can_shift=True):
     affines = tuple(
         Affine(f"{i}", f"{i}.w", "", 0, 0, i, i + 1, width, width) for i in range(len(acts) + 1)
     )
     hidden = tuple(Hidden(i + 1, width, a, dropout) for i, a in enumerate(acts))
-    return Stack(affines, hidden, identity(), 0, True, affines)
+    return Stack(affines, hidden, identity(), 0, (can_shift,) * len(affines))
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.01, 0.3, 0.9])
@@ -57,7 +57,7 @@ def test_wide_and_shallow_stays_with_exact_moments(activation):
     choice = choose(stack([activation] * 3, 256))
     assert choice.scheme == "he"
     assert not choice.warning
-    assert "worth pairing above" in choice.reason
+    assert "pairing pays above" in choice.reason
 
 
 @pytest.mark.parametrize("activation", [activations.relu(), activations.gelu(), activations.mish()])
@@ -98,4 +98,13 @@ def test_dropout_and_single_units_stand_in_the_way_of_pairs():
 
 
 def test_a_stack_without_hidden_layers():
-    assert "no hidden layer" in choose(stack([])).reason
+    assert "stands alone" in choose(stack([])).reason
+
+
+@pytest.mark.parametrize("activation", [activations.sigmoid(), activations.hardsigmoid()])
+def test_units_that_do_not_rest_at_0_need_a_bias_to_be_centred(activation):
+    choice = choose(stack([activation] * 5, can_shift=False))
+    assert choice.scheme == "he"
+    assert "no bias of its own" in choice.warning
+    assert choose(stack([activations.tanh()] * 5, can_shift=False)).scheme == "framed"
+    assert choose(stack([activations.relu()] * 20, can_shift=False)).scheme == "framed"

@@ -22,7 +22,7 @@ def chain(widths, activation):
         for i, (a, b) in enumerate(pairwise(widths))
     )
     hidden = tuple(Hidden(i + 1, w, activation, 0.0) for i, w in enumerate(widths[1:-1]))
-    return Stack(affines, hidden, identity(), 2 * len(affines) - 1, True, affines)
+    return Stack(affines, hidden, identity(), 2 * len(affines) - 1, (True,) * len(affines))
 
 
 def simulate(stack, laws, rms, draws, rows=64):

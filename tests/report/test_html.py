@@ -77,7 +77,7 @@ def report(layers, untouched=(), notes=(), findings=None, model="Net", log_std=0
             )
         ),
         untouched,
-        predictions=tuple(Prediction(x.layer, 1.0, 1.0, 0, log_std) for x in layers),
+        predictions=tuple(Prediction(x.layer, x.weight, 1.0, 1.0, 0, log_std) for x in layers),
         notes=notes,
     )
     seen = measurements(*layers)
@@ -182,7 +182,7 @@ def test_the_same_kind_is_named_once_in_the_legend():
 
 def test_expected_gradient_is_scaled_by_the_end_of_its_stack():
     seen = measurements(*[layer(str(i), gradient=g) for i, g in enumerate([1.0, 2.0, 3.0, 5.0])])
-    predictions = tuple(Prediction(str(i), 1.0, 0.5, i // 2) for i in range(4))
+    predictions = tuple(Prediction(str(i), f"{i}.weight", 1.0, 0.5, i // 2) for i in range(4))
     plan = Plan("auto", (), (), (), predictions=predictions)
     expected = traces(html.figure_signal_gradient(seen, plan, "t"))["expected by theory", "y2"]
     assert list(expected.y) == [1.0, 1.0, 2.5, 2.5]

@@ -217,7 +217,11 @@ def test_a_stack_without_hidden_spaces(fan_in, fan_out):
     """One weight: the output RMS over draws of inputs is the one wanted."""
     stack = _stack([], fan_in, fan_out, 4.0, output_rms=0.3)
     assert stack.balanced is None
-    assert (stack.signal, stack.gradient, stack.log_std) == ((0.3,), (1.0,), 0.0)
+    assert (stack.signal, stack.gradient) == ((0.3,), (1.0,))
+    rank = min(fan_in, fan_out)
+    # A random subspace of rank k catches a Beta-distributed share of n equal directions.
+    spread = math.sqrt(2 * (1 - rank / fan_in) / (rank * fan_in)) / 2
+    assert stack.log_std == pytest.approx(spread)
     assert stack.biases == (Zero(),)
     found = []
     for seed in range(200):

@@ -298,7 +298,7 @@ def test_a_scheme_that_cannot_serve_a_layer_names_it():
     with pytest.raises(PlanError, match="layer '2' must have at least 2 units"):
         eq.plan(nn.Sequential(*mlp([8, 4, 1, 3], nn.Tanh)), X, "mirrored")
     assert "hardly part" in eq.plan(mlp([8, 4, 3], nn.Tanh), X, "mirrored").choice[0]
-    with pytest.raises(ArgumentError, match="non-zero slope"):
+    with pytest.raises(PlanError, match="layer '0': activation must have a non-zero slope"):
         eq.plan(mlp([8, 4, 3], nn.Tanhshrink), X, "diagonal_noise")
 
 

@@ -10,7 +10,8 @@ from equipoise.plan.stacks import find_stacks
 from equipoise.plan.trace import Affine, Dropout, Merge, Nonlinearity, Opaque, Reshape
 from equipoise.theory import activations
 from equipoise.torch.inputs import read_inputs
-from equipoise.torch.trace import parameters_of, trace
+from equipoise.torch.parameters import parameters_of
+from equipoise.torch.trace import trace
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
