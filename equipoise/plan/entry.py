@@ -54,6 +54,13 @@ class PrincipalAxes:
     total_variance: float
     participation: float
 
+    @property
+    def participation_with_mean(self) -> float:
+        """The same for second moments about 0, to which the mean adds one direction."""
+        energy = float(np.square(self.mean).sum())
+        squares = self.total_variance**2 / self.participation + energy**2
+        return (self.total_variance + energy) ** 2 / squares
+
 
 class Levels:
     """Second moment of every value that is known so far, and rows for those the inputs reach."""

@@ -179,7 +179,8 @@ def _entry(stack: Stack, inputs: Inputs, units: int) -> tuple[Entry, dict[str, A
         along = found.variances + (0.0 if centre else np.square(found.axes @ found.mean))
         spectrum = tuple(float(v) for v in along)
         mean_square = float(np.mean(along))
-    entry = Entry(frame, first.fan_in, mean_square, basis, centre, spectrum, found.participation)
+    participation = found.participation if centre else found.participation_with_mean
+    entry = Entry(frame, first.fan_in, mean_square, basis, centre, spectrum, participation)
     return entry, arrays
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from scipy.special import polygamma
+
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.schemes.laws import Frame, Framed, Layout, Mirrored, OffsetBias, Plain, Zero
@@ -77,10 +79,17 @@ class Entry:
     participation: float = 0.0
 
     def log_variance(self, rank: int) -> float:
-        """Variance of the log energy that a Haar frame of some rank catches of these inputs."""
-        if self.basis:
+        """Variance of the log energy that a Haar frame of some rank catches of these inputs.
+
+        For covariance eigenvalues l the energy has relative variance
+        (2 / k) (1 - k / n) (sum l^2 / (sum l)^2 - 1 / n) and is nearly a scaled chi-squared; inputs
+        that vary alike in all directions always give the same.
+        """
+        uneven = 1.0 / (self.participation or self.size) - 1.0 / self.size
+        relative = 2.0 / rank * (1.0 - rank / self.size) * uneven
+        if self.basis or relative <= 0.0:
             return 0.0
-        return 2.0 * (1.0 - rank / self.size) / (rank * (self.participation or self.size))
+        return float(polygamma(1, 1.0 / relative))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,300 @@
+"""Legitimate models that are easy to get wrong."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import equipoise.torch as eq
+from equipoise.errors import ArgumentError, PlanError, TraceError
+from equipoise.lab.models import mlp
+
+X = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Two(nn.Module):
+    """Two layers with any function of module and input for a forward."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(16, 16), nn.Linear(16, 16), function
+
+    def forward(self, *args):
+        return self.function(self, *args)
+
+
+def test_a_module_used_several_times_stays_the_module_it_was():
+    layer, slope, norm = nn.Linear(16, 16), nn.PReLU(), nn.BatchNorm1d(16)
+    model = nn.Sequential(layer, slope, norm, layer, slope, norm, nn.Linear(16, 2))
+    kept = [layer.weight, layer.bias, slope.weight, norm.weight, norm.running_mean]
+    mean = norm.running_mean.clone()
+    for _ in range(2):
+        eq.diagnose(model, X)
+        eq.initialize(model, X)
+    now = [layer.weight, layer.bias, slope.weight, norm.weight, norm.running_mean]
+    assert all(a is b for a, b in zip(kept, now, strict=True))
+    assert isinstance(layer.weight, nn.Parameter)
+    assert torch.equal(mean, norm.running_mean)
+
+
+def test_wrong_input_of_a_model_with_reused_modules_is_blamed_on_the_input():
+    layer = nn.Linear(16, 16)
+    with pytest.raises(TraceError, match="cannot be multiplied"):
+        eq.initialize(nn.Sequential(layer, layer), X[:, :5])
+
+
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), nn.Hardtanh(inplace=True)])
+def test_in_place_operations_on_the_inputs_leave_the_callers_data(first):
+    x = X.clone()
+    assert eq.initialize(nn.Sequential(first, nn.Linear(16, 16)), x).ok
+    assert torch.equal(x, X)
+
+
+def test_integer_inputs_are_left_alone_too():
+    def forward(m, x, mask):
+        return m.a(x) * mask.mul_(2)
+
+    mask = torch.ones(256, 1, dtype=torch.long)
+    eq.diagnose(Two(forward), (X, mask))
+    assert int(mask.max()) == 1
+
+
+IN_PLACE = [
+    (lambda m, x: (h := m.a(x), h.view(-1).mul_(100), m.b(h))[-1], "share memory"),
+    (lambda m, x: (h := m.a(x), h[:, :4].relu_(), m.b(h))[-1], "share memory"),
+    (lambda m, x: (v := (h := m.a(x)).view(-1), h.mul_(100), m.b(v.view(-1, 16)))[-1], "share"),
+]
+
+
+@pytest.mark.parametrize(("forward", "reason"), IN_PLACE)
+def test_writes_through_views_are_not_guessed_at(forward, reason):
+    report = eq.initialize(Two(forward), X)
+    assert reason in " ".join(report.plan.notes)
+    assert math.isnan(report.plan.predictions[-1].signal)
+    assert "prediction-missed" not in {f.code for f in report.findings}
+
+
+def test_a_chain_of_in_place_operations_is_one_activation():
+    def forward(m, x):
+        h = m.a(x)
+        h.mul_(2)
+        h.tanh_()
+        return m.b(h)
+
+    report = eq.initialize(Two(forward), X)
+    assert report.ok
+    assert not report.plan.notes
+
+
+def test_a_backward_pass_that_cannot_run_is_named_and_nothing_is_written():
+    model = Two(lambda m, x: m.b(m.a(x).sigmoid_().mul_(2)))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(TraceError, match="backward of Two must run"):
+        eq.initialize(model, X)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("activation", [nn.Hardshrink, lambda: nn.Threshold(0.1, 20.0)])
+def test_activations_that_jump_do_not_break_the_report(activation):
+    report = eq.initialize(mlp([16] * 5 + [2], activation), X)
+    assert "jumps" in " ".join(report.plan.notes)
+
+
+def test_nothing_measured_is_not_in_balance():
+    convolutions = nn.Sequential(*[nn.Conv1d(4, 4, 3, padding=1) for _ in range(4)])
+    seen = eq.diagnose(convolutions, torch.randn(8, 4, 16))
+    assert not seen.ok
+    assert "in balance" not in str(seen)
+    stopped = Two(lambda m, x: m.b(m.a(x).detach()))
+    assert {f.code for f in eq.diagnose(stopped, X).findings} == {"not-measured"}
+
+
+def test_units_off_zero_are_centred_only_where_a_bias_can_do_it():
+    layers = [m for _ in range(20) for m in (nn.Linear(16, 16, bias=False), nn.Sigmoid())]
+    report = eq.initialize(nn.Sequential(*layers, nn.Linear(16, 3, bias=False)), X)
+    assert "no bias of its own" in " ".join(report.plan.notes)
+    assert "exact moments" in report.plan.choice[0]
+    with pytest.raises(PlanError, match="no bias of its own"):
+        eq.plan(nn.Sequential(*layers), X, "centred")
+
+
+def test_a_bias_that_two_layers_share_is_not_used_for_centring():
+    model = mlp([16, 16, 16, 16], nn.Sigmoid)
+    model[4].bias = model[2].bias
+    plan = eq.plan(model, X)
+    laws = {a.parameter: type(a.law).__name__ for a in plan.assignments}
+    assert laws["2.bias"] == "Zero"
+    assert "no bias of its own" in " ".join(plan.notes)
+
+
+def test_a_bias_that_keeps_its_values_makes_predictions_unknown():
+    model = mlp([16, 16, 16, 16], nn.Tanh)
+    for layer in model[::2]:
+        nn.init.constant_(layer.bias, 5.0)
+        layer.bias.requires_grad_(False)
+    report = eq.initialize(model, X)
+    assert all(math.isnan(p.signal) for p in report.plan.predictions)
+    assert "keeps its values" in " ".join(report.plan.notes)
+
+
+def test_past_an_opaque_part_nothing_is_predicted():
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(56, 2))
+    report = eq.initialize(model, 200 * X[:, None])
+    assert math.isnan(report.plan.predictions[0].signal)
+    assert "prediction-missed" not in {f.code for f in report.findings}
+
+
+def test_branches_are_measured_against_their_own_expectation():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+            self.b = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x):
+            h, g = x, 30 * x
+            for a, b in zip(self.a, self.b, strict=True):
+                h, g = torch.tanh(a(h)), torch.relu(b(g))
+            return h, g
+
+    report = eq.initialize(Branches(), X, "he", seeded())
+    assert [p.weight for p in report.plan.predictions[:2]] == ["a.0.weight", "b.0.weight"]
+    assert report.plan.predictions[1].signal > 10
+    assert "prediction-missed" not in {f.code for f in report.findings}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_predicted_as_the_model_stands(training):
+    layers = [m for _ in range(8) for m in (nn.Linear(256, 256), nn.ReLU(), nn.Dropout(0.5))]
+    model = nn.Sequential(*layers, nn.Linear(256, 8)).train(training)
+    x = torch.randn(400, 256, generator=seeded())
+    report = eq.initialize(model, x, "he", seeded())
+    seen = [layer.signal for layer in report.measurements.layers]
+    expected = [p.signal for p in report.plan.predictions]
+    assert seen == pytest.approx(expected, rel=0.35)
+    assert (expected[-1] > 10) == training
+
+
+def test_active_dropout_in_a_framed_stack_is_left_unpredicted():
+    layers = [m for _ in range(8) for m in (nn.Linear(16, 16), nn.Tanh(), nn.Dropout(0.5))]
+    report = eq.initialize(nn.Sequential(*layers, nn.Linear(16, 4)), X)
+    assert "dropout is active" in " ".join(report.plan.notes)
+    assert math.isnan(report.plan.predictions[3].signal)
+
+
+def test_a_zero_input_beside_another_is_no_error():
+    def forward(m, x, h):
+        return m.a(x) + m.b(h)
+
+    plan = eq.plan(Two(forward), (X, torch.zeros(256, 16)))
+    assert "RMS 1 is assumed" in " ".join(plan.notes)
+
+
+HEALTHY = {
+    "one output": lambda: (nn.Linear(64, 1), torch.randn(100, 64) + 3),
+    "anisotropic": lambda: (nn.Linear(8, 1), torch.randn(100, 8) * torch.logspace(0, 2, 8)),
+    "expansion": lambda: (mlp([8, *[16] * 20, 1], nn.GELU), torch.randn(200, 8)),
+    "two inputs": lambda: (mlp([2, *[64] * 30, 1], nn.Tanh), torch.randn(200, 2)),
+    "wide": lambda: (mlp([16, 256, 256, 4], nn.ReLU), torch.randn(200, 16)),
+    "softsign": lambda: (mlp([16, *[16] * 300, 4], nn.Softsign), torch.randn(100, 16)),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_networks_are_not_called_ill(name):
+    """At most 1 of 20 draws may come with a warning."""
+    count = 5 if name == "softsign" else 20
+    torch.manual_seed(0)
+    ill = []
+    for seed in range(count):
+        model, x = HEALTHY[name]()
+        report = eq.initialize(model, x, generator=seeded(seed))
+        ill += [f.code for f in report.findings if f.severity != "info"][:1]
+    assert len(ill) <= 1, ill
+
+
+def test_functions_that_grow_faster_than_a_line_come_with_a_warning():
+    for function in (torch.sinh, lambda h: h + h**3, lambda h: h * 2 + h.abs() * h):
+        plan = eq.plan(Two(lambda m, x, f=function: m.b(f(m.a(x)))), X)
+        assert "grows faster than a line" in " ".join(plan.notes)
+
+
+def test_an_activation_that_overflows_is_planned_and_reported():
+    report = eq.initialize(Two(lambda m, x: m.b(torch.exp(m.a(x)))), X)
+    assert len(report.plan.assignments) == 4
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0])
+def test_a_family_member_out_of_the_usual_range_is_probed(alpha):
+    plan = eq.plan(Two(lambda m, x: m.b(F.elu(m.a(x), alpha))), X)
+    assert "not read" not in " ".join(plan.notes)
+
+
+def test_a_vector_for_a_weight_is_opaque():
+    class Vector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(16))
+
+        def forward(self, x):
+            return F.linear(x, self.w)
+
+    assert [u.parameter for u in eq.plan(Vector(), X).untouched] == ["w"]
+
+
+def test_tensors_inside_containers_are_inputs():
+    model = Two(lambda m, xs: m.b(m.a(xs[0]) + xs[1]["k"]))
+    report = eq.initialize(model, ([X, {"k": X}],))
+    assert report.measurements.input_rms == pytest.approx(1.0, rel=0.1)
+    with pytest.raises(ArgumentError, match=r"inputs\[1\]\['k'\] must be finite"):
+        eq.plan(model, ([X, {"k": X / 0}],))
+
+
+def test_inputs_made_in_inference_mode_and_calls_inside_it():
+    with torch.inference_mode():
+        x = torch.randn(64, 16)
+    assert eq.initialize(mlp([16, 16, 4], nn.Tanh), x).ok
+    with torch.no_grad():
+        assert eq.initialize(mlp([16, 16, 4], nn.Tanh), X).ok
+
+
+def test_data_given_to_a_meta_model_are_read():
+    with torch.device("meta"):
+        model = mlp([16, *[8] * 20, 3], nn.Tanh)
+    assert "principal axes" in eq.plan(model, X).choice[0]
+
+
+UNUSABLE = [
+    (lambda: nn.LazyLinear(3), {}, "lazy"),
+    (lambda: nn.DataParallel(nn.Linear(16, 2)), {}, "model.module"),
+    (lambda: lambda x: x, {}, "must be a torch.nn.Module"),
+    (lambda: nn.Linear(16, 2), {"inputs": X.to_sparse()}, "to_dense"),
+]
+
+
+@pytest.mark.parametrize(("model", "changes", "message"), UNUSABLE)
+def test_what_cannot_be_used_is_named(model, changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        eq.plan(model(), **{"inputs": X, **changes})
+
+
+def test_a_generator_that_is_a_number_is_named():
+    with pytest.raises(ArgumentError, match="manual_seed"):
+        eq.initialize(nn.Linear(16, 2), X, generator=0)
+
+
+def test_constant_inputs_do_not_accuse_the_network():
+    report = eq.initialize(mlp([16, 16, 4], nn.Tanh), torch.ones(64, 16))
+    assert "lost-correlation" not in {f.code for f in report.findings}
+
+
+def test_a_layer_without_units_is_no_obstacle():
+    model = Two(lambda m, x: m.b(m.a(x)))
+    model.empty = nn.Parameter(torch.empty(0, 4))
+    assert {u.reason for u in eq.plan(model, X).untouched} >= {"has no entries"}
