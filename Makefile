@@ -33,4 +33,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist results *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

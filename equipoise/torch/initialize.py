@@ -70,7 +70,9 @@ class Diagnosis:
 
 
 def plan(model: nn.Module, inputs: Inputs = None, scheme: str = "auto") -> Plan:
-    """What ``initialize`` would draw; nothing is touched, and meta-device models are welcome.
+    """What ``initialize`` would draw; no tensor is touched, and meta-device models are welcome.
+
+    Forward runs once on tensors without values: hooks and Python side effects in it take place.
 
     Args:
         model: any module that torch.export can follow.

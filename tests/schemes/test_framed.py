@@ -355,7 +355,7 @@ def test_output_must_have_energy(output_rms, parts):
 @pytest.mark.parametrize("rank", [1, 4])
 @pytest.mark.parametrize("decay", [0.0, 0.5, 3.0])
 def test_spread_of_the_energy_that_a_random_frame_catches(rank, decay):
-    """Monte Carlo over Haar subspaces; chi-squared is good to a fifth where several directions vary."""
+    """Monte Carlo over Haar subspaces; chi-squared is good to a fifth."""
     eigenvalues = np.exp(-decay * np.arange(10))
     participation = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
     entry = Entry("in", 10, 1.0, participation=float(participation))

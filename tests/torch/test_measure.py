@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import equipoise.torch as eq
+from equipoise.diagnose import diagnose
 from equipoise.lab.models import mlp
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.measure import measure
@@ -166,22 +167,10 @@ def test_a_balanced_network_has_no_findings():
 
 
 def test_a_prediction_that_fails_is_a_finding():
-    class Hidden(nn.Module):
-        """Scales inside a loop that only the real forward runs at another size."""
-
-        def __init__(self):
-            super().__init__()
-            self.net = mlp([8, *[16] * 6, 4], nn.Tanh)
-
-        def forward(self, x):
-            return self.net(x)
-
-    model = Hidden()
+    model = mlp([8, *[16] * 6, 4], nn.Tanh)
     inputs = read_inputs(model, X)
     traced = trace(model, inputs)
     report = eq.initialize(model, X)
-    scaled = {"net.0.weight": model.net[0].weight.detach() * 30}
-    from equipoise.diagnose import diagnose
-
+    scaled = {"0.weight": model[0].weight.detach() * 30}
     findings = diagnose(measure(model, traced, inputs, scaled), report.plan)
     assert "prediction-missed" in {f.code for f in findings}
