@@ -79,8 +79,9 @@ def choose(stack: Stack) -> Choice:
     size = (
         f"plain weights would lose {cost.loss / stack.depth:.0%} of the linear signal in each of "
         f"{stack.depth} hidden {'layer' if stack.depth == 1 else 'layers'} of width "
-        f"{_range(h.width for h in stack.hidden)} ({cost.loss:.1f} in all; pairing pays above {_LOSS_WORTH_MIRRORING:g}) and chance would spread its log "
-        f"norm by {cost.spread:.2f} (above {_SPREAD_WORTH_MIRRORING:g})"
+        f"{_range(h.width for h in stack.hidden)} ({cost.loss:.1f} in all; pairing pays above "
+        f"{_LOSS_WORTH_MIRRORING:g}) and chance would spread its log norm by "
+        f"{cost.spread:.2f} (above {_SPREAD_WORTH_MIRRORING:g})"
     )
     pays = cost.loss > _LOSS_WORTH_MIRRORING or cost.spread > _SPREAD_WORTH_MIRRORING
     dropped = next((h for h in gates if h.dropout > 0), None)
