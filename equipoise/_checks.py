@@ -14,13 +14,6 @@ def positive(name: str, value: float, remedy: str = "") -> float:
     return float(value)
 
 
-def non_negative(name: str, value: float, remedy: str = "") -> float:
-    """Return ``value`` as a float; refuse what is negative or not finite."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ArgumentError(_message(name, "non-negative and finite", value, remedy))
-    return float(value)
-
-
 def finite(name: str, value: float, remedy: str = "") -> float:
     """Return ``value`` as a float; refuse nan and infinity."""
     if not math.isfinite(value):

@@ -65,14 +65,13 @@ def choose(stack: Stack) -> Choice:
     classes = [classify(h.activation) for h in stack.hidden]
     hopeless = [c for c in classes if c.kind is ActivationClass.NEITHER]
     if hopeless:
-        return Choice("he", (), f"matched second moments, since {hopeless[0].reason}",
-                      hopeless[0].reason)  # fmt: skip
+        return _exact_moments(hopeless[0].reason, hopeless[0].reason)
     gates = [h for h, c in zip(stack.hidden, classes, strict=True) if _is_gate(c.kind)]
     centred = tuple(Plain() for _ in stack.hidden)
     if not gates:
         fixed = cannot_be_centred(stack, centred)
         if fixed:
-            return Choice("he", (), f"independent entries with exact moments, since {fixed}", fixed)
+            return _exact_moments(fixed, fixed)
         return Choice("framed", centred, _centred_reason(stack, [c.reason for c in classes]))
 
     cost = plain_cost(stack.hidden)
@@ -87,21 +86,23 @@ def choose(stack: Stack) -> Choice:
     dropped = next((h for h in gates if h.dropout > 0), None)
     narrow = next((h for h in gates if h.width < 2), None)
     if not pays:
-        return Choice("he", (), f"independent entries with exact moments, since {size}")
+        return _exact_moments(size)
     if dropped:
         reason = f"dropout of {dropped.dropout:g} breaks mirrored pairs of {dropped.activation}"
-        return Choice("he", (), f"independent entries with exact moments, since {reason}",
-                      f"{reason}, and with variance scaling {size}")  # fmt: skip
+        return _exact_moments(reason, f"{reason}, and {size}")
     if narrow:
         reason = f"a layer of {narrow.width} unit has no pair to mirror"
-        return Choice("he", (), f"independent entries with exact moments, since {reason}",
-                      f"{reason}, and with variance scaling {size}")  # fmt: skip
+        return _exact_moments(reason, f"{reason}, and {size}")
     layouts = tuple(Mirrored() if _is_gate(c.kind) else Plain() for c in classes)
     fixed = cannot_be_centred(stack, layouts)
     if fixed:
-        return Choice("he", (), f"independent entries with exact moments, since {fixed}", fixed)
+        return _exact_moments(fixed, fixed)
     why = next(c.reason for c in classes if _is_gate(c.kind))
     return Choice("framed", layouts, f"mirrored orthogonal on frames, since {why}, and {size}")
+
+
+def _exact_moments(reason: str, warning: str = "") -> Choice:
+    return Choice("he", (), f"independent entries with exact moments, since {reason}", warning)
 
 
 def cannot_be_centred(stack: Stack, layouts: Sequence[Layout]) -> str:

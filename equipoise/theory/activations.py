@@ -58,13 +58,6 @@ class Activation:
         """Symmetric slope at zero, (f'(0-) + f'(0+)) / 2."""
         return (self.slope_left + self.slope_right) / 2
 
-    @property
-    def is_piecewise_linear_at_zero(self) -> bool:
-        """Whether f(x) = a x for x > 0 and b x for x <= 0 (ReLU, leaky ReLU, identity)."""
-        x = np.array([-1e3, -1.0, -1e-3, 1e-3, 1.0, 1e3])
-        line = np.where(x > 0, self.slope_right * x, self.slope_left * x)
-        return not self.jumps and bool(np.allclose(self.f(x), line, rtol=1e-12, atol=0.0))
-
     def __str__(self) -> str:
         inside = ", ".join(f"{k}={v:g}" for k, v in self.parameters)
         return f"{self.name}({inside})" if inside else self.name

@@ -290,16 +290,6 @@ def test_elu_slopes(alpha, scale, input_scale):
     assert a.slope_right == scale
 
 
-def test_lines_through_the_origin_are_recognized():
-    lines = [
-        activations.identity(), activations.linear(-2.0), activations.relu(),
-        activations.leaky_relu(), activations.leaky_relu(-1.0),
-    ]  # fmt: skip
-    assert all(a.is_piecewise_linear_at_zero for a in lines)
-    others = [a for a in KNOWN if a not in lines]
-    assert not any(a.is_piecewise_linear_at_zero for a in others)
-
-
 @pytest.mark.parametrize(
     "make",
     [
