@@ -162,12 +162,14 @@ class _Columns:
         sizes: columns in each group.
         kept: number of columns that each weight carries, from the entry to the exit.
         entry: relative energy of each group at the entry.
+        kinds: a number for each layer, the same for equal layers.
     """
 
     ends: tuple[int, ...]
     sizes: tuple[int, ...]
     kept: tuple[int, ...]
     entry: tuple[float, ...]
+    kinds: tuple[int, ...]
 
     @staticmethod
     def of(
@@ -189,7 +191,9 @@ class _Columns:
         entry = tuple(
             sum(energies[a:b]) / (unit * (b - a)) for a, b in zip(starts, ends, strict=True)
         )
-        return _Columns(ends, sizes, kept, entry)
+        numbers: dict[HiddenLayer, int] = {}
+        kinds = tuple(numbers.setdefault(layer, len(numbers)) for layer in layers)
+        return _Columns(ends, sizes, kept, entry, kinds)
 
 
 def _run(
@@ -200,8 +204,8 @@ def _run(
     forward: dict[tuple[object, ...], _Step] = {}
     profile = tuple(column_energy * e for e in columns.entry)
     steps: list[_Step] = []
-    for layer, k in zip(layers, columns.kept[1:], strict=True):
-        key = (layer, k, profile)
+    for layer, kind, k in zip(layers, columns.kinds, columns.kept[1:], strict=True):
+        key = (kind, k, profile)
         if key not in forward:
             forward[key] = _forward(layer, k, profile, columns)
         steps.append(forward[key])
@@ -212,10 +216,14 @@ def _run(
                       for end in columns.ends)  # fmt: skip
     log_total, logs = 0.0, []
     gain = 1.0
-    for layer, step, k in zip(
-        reversed(layers), reversed(steps), reversed(columns.kept[1:]), strict=True
+    for layer, kind, step, k in zip(
+        reversed(layers),
+        reversed(columns.kinds),
+        reversed(steps),
+        reversed(columns.kept[1:]),
+        strict=True,
     ):
-        back = (layer, step.q, gain, k, cotangent)
+        back = (kind, step.q, gain, k, cotangent)
         if back not in backward:
             backward[back] = _backward(layer, step.q, gain, k, cotangent, columns)
         total, cotangent = backward[back]

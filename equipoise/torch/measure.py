@@ -19,7 +19,7 @@ from equipoise.theory.activations import Activation, identity
 from equipoise.torch.inputs import ModelInputs, batch_rms
 from equipoise.torch.stateless import Copies, own_randomness
 
-_MOST_ROWS = 256
+_MOST_ROWS = 128
 # The cosine of scalars is 1 or -1, of pairs not much else.
 _LEAST_UNITS = 4
 
