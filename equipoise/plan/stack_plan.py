@@ -87,6 +87,14 @@ def plan_stack(
 
 def _named_choice(stack: Stack, scheme: str) -> Choice:
     reason = f"{scheme}, as asked for"
+    for affine, h in zip(stack.affines, stack.hidden, strict=False):
+        found = classify(h.activation)
+        if h.activation.jumps or (scheme == "mirrored" and math.isnan(found.odd_nonlinearity)):
+            why = "jumps" if h.activation.jumps else "has no odd part"
+            raise PlanError(
+                f"activation behind layer {affine.layer!r} must suit {scheme!r}, got "
+                f"{h.activation}, which {why}. Use scheme='auto'."
+            )
     if scheme == "centred":
         fixed = cannot_be_centred(stack, [Plain()] * stack.depth)
         if fixed:
@@ -193,6 +201,8 @@ def _unstable(spaces: Sequence[Space], levels: Sequence[float]) -> str:
         (space.function, float(f"{q:.6e}")) for space, q in zip(spaces, levels, strict=True)
     ):
         now, more = statistics(function, q), statistics(function, _NUDGE * q)
+        if not now.centred_energy > 0:
+            continue
         growth = math.log(more.centred_energy / now.centred_energy) / math.log(_NUDGE)
         if growth > _STEEPEST:
             return f"{function} grows faster than a line: no level of the signal is stable in depth"

@@ -261,6 +261,17 @@ def test_a_meta_model_is_planned_and_applying_says_what_to_do():
         eq.draw_(model[0].weight, eq.plan(model, x).assignments[0].law)
 
 
+class Written(nn.Module):
+    """A function between two linear layers."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.second, self.function = nn.Linear(8, 8), nn.Linear(8, 3), function
+
+    def forward(self, x):
+        return self.second(self.function(self.first(x)))
+
+
 X = data(64, 8)
 BAD = [
     ("scheme", lambda m: eq.initialize(m, X, "ortogonal"), ArgumentError, "mean 'orthogonal'"),
@@ -297,6 +308,11 @@ def test_a_scheme_that_cannot_serve_a_layer_names_it():
         eq.plan(mlp([8, 1, 3], nn.ReLU), X, "mirrored")
     with pytest.raises(PlanError, match="layer '2' must have at least 2 units"):
         eq.plan(nn.Sequential(*mlp([8, 4, 1, 3], nn.Tanh)), X, "mirrored")
+    with pytest.raises(PlanError, match="has no odd part"):
+        eq.plan(Written(torch.abs), X, "mirrored")
+    for scheme in ("centred", "mirrored"):
+        with pytest.raises(PlanError, match="which jumps"):
+            eq.plan(mlp([8, 4, 3], nn.Hardshrink), X, scheme)
     assert "hardly part" in eq.plan(mlp([8, 4, 3], nn.Tanh), X, "mirrored").choice[0]
     with pytest.raises(PlanError, match="layer '0': activation must have a non-zero slope"):
         eq.plan(mlp([8, 4, 3], nn.Tanhshrink), X, "diagonal_noise")
