@@ -200,5 +200,6 @@ def _out_of_place(target: torch._ops.OpOverload) -> Callable[..., Any]:
     """The operation that makes what an in-place one writes; autograd follows any chain of these."""
     if not target._schema.is_mutable:
         return target
-    packet = getattr(torch.ops.aten, target._schema.name.split("::")[-1].rstrip("_"))
-    return packet  # type: ignore[no-any-return]
+    name = target._schema.name.split("::")[-1].rstrip("_")
+    packet: Callable[..., Any] = getattr(torch.ops.aten, name)
+    return packet
