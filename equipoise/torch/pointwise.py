@@ -120,10 +120,9 @@ def _named(expression: Expression) -> Activation | None:
         case "leaky_relu", [*rest]:
             return activations.leaky_relu(*(float(v) for v in rest))
         case "prelu", [float(slope)]:
-            return activations.leaky_relu(slope)
-        case "rrelu", [float(low), float(high), *_]:
-            # Slopes are drawn anew in each step; the mean one is what evaluation uses.
-            return activations.leaky_relu((low + high) / 2)
+            return activations.prelu(slope)
+        case "rrelu", [float(low), float(high), *rest]:
+            return activations.rrelu(low, high, training=rest[:1] == [True])
         case "elu", [*rest]:
             return activations.elu(*(float(v) for v in rest))
         case "celu", [*rest]:
