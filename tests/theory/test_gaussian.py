@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from scipy import integrate, special
 
 from equipoise.errors import ArgumentError
-from equipoise.theory.gaussian import Expectation, expectation
+from equipoise.theory import activations
+from equipoise.theory.activations import known_activations
+from equipoise.theory.gaussian import NODES, Expectation, expectation, kronrod_sums
 
 LEVELS = [1e-6, 1e-3, 0.1, 1.0, 7.3, 1e3, 1e6]
 
@@ -153,6 +155,97 @@ def test_any_pair_of_slopes_around_any_kink(log_q, a, low, high):
     exact = high * high * right + low * low * left
     # The closed form itself cancels where the kink lies far out.
     assert found.value == pytest.approx(exact, rel=1e-9, abs=1e-13 * (q + a * a) * 4)
+
+
+# The other rule steps over the oscillation of sine at larger levels: closed forms below.
+PAIRS = [
+    (a, q)
+    for a in known_activations()
+    for q in (1e-6, 1e-2, 1.0, 1e3, 1e6)
+    if a.name != "sin" or q <= 1.0
+]
+
+
+@pytest.mark.parametrize(("activation", "q"), PAIRS, ids=str)
+def test_moments_of_every_activation(activation, q, gaussian_mean):
+    """f^2, f'^2 and z f against an independent rule, and the stated error above the gap."""
+    breaks = activation.kinks + activation.jumps
+    for g in (
+        lambda z: activation.f(z) ** 2,
+        lambda z: activation.df(z) ** 2,
+        lambda z: z * activation.f(z),
+    ):
+        found = expectation(g, q, breaks)
+        other = gaussian_mean(g, q, breaks)
+        scale = gaussian_mean(lambda z, g=g: np.abs(g(z)), q, breaks)
+        assert abs(found.value - other) <= found.error + 1e-13 * scale
+        assert found.error <= 1e-9 * scale + 1e-40
+
+
+@pytest.mark.parametrize("q", [1e-6, 1e-2, 1.0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("frequency", [1.0, 30.0])
+def test_moments_of_sine(frequency, q):
+    """Tens of thousands of periods; the odd moment z sin cancels, so it is held to E |z sin|."""
+    a, w = activations.sin(frequency), frequency
+    fall = math.exp(-2 * w * w * q)
+    cases = [
+        (lambda z: a.f(z) ** 2, -math.expm1(-2 * w * w * q) / 2, None),
+        (lambda z: a.df(z) ** 2, w * w * (1 + fall) / 2, None),
+        (lambda z: z * a.f(z), w * q * math.exp(-w * w * q / 2), min(w * q, math.sqrt(q))),
+    ]
+    for g, exact, scale in cases:
+        found = expectation(g, q)
+        assert abs(found.value - exact) <= found.error
+        assert found.error <= 1e-9 * (scale or exact)
+
+
+@pytest.mark.parametrize("q", [1e-3, 1e-2, 0.3])
+def test_a_function_that_vanishes_around_the_origin(q):
+    """E softshrink^2 is as small as 1e-60: 2 ((q + t^2) Phi(-t/s) - t s phi(t/s)), t = 1/2."""
+    a = activations.softshrink()
+    with mpmath.workdps(60):
+        s, t = mpmath.sqrt(mpmath.mpf(q)), mpmath.mpf(0.5)
+        tail = mpmath.erfc(t / s / mpmath.sqrt(2)) / 2
+        exact = float(2 * ((s * s + t * t) * tail - t * s * mpmath.npdf(t / s)))
+    found = expectation(lambda z: a.f(z) ** 2, q, a.kinks)
+    assert abs(found.value - exact) <= found.error + 1e-12 * exact
+    assert found.error <= 1e-9 * exact
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(log_q=st.floats(-4.0, 6.0), frequency=st.floats(0.1, 40.0), phase=st.floats(0.0, 6.3))
+def test_the_stated_error_bounds_oscillations(log_q, frequency, phase):
+    """E cos^2(w z + p) = (1 + exp(-2 w^2 q) cos 2p) / 2, at any number of periods."""
+    q = 10.0**log_q
+    found = expectation(lambda z: np.cos(frequency * z + phase) ** 2, q, tolerance=1e-6)
+    exact = (1 + math.exp(-2 * frequency**2 * q) * math.cos(2 * phase)) / 2
+    assert abs(found.value - exact) <= found.error
+
+
+def test_too_many_periods_are_said_and_not_guessed():
+    found = expectation(lambda z: np.sin(1e4 * z) ** 2, 1e6)
+    assert found.error > 1e-3
+    assert abs(found.value - 0.5) <= found.error
+
+
+def test_values_beyond_floats_are_passed_on():
+    assert expectation(lambda z: np.exp(z * z), 1e4).value == math.inf
+    assert math.isnan(expectation(lambda z: np.where(np.abs(z) < 1, math.nan, z), 1.0).value)
+
+
+def test_kronrod_sums_of_polynomials():
+    """Exact up to degree 31; a gap appears from degree 19 (odd) and 20 (even) on."""
+    for degree in range(32):
+        value, size, error = kronrod_sums(NODES[None, :] ** degree)
+        assert value[0] == pytest.approx((1 + (-1) ** degree) / (degree + 1), abs=1e-15)
+        assert size[0] == pytest.approx(2 / (degree + 1), rel=0.01)
+        assert (error[0] > 1e-12) == (degree >= 19)
+
+
+def test_rules_that_disagree_give_the_whole_panel_as_error():
+    terms = np.cos(80 * NODES)[None, :]
+    _, size, error = kronrod_sums(terms)
+    assert error[0] >= size[0]
 
 
 def test_floor_stops_the_refinement_of_rounding_noise():
