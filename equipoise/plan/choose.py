@@ -1,18 +1,14 @@
 """The auto rule: which scheme each stack of layers gets, and why."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.schemes.laws import Layout, Mirrored, Plain
-from equipoise.theory.hermite import statistics
+from equipoise.theory import pairing
 from equipoise.theory.oddpart import ActivationClass, classify
-
-# Pairing units halves the rank of the network at birth. It pays where the plain law would lose
-# more: linear information to the activation's nonlinear part, or the signal's level to chance.
-_LOSS_WORTH_MIRRORING = 2.0
-_SPREAD_WORTH_MIRRORING = 2.3
+from equipoise.theory.pairing import LOSS_WORTH_MIRRORING, SPREAD_WORTH_MIRRORING, PlainCost
+from equipoise.theory.structured import HiddenLayer
 
 
 @dataclass(frozen=True)
@@ -32,32 +28,9 @@ class Choice:
     warning: str = ""
 
 
-@dataclass(frozen=True)
-class PlainCost:
-    """What variance scaling would cost a stack.
-
-    Attributes:
-        loss: sum over layers of the share of the second moment of f outside its linear part.
-        spread: standard deviation of the log norm of the signal after the whole stack, nats.
-    """
-
-    loss: float
-    spread: float
-
-
 def plain_cost(hidden: tuple[Hidden, ...]) -> PlainCost:
-    """The cost of orthogonal weights scaled to second moments, at preactivations of variance 1.
-
-    The linear share of one layer is (E f')^2 / E f^2 (Stein), so what a layer loses of it is 1
-    minus that: (1 - a)^2 / (2 (1 + a^2)) for slopes 1 and a. The log norm of n independent units
-    has variance (Var f^2 / (E f^2)^2 / 4 - 1/2) / n to first order in 1 / n.
-    """
-    loss, variance = 0.0, 0.0
-    for h in hidden:
-        s = statistics(h.activation, 1.0)
-        loss += 1.0 - s.linear**2 / s.second_moment
-        variance += max(0.0, s.log_norm_coefficient - 0.5) / h.width
-    return PlainCost(loss, math.sqrt(variance))
+    """The cost of orthogonal weights scaled to second moments, at preactivations of variance 1."""
+    return pairing.plain_cost([HiddenLayer(h.width, h.activation) for h in hidden])
 
 
 def choose(stack: Stack) -> Choice:
@@ -79,13 +52,12 @@ def choose(stack: Stack) -> Choice:
         f"plain weights would lose {cost.loss / stack.depth:.0%} of the linear signal in each of "
         f"{stack.depth} hidden {'layer' if stack.depth == 1 else 'layers'} of width "
         f"{_range(h.width for h in stack.hidden)} ({cost.loss:.1f} in all; pairing pays above "
-        f"{_LOSS_WORTH_MIRRORING:g}) and chance would spread its log norm by "
-        f"{cost.spread:.2f} (above {_SPREAD_WORTH_MIRRORING:g})"
+        f"{LOSS_WORTH_MIRRORING:g}) and chance would spread its log norm by "
+        f"{cost.spread:.2f} (above {SPREAD_WORTH_MIRRORING:g})"
     )
-    pays = cost.loss > _LOSS_WORTH_MIRRORING or cost.spread > _SPREAD_WORTH_MIRRORING
     dropped = next((h for h in gates if h.dropout > 0), None)
     narrow = next((h for h in gates if h.width < 2), None)
-    if not pays:
+    if not cost.is_worth_mirroring:
         return _exact_moments(size)
     if dropped:
         reason = f"dropout of {dropped.dropout:g} breaks mirrored pairs of {dropped.activation}"

@@ -17,6 +17,8 @@ from equipoise.theory.gaussian import expectation
 # Preactivation standard deviation at which affineness is judged: small enough that the shape near
 # the operating point decides, large enough that a smooth kink is not mistaken for a line.
 _PROBE_STD = 0.5
+# A clipped line passes for one there: a function is called a line only if it is one further out.
+_FAR_STDS = (5.0, 50.0)
 _MIRROR_PAYS = 50.0
 _LEAST_SLOPE = 0.05
 _ZERO = 1e-20
@@ -65,17 +67,22 @@ def mirrored_pair(activation: Activation) -> Activation:
     """
     f, df = activation.f, activation.df
     slope = activation.slope_left + activation.slope_right
+    corners = {s * k for k in activation.corners for s in (-1.0, 1.0)}
+    kinks = sorted({s * k for k in activation.kinks for s in (-1.0, 1.0)})
     return Activation(
         f"odd({activation})",
         lambda x: f(x) - f(-x),
         # At a kink both one-sided slopes count, one from each unit of the pair.
         lambda x: np.where(x == 0.0, slope, df(x) + df(-x)),
-        kinks=tuple(sorted({s * k for k in activation.kinks for s in (-1.0, 1.0)})),
+        kinks=tuple(kinks),
         jumps=tuple(sorted({s * k for k in activation.jumps for s in (-1.0, 1.0)})),
         parity="odd",
         slope_left=slope,
         slope_right=slope,
         parameters=activation.parameters,
+        # The slope of an odd function is even: it has no jump at 0.
+        bends=tuple(k for k in kinks if k == 0.0 or k not in corners),
+        homogeneity=activation.homogeneity,
     )
 
 
@@ -108,8 +115,8 @@ def classify(activation: Activation) -> Classification:
     """Which start a deep stack of this activation can be given, with the evidence.
 
     Mirror where the affine departure of f is over 50 times that of its odd part; centre where the
-    symmetric slope at 0 exceeds 0.05 times the chord RMS f0 / std at std 0.5; else neither. Scaling
-    f changes nothing.
+    symmetric slope at 0 exceeds 0.05 times the chord RMS f0 / std at std 0.5; else neither. Linear
+    only where no level of the preactivation shows a departure. Scaling f changes nothing.
 
     >>> from equipoise.theory import activations
     >>> classify(activations.gelu()).kind.value, classify(activations.sigmoid()).kind.value
@@ -117,7 +124,7 @@ def classify(activation: Activation) -> Classification:
     """
     own = affine_departure(activation)
     slope = activation.slope
-    if own == 0.0 and slope != 0.0:
+    if own == 0.0 and slope != 0.0 and _is_affine_far_out(activation):
         return Classification(ActivationClass.LINEAR, own, own, slope, f"{activation} is affine")
     zero, breaks = activation.value_at_zero, activation.kinks + activation.jumps
     energy = expectation(lambda z: (activation.f(z) - zero) ** 2, _PROBE_STD**2, breaks).value
@@ -155,6 +162,13 @@ def classify(activation: Activation) -> Classification:
             ),
         )
     return Classification(kind, own, odd, slope, reason)
+
+
+def _is_affine_far_out(activation: Activation) -> bool:
+    """Whether no best affine fit leaves energy at wider levels, and at that of each break."""
+    breaks = activation.kinks + activation.jumps
+    levels = {*_FAR_STDS, *(abs(k) for k in breaks if k != 0.0)}
+    return all(affine_departure(activation, std) == 0.0 for std in levels)
 
 
 def _points(points: tuple[float, ...]) -> str:

@@ -21,6 +21,7 @@ from scipy import optimize
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.theory.activations import Activation
+from equipoise.theory.columns import Columns
 from equipoise.theory.hermite import GaussianStatistics, statistics
 
 _SMALLEST, _LARGEST = 1e-10, 1e4
@@ -117,10 +118,11 @@ def balance(
 
     _checks.at_least("fan_in", fan_in, 1)
     _checks.at_least("fan_out", fan_out, 1)
-    columns = _Columns.of(layers, fan_in, fan_out, spectrum)
+    columns = Columns.of([layer.width for layer in layers], fan_in, fan_out, spectrum)
+    kinds = _kinds(layers)
 
     def run(log_energy: float, reached: bool = True) -> BalancedStack:
-        return _run(layers, columns, math.exp(log_energy), reached)
+        return _run(layers, kinds, columns, math.exp(log_energy), reached)
 
     def growth(log_energy: float) -> float:
         try:
@@ -153,58 +155,25 @@ def balance(
     return run(float(peak.x), reached=False)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Columns of the frames in groups that every layer treats alike.
-
-    Attributes:
-        ends: number of columns up to and with each group.
-        sizes: columns in each group.
-        kept: number of columns that each weight carries, from the entry to the exit.
-        entry: relative energy of each group at the entry.
-        kinds: a number for each layer, the same for equal layers.
-    """
-
-    ends: tuple[int, ...]
-    sizes: tuple[int, ...]
-    kept: tuple[int, ...]
-    entry: tuple[float, ...]
-    kinds: tuple[int, ...]
-
-    @staticmethod
-    def of(
-        layers: Sequence[HiddenLayer], fan_in: int, fan_out: int, spectrum: Sequence[float]
-    ) -> "_Columns":
-        widths = [layer.width for layer in layers]
-        kept = tuple(min(a, b) for a, b in zip([fan_in, *widths], [*widths, fan_out], strict=True))
-        surviving = min(kept[0], *widths)
-        energies = list(spectrum[: kept[0]]) if spectrum else [1.0] * kept[0]
-        if len(energies) < kept[0] or not 0.0 < sum(energies[:surviving]) < math.inf:
-            raise ArgumentError(
-                f"spectrum must hold {kept[0]} energies with a positive sum over the first "
-                f"{surviving}, got {list(spectrum)}. Leave it out for equal energies."
-            )
-        unit = sum(energies[:surviving]) / surviving
-        ends = tuple(sorted({*kept, *widths, surviving}))
-        starts = (0, *ends[:-1])
-        sizes = tuple(b - a for a, b in zip(starts, ends, strict=True))
-        entry = tuple(
-            sum(energies[a:b]) / (unit * (b - a)) for a, b in zip(starts, ends, strict=True)
-        )
-        numbers: dict[HiddenLayer, int] = {}
-        kinds = tuple(numbers.setdefault(layer, len(numbers)) for layer in layers)
-        return _Columns(ends, sizes, kept, entry, kinds)
+def _kinds(layers: Sequence[HiddenLayer]) -> tuple[int, ...]:
+    """A number for each layer, the same for equal layers."""
+    numbers: dict[HiddenLayer, int] = {}
+    return tuple(numbers.setdefault(layer, len(numbers)) for layer in layers)
 
 
 def _run(
-    layers: Sequence[HiddenLayer], columns: _Columns, column_energy: float, reached: bool
+    layers: Sequence[HiddenLayer],
+    kinds: tuple[int, ...],
+    columns: Columns,
+    column_energy: float,
+    reached: bool,
 ) -> BalancedStack:
     """Send a signal down and a cotangent up a stack that keeps the energy of kept columns."""
     # In a stack of constant width every layer is the same step: it is worked out once.
     forward: dict[tuple[object, ...], _Step] = {}
     profile = tuple(column_energy * e for e in columns.entry)
     steps: list[_Step] = []
-    for layer, kind, k in zip(layers, columns.kinds, columns.kept[1:], strict=True):
+    for layer, kind, k in zip(layers, kinds, columns.kept[1:], strict=True):
         key = (kind, k, profile)
         if key not in forward:
             forward[key] = _forward(layer, k, profile, columns)
@@ -218,7 +187,7 @@ def _run(
     gain = 1.0
     for layer, kind, step, k in zip(
         reversed(layers),
-        reversed(columns.kinds),
+        reversed(kinds),
         reversed(steps),
         reversed(columns.kept[1:]),
         strict=True,
@@ -259,7 +228,7 @@ def _statistics(layer: HiddenLayer, q: float) -> GaussianStatistics:
     return statistics(layer.activation, float(f"{q:.12e}"))
 
 
-def _forward(layer: HiddenLayer, k: int, profile: tuple[float, ...], columns: _Columns) -> _Step:
+def _forward(layer: HiddenLayer, k: int, profile: tuple[float, ...], columns: Columns) -> _Step:
     ends, sizes = columns.ends, columns.sizes
     inside = [e * n if end <= layer.width else 0.0
               for e, n, end in zip(profile, sizes, ends, strict=True)]  # fmt: skip
@@ -279,7 +248,7 @@ def _backward(
     gain: float,
     k: int,
     profile: tuple[float, ...],
-    columns: _Columns,
+    columns: Columns,
 ) -> tuple[float, tuple[float, ...]]:
     """Growth of the total mean-square cotangent over one layer, and its profile at total 1."""
     ends, sizes = columns.ends, columns.sizes

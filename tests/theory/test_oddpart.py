@@ -91,6 +91,20 @@ def test_pairs_are_twice_the_odd_part(activation):
     assert mirrored_pair(activation) is pair
 
 
+@pytest.mark.parametrize("activation", KNOWN, ids=str)
+def test_bends_and_homogeneity_of_pairs(activation):
+    """The slope of a pair agrees on both sides of a bend; pairs are homogeneous as f is."""
+    pair = mirrored_pair(activation)
+    for k in pair.bends:
+        h = 1e-9
+        left, right = pair.df(np.array([k - h, k + h]))
+        assert left == pytest.approx(right, abs=1e-7)
+    assert set(pair.bends) <= set(pair.kinks)
+    if pair.homogeneity is not None:
+        x = np.linspace(-3, 3, 14)
+        np.testing.assert_allclose(pair.f(2.5 * x), 2.5**pair.homogeneity * pair.f(x), atol=1e-12)
+
+
 def test_odd_functions_pair_to_their_double():
     pair = mirrored_pair(activations.tanh())
     x = np.linspace(-3, 3, 40)
@@ -192,3 +206,38 @@ def test_class_of_a_gate_does_not_hang_on_its_parameter():
     for beta in (0.1, 1.0, 10.0):
         assert classify(activations.silu(beta)).kind is ActivationClass.MIRROR
     assert classify(activations.tanh(3.0)).kind is ActivationClass.CENTRE
+
+
+@pytest.mark.parametrize("bound", [2.0, 6.0, 40.0, 1e3, 1e6])
+def test_clipped_lines_are_no_lines(bound):
+    """At std 0.5 no expectation sees a clip at 6 or beyond; the level of the clip itself does."""
+    clipped = activations.hardtanh(-bound, bound)
+    assert classify(clipped).kind is ActivationClass.CENTRE
+    assert affine_departure(clipped, bound) > 0.01
+    lopsided = activations.hardtanh(-bound, 2 * bound)
+    assert classify(lopsided).kind is ActivationClass.CENTRE
+
+
+def test_smooth_functions_that_are_lines_near_zero_only():
+    """x + e x^3 departs by 6 e^2 q^2: with e = 1e-12 by 1e-25 at std 0.5, by 4e-17 at std 50."""
+    cubic = Activation(
+        "cubic",
+        lambda x: x + x**3 / 1e12,
+        lambda x: 1 + 3 * x**2 / 1e12,
+        slope_left=1.0,
+        slope_right=1.0,
+    )
+    assert affine_departure(cubic, 0.5) == 0.0
+    assert classify(cubic).kind is ActivationClass.CENTRE
+
+
+def test_lines_with_idle_breaks_stay_lines():
+    line = Activation(
+        "line",
+        lambda x: 3 * x,
+        lambda x: np.full_like(x, 3.0),
+        kinks=(0.0, -7.0),
+        slope_left=3.0,
+        slope_right=3.0,
+    )
+    assert classify(line).kind is ActivationClass.LINEAR
