@@ -1,17 +1,24 @@
 """The command line: each command is one function."""
 
+import ast
 import importlib
 import sys
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
+from equipoise import _checks
 from equipoise.errors import ArgumentError, EquipoiseError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
+
+    from equipoise.theory.activations import Activation
 
 app = typer.Typer(
     help="Start neural networks in balance, and see why.",
@@ -78,6 +85,41 @@ def init(
         raise typer.Exit(1)
 
 
+@app.command()
+def theory(
+    activation: Annotated[
+        str,
+        typer.Argument(
+            help="A known activation, such as gelu or 'leaky_relu(0.2)', or package.module:function"
+        ),
+    ],
+    width: Annotated[int, typer.Option(help="Units of each hidden layer.")] = 16,
+    depth: Annotated[int, typer.Option(help="Number of hidden layers.")] = 100,
+    scheme: Annotated[str, typer.Option(help="auto, or a scheme by name.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the card: .svg, .png or .pdf (needs matplotlib).")
+    ] = None,
+) -> None:
+    """The card of an activation: its class, slopes, critical point, exponent and how to start it.
+
+    Example: equipoise theory gelu --width 16 --depth 100 --plot gelu.svg
+    """
+    from equipoise.report.card import make_card
+
+    name = activation.partition(":")[2] or activation
+    card = make_card(_activation(activation), width, depth, scheme, name)
+    if as_json:
+        typer.echo(card.to_json())
+    else:
+        card.print(Console())
+    if plot is not None:
+        from equipoise.report.card_plot import draw_card
+
+        path = draw_card(card, plot)
+        typer.echo(f"picture: {path}", err=as_json)
+
+
 def main() -> None:
     """Run the command line; errors of ours become one line and exit status 2."""
     try:
@@ -87,14 +129,63 @@ def main() -> None:
         sys.exit(2)
 
 
+def _activation(text: str) -> "Activation | Callable[[Any], Any]":
+    """A known activation with its arguments, or the caller's own function."""
+    from equipoise.theory import activations
+
+    if ":" in text:
+        found = _imported(text, "activation")
+        # A class such as torch.nn.GELU stands for its default member.
+        made = found() if isinstance(found, type) else found
+        return cast("Callable[[Any], Any]", made)
+    call = (
+        ast.parse(text if "(" in text else f"{text}()", mode="eval").body if _reads(text) else None
+    )
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise ArgumentError(
+            "activation must be a name, a name with numbers in brackets or package.module:function,"
+            f" got {text!r}. Write gelu, 'leaky_relu(0.2)' or mypackage.acts:mine."
+        )
+    names = [n for n in activations.__all__ if n.islower() and n != "known_activations"]
+    make = getattr(activations, _checks.one_of("activation", call.func.id, names))
+    try:
+        given = [ast.literal_eval(a) for a in call.args]
+        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return cast("Activation", make(*given, **named))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"arguments of {call.func.id} must be numbers that it knows, got {text!r} ({error}). "
+            f"Its form is {call.func.id}{signature(make)}."
+        ) from error
+
+
+def _reads(text: str) -> bool:
+    try:
+        ast.parse(text, mode="eval")
+    except SyntaxError:
+        return False
+    return True
+
+
 def _make(factory: str) -> "nn.Module":
     from torch import nn
 
-    module_name, colon, attribute = factory.partition(":")
+    model = _imported(factory, "factory")()
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"factory must return a torch.nn.Module, got {type(model).__name__}. "
+            "Return the model itself."
+        )
+    return model
+
+
+def _imported(path: str, argument: str) -> "Callable[..., Any]":
+    """The function that package.module:function names."""
+    module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
         raise ArgumentError(
-            f"factory must read package.module:function, got {factory!r}. Name the function "
-            "that makes the model behind a colon."
+            f"{argument} must read package.module:function, got {path!r}. Name the function "
+            "behind a colon."
         )
     # As for python -m: the folder one stands in counts.
     sys.path.insert(0, str(Path.cwd()))
@@ -102,24 +193,18 @@ def _make(factory: str) -> "nn.Module":
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ArgumentError(
-            f"factory must name a module that can be imported, got {module_name!r} ({error}). "
+            f"{argument} must name a module that can be imported, got {module_name!r} ({error}). "
             "Run from its folder or install it."
         ) from error
     finally:
         sys.path.pop(0)
-    make = getattr(module, attribute, None)
-    if not callable(make):
+    found = getattr(module, attribute, None)
+    if not callable(found):
         raise ArgumentError(
-            f"factory must name a function of {module_name!r}, got {attribute!r}. "
+            f"{argument} must name a function of {module_name!r}, got {attribute!r}. "
             f"It has {', '.join(n for n in dir(module) if not n.startswith('_'))}."
         )
-    model = make()
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"factory must return a torch.nn.Module, got {type(model).__name__}. "
-            "Return the model itself."
-        )
-    return model
+    return cast("Callable[..., Any]", found)
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, expit, gammaln, log_expit
 
-from equipoise.theory.laplace import DECAY, Array
+from equipoise.theory.laplace import Array
 
 # Numbers of positive entries that are rarer than this are left out.
 _RARE = 1e-18
+# Tails of exp(-30) are below the error that is promised.
+_DECAY = 30.0
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,11 @@ class DirectionLaw:
         """Mass on a grid of the logit that resolves frequencies up to top."""
         n, k = self.width, self.counts
         h = min(0.15, 1.5 / math.sqrt(n), 2.0 / top)
-        low = -2 * DECAY / float(k[0])
-        v = np.arange(low, 2 * DECAY / (n - float(k[-1])) + h, h)
+        # Around the logit of k / n the density falls like exp(-n v^2 / 16), far away like
+        # exp(-k |v| / 2) to the left and exp(-(n - k) v / 2) to the right.
+        first, last = float(k[0]), float(k[-1])
+        near = 4 * math.sqrt(_DECAY / n) + abs(math.log(first / (n - first)))
+        v = np.arange(-near - 2 * _DECAY / first, near + 2 * _DECAY / (n - last) + h, h)
         up, down = log_expit(v) / 2, log_expit(-v) / 2
         mass = np.zeros_like(v)
         for count, weight in zip(k, self.weights, strict=True):

@@ -27,8 +27,20 @@ class Evidence:
     certainty: Certainty
     how: str
 
+    def shown(self) -> str:
+        """The value in words.
+
+        >>> Evidence("kinks", (), "firm", "none stood out").shown()
+        'none'
+        """
+        if isinstance(self.value, tuple):
+            return ", ".join(f"{v:.10g}" for v in self.value) or "none"
+        if isinstance(self.value, float):
+            return f"{self.value:.10g}"
+        return str(self.value).lower()
+
     def __str__(self) -> str:
-        return f"{self.property}: {_shown(self.value)} ({self.certainty}; {self.how})"
+        return f"{self.property}: {self.shown()} ({self.certainty}; {self.how})"
 
 
 @dataclass(frozen=True)
@@ -68,9 +80,3 @@ class Probe:
     def __str__(self) -> str:
         head = f"{self.activation}, {'a known activation' if self.known else 'not a known one'}"
         return "\n".join([head, *(f"  {e}" for e in self.evidence)])
-
-
-def _shown(value: Value) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(f"{v:.10g}" for v in value) or "none"
-    return f"{value:.10g}" if isinstance(value, float) else str(value).lower()

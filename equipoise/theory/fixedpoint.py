@@ -83,7 +83,12 @@ class FixedPoints:
 
     @property
     def attracting(self) -> tuple[float, ...]:
-        """Points that draw both sides to them, algebraically or at an exponential rate."""
+        """Points that draw both sides to them, algebraically or at an exponential rate.
+
+        >>> from equipoise.theory import activations
+        >>> fixed_points(activations.tanh(), 0.8).attracting
+        (0.0,)
+        """
         return tuple(p.x for p in self.points if p.attracts_below and p.attracts_above)
 
 

@@ -178,7 +178,7 @@ def log_gains(
     return LogGains(means, np.maximum(variances, 0.0), alive)
 
 
-def wide_limit(activation: Activation, width: float, law: WeightLaw = "gaussian") -> LogGain:
+def wide_log_gain(activation: Activation, width: float, law: WeightLaw = "gaussian") -> LogGain:
     """Mean and variance of ``log_gain`` at scale 1 to second order in 1 / width, without a sum.
 
     I(d) = log(d m) / 2 - c / d + e / d^2 + O(1 / d^3), variance c / d + O(1 / d^2), with
@@ -199,7 +199,7 @@ def wide_limit(activation: Activation, width: float, law: WeightLaw = "gaussian"
         ArgumentError: as for ``log_gain``.
 
     >>> from equipoise.theory import activations
-    >>> wide, exact = (g(activations.relu(), 64.0).mean for g in (wide_limit, log_gain))
+    >>> wide, exact = (g(activations.relu(), 64.0).mean for g in (wide_log_gain, log_gain))
     >>> abs(wide - exact) < 7 / 64**3
     True
     """

@@ -83,7 +83,16 @@ def fractional_moment(
     law: WeightLaw = "gaussian",
     given_survival: bool = False,
 ) -> float:
-    """E (|f(W x)| / |x|)^s over the draws of one layer; the arguments of ``log_moment``.
+    """Moment E (|f(W x)| / |x|)^s over the draws of one layer: exp of ``log_moment``.
+
+    Args:
+        activation: a line on each side of 0.
+        order: s, from -20 to 20 and above -fan_out; for ReLU positive, or above -1 given survival.
+        fan_out: number of units, real, from 0.001 on.
+        fan_in: number of inputs, fan_out where left out; it matters for Haar weights only.
+        scale: standard deviation of the entries, or factor of the orthogonal matrix; positive.
+        law: ``gaussian`` or ``haar``.
+        given_survival: for ReLU, the moment over the draws that do not map x to 0.
 
     Returns:
         The moment, with the relative error that ``log_moment`` has absolutely.

@@ -32,7 +32,11 @@ class NoiseLaw:
 
     @property
     def is_gaussian(self) -> bool:
-        """Whether sums of entries have the law of one entry, which exact shortcuts need."""
+        """Whether sums of entries have the law of one entry, which exact shortcuts need.
+
+        >>> normal().is_gaussian, laplace().is_gaussian
+        (True, False)
+        """
         return self.name == "normal"
 
 

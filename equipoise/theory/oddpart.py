@@ -89,7 +89,13 @@ def mirrored_pair(activation: Activation) -> Activation:
 def affine_departure(activation: Activation, std: float = _PROBE_STD) -> float:
     """nu: share of Var f(z), z ~ N(0, std^2), that the best affine fit of f leaves, 0 to 1.
 
-    nan where f is constant. Rounding below 1e-20 counts as exactly affine.
+    Args:
+        activation: the function.
+        std: standard deviation of z, positive.
+
+    Returns:
+        The share, to a relative error of about 1e-9 down to 1e-14; below 1e-20 it is rounding and
+        counts as 0, exactly affine. nan where f is constant.
 
     >>> from equipoise.theory import activations
     >>> affine_departure(activations.identity())

@@ -6,6 +6,7 @@ it gives the law of the norm itself, not its central limit.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import gammaln, ndtr
@@ -23,16 +24,18 @@ from equipoise.theory.inversion import (
     rounding,
     third_cumulant,
 )
-from equipoise.theory.laplace import DECAY, Array, steepness
+from equipoise.theory.laplace import Array, steepness
 from equipoise.theory.lyapunov import LogGain, WeightLaw, log_gain
 
 _LN10 = math.log(10.0)
 _NEVER_ALIVE = 1e-300
+_DEEPEST = 2**40
 _NO_SPREAD = 1e-13
+_DECAY = 30.0
 # Beyond it the law is so narrow that two terms of its expansion have an error below 1e-4.
 _HIGHEST_FREQUENCY = 1000.0
 # Two or three orthogonal layers of few units: atoms of one and smooth parts of others decay slowly.
-_HIGHEST_WITH_ATOMS = 200.0
+_HIGHEST_WITH_ATOMS = 100.0
 
 
 def survival_probability(width: float, depth: float) -> float:
@@ -136,7 +139,7 @@ def usable_odds(
     Returns:
         A probability; absolute error below 1e-10 where the log norm has a standard deviation above
         0.008, below 1e-5 where it is narrower and two terms of its expansion serve, and below
-        1e-4 for two or three orthogonal layers of up to three units.
+        1e-3 for two or three orthogonal layers of up to three units, whose law has atoms.
 
     Raises:
         ArgumentError: as for ``log_gain``, and for a depth or decades out of range.
@@ -198,16 +201,29 @@ def largest_depth(
     if not 0.0 < odds < 1.0:
         raise ArgumentError(f"odds must lie between 0 and 1, got {odds}. Pass a probability.")
 
+    layer = log_gain(activation, width, None, scale, law)
+
     def holds(depth: int) -> bool:
         return usable_odds(activation, width, depth, scale, law, decades) >= odds
 
-    if not holds(1):
-        return 0
-    low, high = 1, 2
-    while holds(high):
-        low, high = high, 2 * high
-        if high > 2**40:
-            return 2**40
+    def holds_nearly(depth: int) -> bool:
+        return usable_odds_normal(layer, depth, decades) >= odds
+
+    # The central limit says where to look; the exact law decides.
+    low = high = max(1, _last(holds_nearly, 0, _DEEPEST))
+    while not holds(low):
+        if low == 1:
+            return 0
+        low, high = max(1, low - max(1, low // 8)), low
+    while high == low or holds(high):
+        low, high = high, high + max(1, high // 8)
+        if low >= _DEEPEST:
+            return _DEEPEST
+    return _last(holds, low, high)
+
+
+def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
+    """The last integer at which a property that ends once holds: it does at low, not at high."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
@@ -222,11 +238,15 @@ def _probability(
     steep, ratio = steepness(activation)
     std = math.sqrt(depth * one.variance)
     mean = depth * (one.mean + log_scale)
-    # Tails are no heavier than a normal's above and an exponential of this rate below.
-    far = 12 * std + DECAY / (width if ratio > 0 else 1.0)
+    # Tails are no heavier than a normal's above and an exponential of this rate below: that of the
+    # fewest units of a ReLU layer that may be alive, 8 standard deviations below the mean.
+    rate = width if ratio > 0 else max(1.0, width / 2 - 4 * math.sqrt(width))
+    far = 12 * std + _DECAY / rate
     low, high = max(-edge - mean, -far), min(edge - mean, far)
     if low >= high:
         return 0.0
+    if high - low == 2 * far:
+        return 1.0
     if math.sqrt(-2 * math.log(NEGLIGIBLE)) / std > _HIGHEST_FREQUENCY:
         return edgeworth(low, high, std, depth * third_cumulant(width, ratio, law))
     # Laws of one layer are for slopes 1 and ratio, centred at the mean.
@@ -255,6 +275,6 @@ def _probability(
     log_ways = gammaln(depth + 1) - gammaln(counts + 1) - gammaln(depth - counts + 1)
     if ratio == 0:
         log_ways = np.zeros(1)
-    masses = np.exp(log_ways + depth * math.log(directions.atom / directions.alive))
+    masses = np.exp(log_ways + depth * (-width * math.log(2.0) - math.log(directions.alive)))
     smooth = 1.0 - float(masses.sum())
     return float(masses[np.abs(at) <= edge].sum()) + invert(haar, low, high, far, smooth)

@@ -42,14 +42,22 @@ class Expansion:
 
     @property
     def order(self) -> int:
-        """Order of the first term after the linear one: 2 or 3, or 0 where both vanish."""
+        """Order of the first term after the linear one: 2 or 3, or 0 where both vanish.
+
+        >>> Expansion(1.0, 0.0, 1 / 3, 0.0).order
+        3
+        """
         if self.quadratic != 0.0:
             return 2
         return 3 if self.cubic != 0.0 else 0
 
     @property
     def coefficient(self) -> float:
-        """Coefficient of that term, positive where f bends towards the axis."""
+        """Coefficient of that term, positive where f bends towards the axis.
+
+        >>> Expansion(1.0, 1.0, 0.0, 0.0).coefficient
+        1.0
+        """
         return self.quadratic if self.quadratic != 0.0 else self.cubic
 
 

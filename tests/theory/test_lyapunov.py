@@ -17,7 +17,7 @@ from equipoise.theory.lyapunov import (
     log_gain,
     log_gains,
     stack_log_gain,
-    wide_limit,
+    wide_log_gain,
 )
 
 # width, slope (0 is ReLU given survival), I, gamma^2.
@@ -230,7 +230,7 @@ def test_wide_limit_is_second_order(slope, law):
     act = activations.linear(3.0) if slope == 1.0 else leaky(slope)
     errors = []
     for width in (100.0, 1000.0):
-        exact, wide = log_gain(act, width, law=law), wide_limit(act, width, law)
+        exact, wide = log_gain(act, width, law=law), wide_log_gain(act, width, law)
         errors.append(abs(exact.mean - wide.mean))
         assert exact.variance == pytest.approx(wide.variance, abs=30 / width**2)
         assert wide.survival == exact.survival
@@ -265,7 +265,7 @@ def test_orthogonal_lines_do_not_fluctuate():
         (lambda: log_gains(leaky(0.1), [8], [math.nan]), "fan_in must be finite .* got nan"),
         (lambda: log_gains(leaky(0.1), [8], scale=[0.0]), "scale must be positive .* got 0.0"),
         (lambda: log_gains(leaky(0.1), [8], law="cauchy"), "law must be one of"),
-        (lambda: wide_limit(leaky(0.1), 8, "cauchy"), "law must be one of"),
+        (lambda: wide_log_gain(leaky(0.1), 8, "cauchy"), "law must be one of"),
         (lambda: stack_log_gain(leaky(0.1), [8], 1.0), "widths must be n_0"),
         (lambda: stack_log_gain(leaky(0.1), [8, 8], [1.0, 2.0]), "scales must be one number or 1"),
         (

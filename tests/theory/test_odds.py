@@ -98,7 +98,9 @@ def test_published_example():
 
 @pytest.mark.parametrize("law", ["gaussian", "haar"])
 @pytest.mark.parametrize("slope", [0.0, 0.01, 0.3])
-@pytest.mark.parametrize(("width", "allowed"), [(8, 0.02), (16, 0.01), (64, 0.01)])
+@pytest.mark.parametrize(
+    ("width", "allowed"), [(8, 0.02), (16, 0.01), (64, 0.01), (300, 0.01), (2000, 0.01)]
+)
 def test_the_central_limit_is_near(width, allowed, slope, law):
     act = leaky(slope)
     for depth in (20, 200):

@@ -1,0 +1,77 @@
+"""Lines to copy: the call that does it all, and what it comes to in plain PyTorch."""
+
+from typing import assert_never
+
+from equipoise.schemes.laws import (
+    DiagonalNoise,
+    Framed,
+    Law,
+    Mirrored,
+    Normal,
+    OffsetBias,
+    Orthogonal,
+    Uniform,
+    Zero,
+)
+from equipoise.theory.activations import Activation
+
+_CALL = """\
+import equipoise.torch as eq
+eq.initialize(model, x{scheme})  # your model and a batch of its inputs"""
+_BY_HAND = """\
+# or by hand, for each nn.Linear(width, width) between hidden units:
+with torch.no_grad():"""
+
+
+def snippet(f: Activation, hidden: Law, scheme: str = "auto") -> str:
+    """The call, and what it comes to for the hidden layers of a network of constant width.
+
+    Args:
+        f: the activation.
+        hidden: law of the hidden weights.
+        scheme: name of the scheme.
+
+    Returns:
+        Python text.
+
+    >>> from equipoise.theory import activations
+    >>> print(snippet(activations.relu(), Normal(0.5), "he").splitlines()[-2].strip())
+    nn.init.normal_(layer.weight, std=0.5)
+    """
+    call = _CALL.format(scheme="" if scheme == "auto" else f', scheme="{scheme}"')
+    lines = [call, _BY_HAND, *(f"    {line}" for line in _by_hand(f, hidden))]
+    return "\n".join(lines)
+
+
+def _by_hand(f: Activation, hidden: Law) -> list[str]:
+    bias = "layer.bias.zero_()"
+    match hidden:
+        case Framed(scale=scale, out_layout=Mirrored()):
+            return [
+                "o = nn.init.orthogonal_(torch.empty(width // 2, width // 2))",
+                "pairs = torch.cat([torch.cat([o, -o], 1), torch.cat([-o, o], 1)])",
+                f"layer.weight.copy_({scale:.6g} * pairs)",
+                bias,
+                "# first layer torch.cat([o, -o]), last layer torch.cat([o, -o], 1)",
+            ]
+        case Framed(scale=gain):
+            if f.value_at_zero != 0.0:
+                rest = f"{-f.value_at_zero:.6g} * layer.weight.sum(1)"
+                bias = f"layer.bias.copy_({rest})  # f works around f(0)"
+            return [f"nn.init.orthogonal_(layer.weight, gain={gain:.6g})", bias]
+        case Orthogonal(gain=gain):
+            return [f"nn.init.orthogonal_(layer.weight, gain={gain:.6g})", bias]
+        case Normal(std=std):
+            return [f"nn.init.normal_(layer.weight, std={std:.6g})", bias]
+        case Uniform(bound=bound):
+            return [f"nn.init.uniform_(layer.weight, -{bound:.6g}, {bound:.6g})", bias]
+        case DiagonalNoise(diagonal=diagonal, noise_std=std):
+            return [
+                f"nn.init.normal_(layer.weight, std={std:.6g})",
+                f"layer.weight.add_({diagonal:.6g} * torch.eye(width))",
+                bias,
+            ]
+        case Zero() | OffsetBias():
+            return [bias]
+        case _:
+            assert_never(hidden)
