@@ -19,6 +19,7 @@ from equipoise.theory.activation import Activation
 from equipoise.theory.activations import known_activations
 from equipoise.theory.angles import StackCorrelation, residual_covariance, stack_correlation
 from equipoise.theory.bivariate import correlated_second_moment, expectation2, product_expectation
+from equipoise.theory.branch import Branch, BranchScaling, branch_scaling
 from equipoise.theory.cell_fluctuation import CellFluctuation, cell_fluctuation
 from equipoise.theory.convolution import ConvolutionDrift, circular_drift, independent_positions
 from equipoise.theory.critical import critical_line, critical_weight_var
@@ -79,6 +80,7 @@ from equipoise.theory.moments import critical_scale, fractional_moment, log_mome
 from equipoise.theory.noise_chain import NoiseChain, Sampled, noise_chain
 from equipoise.theory.noise_density import NoiseDensity, noise_density
 from equipoise.theory.noiselaw import NoiseLaw
+from equipoise.theory.normalised import ResidualStack, post_norm_growth, residual_stack
 from equipoise.theory.oddpart import (
     ActivationClass,
     Classification,
@@ -97,6 +99,7 @@ from equipoise.theory.oddsigmoid import Expansion, OddSigmoid, expansion_at_zero
 from equipoise.theory.pairing import MirroringVerdict, PlainCost, mirroring_pays, plain_cost
 from equipoise.theory.phase import PhaseDiagram, phase_diagram
 from equipoise.theory.probe import examine, probe
+from equipoise.theory.residual import WideTrunk, branch_scale, wide_trunk
 from equipoise.theory.shift import Departure, departure, shift_for_departure, shifted
 from equipoise.theory.structured import BalancedStack, HiddenLayer, balance
 
@@ -104,6 +107,8 @@ __all__ = [
     "Activation",
     "ActivationClass",
     "BalancedStack",
+    "Branch",
+    "BranchScaling",
     "CellFluctuation",
     "Classification",
     "ConvolutionDrift",
@@ -130,15 +135,19 @@ __all__ = [
     "PhaseDiagram",
     "PlainCost",
     "Probe",
+    "ResidualStack",
     "Sampled",
     "SmallNoise",
     "StackCorrelation",
     "TwoCycle",
     "UnitGains",
     "Well",
+    "WideTrunk",
     "activations",
     "affine_departure",
     "balance",
+    "branch_scale",
+    "branch_scaling",
     "cell_fluctuation",
     "chi_1",
     "circular_drift",
@@ -188,9 +197,11 @@ __all__ = [
     "odd_sigmoid",
     "phase_diagram",
     "plain_cost",
+    "post_norm_growth",
     "probe",
     "product_expectation",
     "residual_covariance",
+    "residual_stack",
     "shift_for_departure",
     "shifted",
     "signal_fluctuation",
@@ -205,4 +216,5 @@ __all__ = [
     "usable_odds_normal",
     "well",
     "wide_log_gain",
+    "wide_trunk",
 ]

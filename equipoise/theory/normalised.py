@@ -21,14 +21,8 @@ from numpy.typing import NDArray
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
-from equipoise.theory.residual import (
-    Branch,
-    BranchMoments,
-    BranchScaling,
-    Placement,
-    WideTrunk,
-    wide_limit,
-)
+from equipoise.theory.branch import Branch, BranchMoments, BranchScaling
+from equipoise.theory.residual import Placement, WideTrunk, wide_trunk
 
 Array = NDArray[np.float64]
 Norm = Literal["layer", "rms"]
@@ -97,10 +91,10 @@ def residual_stack(
         n = 16: signal -6, gradient +27. Correlation from 0, ReLU, L = 20: -.4/n (absolute).
 
     Raises:
-        ArgumentError: as ``wide_limit``, or for a width below 4 or an unknown norm.
+        ArgumentError: as ``wide_trunk``, or for a width below 4 or an unknown norm.
 
     >>> from equipoise.theory import activations
-    >>> from equipoise.theory.residual import branch_scaling
+    >>> from equipoise.theory.branch import branch_scaling
     >>> he = Branch(activations.relu(), last_var=2.0)
     >>> stack = residual_stack(he, 100, 64, branch_scaling("depth", 100))
     >>> round(stack.signal[-1], 6), round(stack.gradient_log[0], 6)  # 1.01^100
@@ -108,7 +102,7 @@ def residual_stack(
     """
     _checks.at_least("width", width, 4)
     _checks.one_of("norm", norm, ("layer", "rms"))
-    trunk = wide_limit(branch, depth, scaling, placement, q, correlation)
+    trunk = wide_trunk(branch, depth, scaling, placement, q, correlation)
     scaled = scaling.of(branch)
     # f^2 is a quadratic: one matrix then sees no more of the trunk than its norm.
     quadratic = branch.is_homogeneous and branch.activation.parity != "none"
@@ -171,7 +165,7 @@ def post_norm_growth(
     """
     _checks.at_least("width", width, 4)
     d = width - (_checks.one_of("norm", norm, ("layer", "rms")) == "layer")
-    wide_limit(branch, 1, scaling, "post")
+    wide_trunk(branch, 1, scaling, "post")
     scaled, s2, t2 = scaling.of(branch), scaling.skip**2, scaling.scale**2
     moments = scaled.moments(1.0)
     inverse_m = _inverse_hidden(scaled, width)

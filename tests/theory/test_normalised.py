@@ -10,8 +10,9 @@ from scipy import integrate
 
 from equipoise.errors import ArgumentError
 from equipoise.theory import activations
+from equipoise.theory.branch import Branch, BranchScaling, branch_scaling
 from equipoise.theory.normalised import post_norm_growth, residual_stack
-from equipoise.theory.residual import Branch, BranchScaling, branch_scaling, wide_limit
+from equipoise.theory.residual import wide_trunk
 
 RELU = Branch(activations.relu(), last_var=2.0)
 TANH = Branch(activations.tanh(), last_var=1.5, first_var=2.0)
@@ -40,7 +41,7 @@ def _network(branch, depth, n, scaling, placement, norm, draws, seed, q=1.0):
     """Mean squares of trunk and gradient, shape (L + 1, draws), weights drawn in full."""
     branch, f, df = scaling.of(branch), branch.activation.f, branch.activation.df
     m = round(branch.expansion * n)
-    expected = wide_limit(branch, depth, BranchScaling("", scaling.skip, scaling.scale), placement)
+    expected = wide_trunk(branch, depth, BranchScaling("", scaling.skip, scaling.scale), placement)
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((draws, n))
     x = math.sqrt(q) * _normed(x, norm if placement == "post" else "rms")[0]
@@ -215,7 +216,7 @@ def test_layers_of_post_norm_multiply():
     growth = post_norm_growth(TANH, 32, AVERAGED)
     assert stack.gradient_log[12] == pytest.approx(18 * math.log(growth))
     assert stack.log_norm_std == stack.log_norm_mean == (0.0,) * 31
-    assert stack.correlation == wide_limit(TANH, 30, AVERAGED, "post", 1.0, 0.2).correlation
+    assert stack.correlation == wide_trunk(TANH, 30, AVERAGED, "post", 1.0, 0.2).correlation
     assert stack.signal_is_exact
 
 
@@ -223,7 +224,7 @@ def test_layers_of_post_norm_multiply():
 def test_wide_limit_is_reached(placement):
     scaling = branch_scaling("depth", 25)
     stack = residual_stack(TANH, 25, 10**7, scaling, placement)
-    trunk = wide_limit(TANH, 25, scaling, placement)
+    trunk = wide_trunk(TANH, 25, scaling, placement)
     wide = np.log(trunk.gradient_factors).sum()
     assert stack.gradient_log[0] == pytest.approx(wide, abs=1e-5)
     assert stack.log_norm_mean == pytest.approx(np.log(trunk.signal) / 2, abs=1e-5)

@@ -11,14 +11,9 @@ from scipy import special
 
 from equipoise.errors import ArgumentError
 from equipoise.theory import activations
+from equipoise.theory.branch import Branch, BranchScaling, branch_scaling
 from equipoise.theory.normalised import residual_stack
-from equipoise.theory.residual import (
-    Branch,
-    BranchScaling,
-    branch_scaling,
-    critical_scale,
-    wide_limit,
-)
+from equipoise.theory.residual import branch_scale, wide_trunk
 
 HE = Branch(activations.relu(), last_var=2.0)
 SMOOTH = [activations.tanh(), activations.gelu(), activations.erf(), activations.softplus()]
@@ -90,7 +85,7 @@ def test_a_branch_that_sends_nothing():
     zero = Branch(activations.linear(0.0))
     m = zero.moments(1.0)
     assert (m.energy, m.slope_energy) == (0.0, 0.0)
-    assert wide_limit(zero, 5, PLAIN).signal == (1.0,) * 6
+    assert wide_trunk(zero, 5, PLAIN).signal == (1.0,) * 6
 
 
 @given(skip=positive, scale=positive, slope=st.floats(-1.0, 1.0), depth=st.integers(1, 60))
@@ -98,7 +93,7 @@ def test_a_branch_that_sends_nothing():
 def test_homogeneous_without_norm_is_exponential(skip, scale, slope, depth):
     branch = Branch(activations.leaky_relu(slope), last_var=2.0)
     step = skip**2 + scale**2 * (1 + slope**2)
-    trunk = wide_limit(branch, depth, BranchScaling("any", skip, scale), q=0.3)
+    trunk = wide_trunk(branch, depth, BranchScaling("any", skip, scale), q=0.3)
     assert trunk.signal[-1] == pytest.approx(0.3 * step**depth, rel=1e-7)
     assert trunk.gradient_factors == pytest.approx([step] * depth, rel=1e-9)
 
@@ -107,14 +102,14 @@ def test_homogeneous_without_norm_is_exponential(skip, scale, slope, depth):
 def test_bounded_functions_grow_linearly_without_norm(matrices):
     """Erf at a great level sends its square of 1 and no slope."""
     branch = Branch(activations.erf(), matrices)
-    trunk = wide_limit(branch, 50, PLAIN, q=1e8)
+    trunk = wide_trunk(branch, 50, PLAIN, q=1e8)
     assert trunk.signal[-1] - 1e8 == pytest.approx(50, rel=1e-3)
     assert math.prod(trunk.gradient_factors) == pytest.approx(1.0, abs=1e-2)
 
 
 def test_erf_layer_by_layer():
     skip, scale, q, c = 0.9, 0.7, 0.6, 0.3
-    trunk = wide_limit(_erf_branch(), 12, BranchScaling("any", skip, scale), "none", q, c)
+    trunk = wide_trunk(_erf_branch(), 12, BranchScaling("any", skip, scale), "none", q, c)
     for layer in range(12):
         assert trunk.signal[layer] == pytest.approx(q, rel=1e-9)
         assert trunk.correlation[layer] == pytest.approx(c, abs=1e-7)
@@ -128,7 +123,7 @@ def test_erf_layer_by_layer():
 @given(q=st.floats(0.1, 10.0), depth=st.integers(1, 300))
 @settings(max_examples=20, deadline=None)
 def test_pre_norm_is_linear_in_signal_and_a_ratio_of_gammas_in_gradient(q, depth):
-    trunk = wide_limit(_erf_branch(), depth, PLAIN, "pre", q)
+    trunk = wide_trunk(_erf_branch(), depth, PLAIN, "pre", q)
     energy, slope = _erf_energy(1.0), _erf_slope(1.0)
     assert trunk.signal[-1] == pytest.approx(q + depth * energy, rel=1e-9)
     # prod (l + (q + chi)/V) / (l + q/V)
@@ -136,20 +131,20 @@ def test_pre_norm_is_linear_in_signal_and_a_ratio_of_gammas_in_gradient(q, depth
     gammas = special.gammaln([depth + a, a, depth + b, b])
     expected = gammas[0] - gammas[1] - gammas[2] + gammas[3]
     assert np.log(trunk.gradient_factors).sum() == pytest.approx(expected, rel=1e-8)
-    assert wide_limit(_erf_branch(), depth, PLAIN, "tracked", q) == trunk
+    assert wide_trunk(_erf_branch(), depth, PLAIN, "tracked", q) == trunk
 
 
 def test_pre_norm_gradient_has_the_exponent_chi_over_energy():
     energy, slope = _erf_energy(1.0), _erf_slope(1.0)
     logs = [
-        np.log(wide_limit(_erf_branch(), depth, PLAIN, "pre").gradient_factors).sum()
+        np.log(wide_trunk(_erf_branch(), depth, PLAIN, "pre").gradient_factors).sum()
         for depth in (2_000, 4_000)
     ]
     assert (logs[1] - logs[0]) / math.log(2) == pytest.approx(slope / energy, rel=1e-3)
 
 
 def test_pre_norm_with_a_weaker_skip_settles():
-    trunk = wide_limit(_erf_branch(), 400, BranchScaling("leak", 0.9), "pre")
+    trunk = wide_trunk(_erf_branch(), 400, BranchScaling("leak", 0.9), "pre")
     energy, slope = _erf_energy(1.0), _erf_slope(1.0)
     assert trunk.signal[-1] == pytest.approx(energy / 0.19, rel=1e-9)
     assert trunk.gradient_factors[-1] == pytest.approx(0.81 + 0.19 * slope / energy, rel=1e-9)
@@ -158,12 +153,12 @@ def test_pre_norm_with_a_weaker_skip_settles():
 @given(skip=positive, scale=positive)
 @settings(max_examples=20, deadline=None)
 def test_post_norm(skip, scale):
-    trunk = wide_limit(_erf_branch(), 3, BranchScaling("any", skip, scale), "post")
+    trunk = wide_trunk(_erf_branch(), 3, BranchScaling("any", skip, scale), "post")
     s2, t2 = skip**2, scale**2
     factor = (s2 + t2 * _erf_slope(1.0)) / (s2 + t2 * _erf_energy(1.0))
     assert trunk.signal == (1.0,) * 4
     assert trunk.gradient_factors == pytest.approx([factor] * 3, rel=1e-9)
-    he = wide_limit(HE, 3, BranchScaling("any", skip, scale), "post")
+    he = wide_trunk(HE, 3, BranchScaling("any", skip, scale), "post")
     assert he.gradient_factors == pytest.approx([1.0] * 3, rel=1e-9)
 
 
@@ -174,7 +169,7 @@ def _arc_cosine(c):
 @pytest.mark.parametrize("placement", ["none", "pre", "post"])
 @pytest.mark.parametrize("start", [-0.9, 0.0, 0.999])
 def test_relu_correlation_by_the_arc_cosine_kernel(placement, start):
-    trunk = wide_limit(HE, 10, BranchScaling("any", 0.8, 0.5), placement, correlation=start)
+    trunk = wide_trunk(HE, 10, BranchScaling("any", 0.8, 0.5), placement, correlation=start)
     c, q = mpmath.mpf(start), mpmath.mpf(1)
     for found in trunk.correlation:
         assert found == pytest.approx(float(c), abs=1e-7)
@@ -186,9 +181,9 @@ def test_relu_correlation_by_the_arc_cosine_kernel(placement, start):
 
 def test_correlation_of_linear_branches_and_of_equal_inputs_stays():
     linear = Branch(activations.identity())
-    assert wide_limit(linear, 5, PLAIN, correlation=-0.4).correlation == pytest.approx([-0.4] * 6)
-    assert wide_limit(HE, 5, PLAIN).correlation == (1.0,) * 6
-    near = wide_limit(HE, 5, PLAIN, correlation=-1.0).correlation
+    assert wide_trunk(linear, 5, PLAIN, correlation=-0.4).correlation == pytest.approx([-0.4] * 6)
+    assert wide_trunk(HE, 5, PLAIN).correlation == (1.0,) * 6
+    near = wide_trunk(HE, 5, PLAIN, correlation=-1.0).correlation
     assert near[0] == -1.0
     assert list(near) == sorted(near)
 
@@ -197,7 +192,7 @@ def test_depth_scaling_bounds_growth_and_correlation():
     """(1 + V/L)^L rises to e^V; the correlation's way settles too."""
     totals, ends = [], []
     for depth in (4, 16, 64):
-        trunk = wide_limit(HE, depth, branch_scaling("depth", depth), correlation=0.0)
+        trunk = wide_trunk(HE, depth, branch_scaling("depth", depth), correlation=0.0)
         totals.append(trunk.signal[-1])
         ends.append(trunk.correlation[-1])
     assert totals == sorted(totals)
@@ -209,7 +204,7 @@ def test_depth_scaling_bounds_growth_and_correlation():
 @pytest.mark.parametrize("depth", [1, 12, 100])
 def test_scalings(depth):
     def total(name, placement="none"):
-        trunk = wide_limit(HE, depth, branch_scaling(name, depth), placement)
+        trunk = wide_trunk(HE, depth, branch_scaling(name, depth), placement)
         return trunk.signal[-1], math.prod(trunk.gradient_factors)
 
     assert total("plain") == pytest.approx((2.0**depth,) * 2, rel=1e-7)
@@ -232,22 +227,22 @@ def test_deepnorm_as_published_for_an_encoder(layers):
 
 @given(depth=st.integers(1, 400), growth=st.floats(1.01, 1e4))
 @settings(max_examples=25, deadline=None)
-def test_critical_scale_in_closed_form(depth, growth):
+def test_branch_scale_in_closed_form(depth, growth):
     step = growth ** (1 / depth)
-    assert critical_scale(HE, depth, growth) == pytest.approx(math.sqrt(step - 1), rel=1e-8)
+    assert branch_scale(HE, depth, growth) == pytest.approx(math.sqrt(step - 1), rel=1e-8)
     # post-norm: t^2 = s^2 (g - 1) / (chi - g V)
     energy, slope = _erf_energy(1.0, variance=0.5), _erf_slope(1.0, variance=0.5)
     branch = _erf_branch(variance=0.5)
     if step < 0.95 * slope / energy:
         expected = 0.7 * math.sqrt((step - 1) / (slope - step * energy))
-        found = critical_scale(branch, depth, growth, "post", skip=0.7)
+        found = branch_scale(branch, depth, growth, "post", skip=0.7)
         assert found == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("placement", ["none", "pre"])
-def test_critical_scale_meets_its_growth(placement):
-    scale = critical_scale(_erf_branch(), 30, 5.0, placement)
-    trunk = wide_limit(_erf_branch(), 30, BranchScaling("found", scale=scale), placement)
+def test_branch_scale_meets_its_growth(placement):
+    scale = branch_scale(_erf_branch(), 30, 5.0, placement)
+    trunk = wide_trunk(_erf_branch(), 30, BranchScaling("found", scale=scale), placement)
     assert math.prod(trunk.gradient_factors) == pytest.approx(5.0, rel=1e-8)
 
 
@@ -304,17 +299,17 @@ def test_laws_in_words(branch, scaling, placement, words):
         (lambda: branch_scaling("depht", 3), "Did you mean 'depth'"),
         (lambda: branch_scaling("plain", 0), "depth must be an integer of at least 1"),
         (lambda: branch_scaling("fixup", 3, matrices=1), "matrices must be 2 for fixup"),
-        (lambda: wide_limit(HE, 0, PLAIN), "depth must be"),
-        (lambda: wide_limit(HE, 1, PLAIN, "before"), "placement must be one of"),
-        (lambda: wide_limit(HE, 1, PLAIN, q=-1.0), "q must be positive"),
-        (lambda: wide_limit(HE, 1, PLAIN, "post", 2.0), "q must be 1 for post-norm"),
-        (lambda: wide_limit(HE, 1, BranchScaling("", 0.0, 0.0)), "got mean square 0.0"),
-        (lambda: wide_limit(HE, 1100, PLAIN), "scaling must keep signal and gradient"),
-        (lambda: wide_limit(HE, 1, BranchScaling("", math.nan)), "got mean square nan"),
-        (lambda: wide_limit(HE, 1, PLAIN, correlation=1.5), "correlation must be"),
-        (lambda: critical_scale(HE, 10, -1.0), "growth must be positive"),
-        (lambda: critical_scale(HE, 10, 0.5), "growth must be met by a scale"),
-        (lambda: critical_scale(HE, 10, 2.0, "post"), "growth must be met by a scale"),
+        (lambda: wide_trunk(HE, 0, PLAIN), "depth must be"),
+        (lambda: wide_trunk(HE, 1, PLAIN, "before"), "placement must be one of"),
+        (lambda: wide_trunk(HE, 1, PLAIN, q=-1.0), "q must be positive"),
+        (lambda: wide_trunk(HE, 1, PLAIN, "post", 2.0), "q must be 1 for post-norm"),
+        (lambda: wide_trunk(HE, 1, BranchScaling("", 0.0, 0.0)), "got mean square 0.0"),
+        (lambda: wide_trunk(HE, 1100, PLAIN), "scaling must keep signal and gradient"),
+        (lambda: wide_trunk(HE, 1, BranchScaling("", math.nan)), "got mean square nan"),
+        (lambda: wide_trunk(HE, 1, PLAIN, correlation=1.5), "correlation must be"),
+        (lambda: branch_scale(HE, 10, -1.0), "growth must be positive"),
+        (lambda: branch_scale(HE, 10, 0.5), "growth must be met by a scale"),
+        (lambda: branch_scale(HE, 10, 2.0, "post"), "growth must be met by a scale"),
     ],
 )
 def test_refusals(call, words):
@@ -325,4 +320,4 @@ def test_refusals(call, words):
 def test_a_signal_that_leaves_the_floats_is_refused():
     explosive = Branch(activations.squared_relu())
     with pytest.raises(ArgumentError, match="range of floats"):
-        wide_limit(explosive, 20, PLAIN, q=100.0)
+        wide_trunk(explosive, 20, PLAIN, q=100.0)
