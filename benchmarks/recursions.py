@@ -38,6 +38,7 @@ from scipy import special, stats
 from equipoise.theory import activations
 from equipoise.theory.activations import Activation
 from equipoise.theory.angles import stack_correlation
+from equipoise.theory.branch import Branch, branch_scaling
 from equipoise.theory.convolution import circular_drift, independent_positions
 from equipoise.theory.diagonal_noise import small_noise
 from equipoise.theory.fluctuation import gradient_fluctuation, signal_fluctuation
@@ -48,7 +49,7 @@ from equipoise.theory.noise_chain import noise_chain
 from equipoise.theory.noise_density import noise_density
 from equipoise.theory.normalised import residual_stack
 from equipoise.theory.odds import survival_probability, usable_odds
-from equipoise.theory.residual import Branch, branch_scaling, wide_limit
+from equipoise.theory.residual import wide_trunk
 from equipoise.theory.shift import shift_for_departure
 from equipoise.theory.structured import HiddenLayer, balance
 
@@ -58,7 +59,7 @@ Row = dict[str, Any]
 
 SEED, WIDTHS, DEPTHS = 20240607, (4, 8, 16, 64), (20, 100, 1000)
 # Numbers drawn for one network, and the fewest and most draws of it.
-EFFORT = {"default": (1e7, 200, 10_000), "full": (2e8, 400, 50_000)}
+EFFORT = {"default": (1e7, 200, 10_000), "full": (1e8, 250, 40_000)}
 # Cost of a weight: QR, two matrices, or kernels on all positions.
 COST = {"haar": 4, "centred": 4, "mirrored": 2, "shifted": 4, "residual": 2, "convolution": 8}
 BATCH = 1.5e7
@@ -509,8 +510,8 @@ def residual(job: Job, rows: Rows) -> None:
         rows.spread(label, LEADING, "log norm: std", stack.log_norm_std[-1], np.log(power) / 2)
     claim = EXACT if stack.gradient_is_exact else LEADING
     rows.square(label, claim, "gradient", math.exp(stack.gradient_log[0]), gradient)
-    wide = wide_limit(branch, depth, scaling, placement, correlation=0.5)
-    rows.mean(f"residual.wide_limit, {placement}", LEADING, "cosine", wide.correlation[-1],
+    wide = wide_trunk(branch, depth, scaling, placement, correlation=0.5)
+    rows.mean(f"residual.wide_trunk, {placement}", LEADING, "cosine", wide.correlation[-1],
               cosine(out), False)  # fmt: skip
 
 

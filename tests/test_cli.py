@@ -1,6 +1,8 @@
 """The command line."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,6 +73,98 @@ def test_bad_shapes_are_named(folder, shape):
         cli.app(["init", "my_models:deep", "--input", shape], standalone_mode=False)
 
 
+ACTS = """
+import math
+import numpy as np
+
+def mine(x):
+    return np.maximum(x, 0.0) + 0.1 * np.sin(x)
+
+def slow(v):
+    return v * math.tanh(v)
+
+def mixing(x):
+    return x - x.mean()
+
+class Squash:
+    def __call__(self, x):
+        return np.tanh(x) ** 3
+"""
+
+
+@pytest.fixture
+def acts(tmp_path, monkeypatch):
+    (tmp_path / "my_acts.py").write_text(ACTS, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_acts", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("gelu", "gelu"),
+        ("leaky_relu(0.2)", "leaky_relu(negative_slope=0.2)"),
+        ("elu(alpha=2)", "elu(alpha=2)"),
+        ("gelu('tanh')", "gelu_tanh"),
+        ("hardtanh(-2, 2)", "hardtanh(low=-2, high=2)"),
+        ("torch.nn.functional:silu", "silu"),
+        ("torch.nn:Mish", "mish"),
+        ("my_acts:mine", "mine"),
+        ("my_acts:slow", "slow"),
+        ("my_acts:Squash", "Squash"),
+    ],
+)
+def test_theory_prints_the_card(acts, text, name):
+    result = call("theory", text, "--width", 16, "--depth", 30, "--json")
+    assert result.exit_code == 0, result.output
+    card = json.loads(result.output)
+    assert card["activation"] == name
+    assert (card["width"], card["depth"], card["scheme"]) == (16, 30, "auto")
+
+
+def test_theory_prints_words_and_draws_a_picture(acts):
+    result = call("theory", "my_acts:mine", "--plot", "card.svg", "--scheme", "he")
+    assert result.exit_code == 0, result.output
+    assert "mine, " in result.output
+    assert "scheme=" in result.output
+    assert "picture: card.svg" in result.output
+    assert (acts / "card.svg").read_text(encoding="utf-8").startswith("<?xml")
+    both = call("theory", "relu", "--plot", "relu.png", "--json")
+    assert json.loads(both.stdout)["activation"] == "relu"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gelo", "Did you mean 'gelu'"),
+        ("known_activations", "activation must be one of"),
+        ("Activation", "activation must be one of"),
+        ("leaky_relu(", "activation must be a name"),
+        ("3", "activation must be a name"),
+        ("a.b", "activation must be a name"),
+        ("leaky_relu(slope=2)", "arguments of leaky_relu must be numbers that it knows"),
+        ("leaky_relu(x)", "Its form is leaky_relu"),
+        ("elu(-1)", "alpha must be positive"),
+        ("my_acts:mixing", "must be pointwise"),
+        ("my_acts:absent", "must name a function"),
+    ],
+)
+def test_bad_activations_are_named(acts, text, message):
+    with pytest.raises(ArgumentError, match=message):
+        cli.app(["theory", text], standalone_mode=False)
+
+
+def test_theory_needs_no_torch():
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from equipoise import cli\n"
+        "cli.app(['theory', 'tanh', '--json'], standalone_mode=False)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert json.loads(out.stdout)["activation"] == "tanh", out.stderr
+
+
 def test_errors_become_one_line_and_status_2(folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["equipoise", "init", "my_models:deep", "--input", "17"])
     with pytest.raises(SystemExit) as stop:
@@ -81,5 +175,5 @@ def test_errors_become_one_line_and_status_2(folder, monkeypatch, capsys):
 
 def test_help_has_an_example_for_each_command():
     assert call("--help").exit_code == 0
-    for command in ("demo", "init"):
+    for command in ("demo", "init", "theory"):
         assert "Example: equipoise" in call(command, "--help").output
