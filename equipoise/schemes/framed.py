@@ -136,7 +136,8 @@ def framed_stack(
     Returns:
         The laws, the frames, the expected RMS of each weight's output (``signal``) and the RMS
         gradient there relative to the last (``gradient``), and how far a draw strays (``log_std``:
-        Var log |J v|^2 = 12 B / n for Haar weights near a cubic activation's fixed point).
+        Var log |J v|^2 = 20 B / n for Haar weights and odd cubic functions, of which 12 are the
+        layers' own noise and 8 come from the wandering level, ``theory.fluctuation``).
 
     Raises:
         ArgumentError: if the counts do not fit or a mirrored space has fewer than 2 units.
@@ -175,7 +176,7 @@ def framed_stack(
         biases.append(OffsetBias(name, offset, centre) if offset or centre else Zero())
     growth = balanced.gradient_log_growth if balanced else 0.0
     narrowest = min((space.size for space in spaces), default=1)
-    chance = 12 * max(growth, 0.0) / narrowest + entry.log_variance(min(ranks))
+    chance = 20 * max(growth, 0.0) / narrowest + entry.log_variance(min(ranks))
     log_std = math.sqrt(chance) / 2
     return FramedStack(weights, tuple(biases), frames, balanced, signal, gradient, log_std)
 
