@@ -22,7 +22,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -59,7 +59,7 @@ Row = dict[str, Any]
 
 SEED, WIDTHS, DEPTHS = 20240607, (4, 8, 16, 64), (20, 100, 1000)
 # Numbers drawn for one network, and the fewest and most draws of it.
-EFFORT = {"default": (1e7, 200, 10_000), "full": (1e8, 250, 40_000)}
+EFFORT = {"default": (1e7, 200, 10_000), "full": (4e7, 250, 40_000)}
 # Cost of a weight: QR, two matrices, or kernels on all positions.
 COST = {"haar": 4, "centred": 4, "mirrored": 2, "shifted": 4, "residual": 2, "convolution": 8}
 BATCH = 1.5e7
@@ -133,11 +133,11 @@ class Rows(list[Row]):
                  relative=relative)  # fmt: skip
 
     def square(self, theory: str, claim: str, what: str, expected: float, logs: Array) -> None:
-        """Mean of exp(2 log), or of the log where few draws carry that mean."""
+        """Mean of exp(2 log), or of the log where few draws carry that mean (heavy tails)."""
         if 2 * logs.std() <= HEAVY:
             self.mean(theory, claim, what, expected, np.exp(2 * logs))
         else:
-            self.mean(theory, LEADING, f"{what}: log", math.log(expected) / 2, logs, relative=False)
+            self.mean(theory, LEADING, f"heavy log {what}", math.log(expected) / 2, logs, False)
 
     def spread(
         self, theory: str, claim: str, what: str, expected: float, values: Array, error: float = 0.0
@@ -284,20 +284,20 @@ def homogeneous(job: Job, rows: Rows) -> None:
         return
     sums, std = log_norm[alive], math.sqrt(depth * layer.variance)
     rows.mean("lyapunov.log_gain", EXACT, "log norm", depth * layer.mean, sums, relative=False)
-    rows.spread("lyapunov.log_gain", EXACT, "log norm: std", std, sums)
+    rows.spread("lyapunov.log_gain", EXACT, "log norm, std", std, sums)
     back = gradient[alive]
     if law == "gaussian":
         whole = stack_log_gain(act, [n] * (depth + 1), scale, backward=True)
         name = "lyapunov.stack_log_gain"
         rows.mean(name, EXACT, "log gradient", whole.mean, back, relative=False)
-        rows.spread(name, EXACT, "log gradient: std", math.sqrt(whole.variance), back)
+        rows.spread(name, EXACT, "log gradient, std", math.sqrt(whole.variance), back)
     else:
         shift = depth * math.log(scale * math.sqrt((1 + a * a) / 2))
         for name, values in (("signal", sums), ("gradient", back)):
             theory = gradient_fluctuation if name == "gradient" else signal_fluctuation
             wide, what = theory(act, 1.0, n, depth), f"log {name.replace('signal', 'norm')}"
-            rows.mean(f"fluctuation.{name}", LEADING, what, wide.mean + shift, values, False)
-            rows.spread(f"fluctuation.{name}", LEADING, f"{what}: std", wide.std, values)
+            rows.mean(f"fluctuation.{name}, lines", LEADING, what, wide.mean + shift, values, False)
+            rows.spread(f"fluctuation.{name}, lines", LEADING, f"{what}, std", wide.std, values)
     both = cosine(out)
     rows.mean("meanfield.correlation_map", LEADING, "cosine",
               homogeneous_correlation(act, depth), both[np.isfinite(both)], False)  # fmt: skip
@@ -338,7 +338,7 @@ def centred(job: Job, rows: Rows) -> None:
             theory = gradient_fluctuation if name == "gradient" else signal_fluctuation
             law, what = theory(act, q, n, depth), f"log {name.replace('signal', 'norm')}"
             rows.mean(f"fluctuation.{name}", LEADING, what, law.mean, values, False)
-            rows.spread(f"fluctuation.{name}", LEADING, f"{what}: std", law.std, values)
+            rows.spread(f"fluctuation.{name}", LEADING, f"{what}, std", law.std, values)
 
 
 def mirrored(job: Job, rows: Rows) -> None:
@@ -433,7 +433,7 @@ def noise(job: Job, rows: Rows) -> None:
         rows.mean("noise_chain", EXACT, what, known.value[-1], values, relative,
                   known.standard_error[-1])  # fmt: skip
     known = chain.log_norm_std
-    rows.spread("noise_chain", EXACT, "log norm: std", known.value[-1], np.log(power) / 2,
+    rows.spread("noise_chain", EXACT, "log norm, std", known.value[-1], np.log(power) / 2,
                 known.standard_error[-1])  # fmt: skip
     if 2 * back.std() <= HEAVY:
         known = chain.gradient
@@ -507,7 +507,7 @@ def residual(job: Job, rows: Rows) -> None:
         if np.log(power).std() <= HEAVY:
             rows.mean(label, claim, "mean square", stack.signal[-1], power)
         rows.mean(label, LEADING, "log norm", stack.log_norm_mean[-1], np.log(power) / 2, False)
-        rows.spread(label, LEADING, "log norm: std", stack.log_norm_std[-1], np.log(power) / 2)
+        rows.spread(label, LEADING, "log norm, std", stack.log_norm_std[-1], np.log(power) / 2)
     claim = EXACT if stack.gradient_is_exact else LEADING
     rows.square(label, claim, "gradient", math.exp(stack.gradient_log[0]), gradient)
     wide = wide_trunk(branch, depth, scaling, placement, correlation=0.5)
@@ -620,12 +620,17 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def load(path: Path, settings: Row, fresh: bool) -> list[Row]:
-    """Rows already there, if they are of the same settings."""
+def load(path: Path, settings: Row, fresh: bool) -> tuple[list[Row], float]:
+    """Rows already there of the same settings and numbers of draws, and the seconds they took."""
     if fresh or not path.exists():
-        return []
+        return [], 0.0
     kept = json.loads(path.read_text())
-    return kept["rows"] if kept["settings"] == settings else []
+    if kept["settings"] != settings:
+        return [], 0.0
+    draws = {(j.label, j.width, j.depth): j.draws for j in jobs(settings["mode"])}
+    rows = [r for r in kept["rows"]
+            if draws.get((r["network"], r["width"], r["depth"])) == r["draws"]]  # fmt: skip
+    return rows, kept["seconds"]
 
 
 def save(path: Path, settings: Row, rows: list[Row], seconds: float) -> None:
@@ -644,9 +649,9 @@ def summary(rows: list[Row]) -> Row:
     bounds = [r["z"] for r in rows if r["claim"] == BOUND]
     same = [r["simulated"] for r in rows if r["claim"] == EXACT and r["z"] is None]
     worst: dict[str, dict[str, float]] = {}
-    for r in rows:
+    for r in sorted(rows, key=lambda r: (r["theory"], r["quantity"], r["depth"])):
         if r["claim"] == LEADING:
-            by_width = worst.setdefault(f"{r['theory']}: {r['quantity']}", {})
+            by_width = worst.setdefault(f"{r['theory']}: {r['quantity']}, L = {r['depth']}", {})
             width = str(r["width"])
             by_width[width] = max(by_width.get(width, 0.0), abs(r["error"]))
     return {
@@ -679,22 +684,23 @@ def report(console: Console, rows: list[Row]) -> None:
                 error = f"{r['standard_error']:.1e}" if r["standard_error"] else ""
                 z = "" if r["z"] is None else f"{r['z']:+.2f}"
                 table.add_row(r["network"], str(r["width"]), str(r["depth"]), r["quantity"],
-                              *numbers, error, z, f"{r['error']:+.3g}")  # fmt: skip
+                              *numbers, error, z, f"{r['error']:+.2g}")  # fmt: skip
             table.add_section()
         console.print(table)
     found = summary(rows)
-    title = "Leading order: worst error over networks and depths"
-    table = Table("theory: quantity", *(f"n = {n}" for n in WIDTHS), title=title, width=110)
-    for name, by_width in sorted(found["worst_error_by_width"].items()):
+    title = "Leading order: worst error over networks"
+    table = Table("theory: quantity, depth", *(f"n = {n}" for n in WIDTHS), title=title, width=110)
+    for name, by_width in found["worst_error_by_width"].items():
         table.add_row(name, *(f"{by_width[k]:.3g}" if (k := str(n)) in by_width else ""
                               for n in WIDTHS))  # fmt: skip
     console.print(table)
     console.print(
         f"{found['exact_rows']} exact rows: largest |z| {found['largest_abs_z']:.2f}, root mean "
         f"square {found['root_mean_square_z']:.3f}; {found['above_4']} above 4, where chance alone "
-        f"gives {found['expected_above_4']:.2f}. {found['rows_without_spread']} rows without "
-        f"spread: off by at most {found['largest_deviation']:.1e}. {found['bounds']} bounds: at "
-        f"most {found['largest_z_past_a_bound']:.2f} standard errors past."
+        f"gives {found['expected_above_4']:.2f} (rows of one network go together). "
+        f"{found['rows_without_spread']} rows without spread: off by at most "
+        f"{found['largest_deviation']:.1e}. {found['bounds']} bounds: at most "
+        f"{found['largest_z_past_a_bound']:.2f} standard errors past."
     )
 
 
@@ -709,9 +715,9 @@ def main() -> None:
     # Before the workers import numpy.
     os.environ["OMP_NUM_THREADS"] = "1"
     mode = "full" if options.full else "default"
-    settings = {"mode": mode, "seed": SEED, "budget": BUDGET, "alpha": ALPHA, "heavy": HEAVY,
-                "jobs": [asdict(j) for j in jobs(mode)]}  # fmt: skip
-    rows, begun = load(options.out, settings, options.fresh), time.time()
+    settings = {"mode": mode, "seed": SEED, "budget": BUDGET, "alpha": ALPHA, "heavy": HEAVY}
+    rows, seconds = load(options.out, settings, options.fresh)
+    begun = time.time() - seconds
     place = {(j.label, j.width, j.depth): i for i, j in enumerate(jobs(mode))}
     done = {(r["network"], r["width"], r["depth"]) for r in rows}
     todo = [j for j in jobs(mode) if (j.label, j.width, j.depth) not in done]

@@ -23,7 +23,7 @@ def finite(name: str, value: float, remedy: str = "") -> float:
 
 def at_least(name: str, value: int, least: int, remedy: str = "") -> int:
     """Return ``value``; refuse integers below ``least``."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    if isinstance(value, bool) or not math.isfinite(value) or int(value) != value or value < least:
         raise ArgumentError(_message(name, f"an integer of at least {least}", value, remedy))
     return int(value)
 

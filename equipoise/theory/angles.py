@@ -62,6 +62,7 @@ def residual_covariance(activation: Activation, q: float, correlation: float) ->
     >>> round(residual_covariance(activations.relu(), 1.0, 0.0), 9)  # 1 / (2 pi)
     0.159154943
     """
+    _check_correlation(correlation)
     s = statistics(activation, q)
     zero, slope = activation.value_at_zero, s.linear
     breaks = activation.kinks + activation.jumps
@@ -105,8 +106,8 @@ def stack_correlation(
         statistics differ from those of all before.
 
     Raises:
-        ArgumentError: if the correlation is not in [-1, 1], or the stack has another number of
-            layers.
+        ArgumentError: if the correlation is not in [-1, 1], the stack has another number of
+            layers, or for the widths and spectrum that ``balance`` refuses.
 
     >>> from equipoise.theory import activations
     >>> from equipoise.theory.structured import balance
@@ -115,11 +116,7 @@ def stack_correlation(
     >>> round(found.hidden[0], 9), 0.1 < found.output < 0.5  # the mean of ELU lifts it
     (0.0, True)
     """
-    if not -1.0 <= correlation <= 1.0:
-        raise ArgumentError(
-            f"correlation must be from -1 to 1, got {correlation}. Divide the inner product by "
-            "the norms."
-        )
+    _check_correlation(correlation)
     if len(layers) != len(stack.q):
         raise ArgumentError(
             f"stack must be that of the {len(layers)} layers given, got one of {len(stack.q)}. "
@@ -146,3 +143,11 @@ def stack_correlation(
     leaving = sum(e * n for e, n in zip(profile, sizes, strict=True))
     output = leaving / (stack.exit_energy * stack.gains[-1] ** 2)
     return StackCorrelation(tuple(hidden), min(1.0, max(-1.0, output)))
+
+
+def _check_correlation(correlation: float) -> None:
+    if not -1.0 <= correlation <= 1.0:
+        raise ArgumentError(
+            f"correlation must be from -1 to 1, got {correlation}. Divide the inner product by "
+            "the norms."
+        )

@@ -24,6 +24,7 @@ from equipoise.theory.gaussian import (
     Expectation,
     expectation,
     kronrod_sums,
+    panel_edges,
 )
 
 Array = NDArray[np.float64]
@@ -171,32 +172,20 @@ class _Pair:
     def edges1(self) -> Array:
         """Panel edges of z1."""
         reach = REACH * self.std1
-        anchors = {k: min(self.std1, 1.0) for k in (0.0, *self.kinks1)}
+        scales = {k: min(self.std1, 1.0) for k in (0.0, *self.kinks1)}
         if self.ratio != 0.0:
             per_unit = 1 / abs(self.ratio)
             at_zero = max(self.noise, min(self.std2, 1.0)) * per_unit
-            anchors[0.0] = min(anchors[0.0], at_zero)
+            scales[0.0] = min(scales[0.0], at_zero)
             for k in self.kinks2:
                 at, scale = k / self.ratio, self.noise * per_unit
-                anchors[at] = min(anchors.get(at, math.inf), scale, self.std1)
-        return np.unique(
-            np.concatenate([[-reach, reach], *(_around(a, s, reach) for a, s in anchors.items())])
-        )
+                scales[at] = min(scales.get(at, math.inf), scale, self.std1)
+        return np.unique(np.concatenate([[-reach, reach], panel_edges(scales, reach)]))
 
     def edges2(self) -> Array:
         """Panel edges of z2 that do not move with z1."""
-        reach = 2 * REACH * self.std2
-        scale = min(self.std2, 1.0)
-        return np.unique(np.concatenate([_around(a, scale, reach) for a in {0.0, *self.kinks2}]))
-
-
-def _around(anchor: float, scale: float, reach: float) -> Array:
-    """The anchor and powers of two away from it, from a quarter of the scale, within reach."""
-    if abs(anchor) >= reach:
-        return np.empty(0)
-    steps = scale / 4 * 2.0 ** np.arange(math.ceil(math.log2(8 * reach / scale)) + 1)
-    points = anchor + np.concatenate([-steps[::-1], [0.0], steps])
-    return points[np.abs(points) <= reach]
+        scales = dict.fromkeys((0.0, *self.kinks2), min(self.std2, 1.0))
+        return panel_edges(scales, 2 * REACH * self.std2)
 
 
 def _pair(
@@ -210,8 +199,9 @@ def _pair(
             f"correlation must be from -1 to 1, got {correlation}. Divide the covariance by "
             "sqrt(q1 q2)."
         )
-    noise = std2 * math.sqrt((1.0 - correlation) * (1.0 + correlation))
-    return _Pair(std1, std2, float(correlation) * std2 / std1, noise, kinks1, kinks2)
+    c = float(correlation)
+    noise = std2 * math.sqrt((1.0 - c) * (1.0 + c))
+    return _Pair(std1, std2, c * std2 / std1, noise, kinks1, kinks2)
 
 
 @dataclass

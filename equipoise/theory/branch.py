@@ -109,11 +109,12 @@ def _moments(activation: Activation, level: float, last_var: float) -> BranchMom
         return BranchMoments(energy, slope, 1.0, 0.0, 1.0)
     # d E f(z)^2 / d log level = E f^2 (z^2 / level - 1) / 2: no derivative of f, so no kink.
     growth = expectation(lambda z: f(z) ** 2 * (z * z / level - 1) / 2, level, activation.kinks)
-    overlap = expectation(lambda z: (f(z) * df(z)) ** 2, level, activation.kinks)
-    # A product of floats overflows to infinity, a power raises.
-    spread = s.fourth_moment / (s.second_moment * s.second_moment) - 1.0
-    together = overlap.value / (s.second_moment * s.slope_energy)
-    return BranchMoments(energy, slope, growth.value / s.second_moment, spread, together)
+    # Of f and f' in units of their sizes: fourth powers leave the range of floats early.
+    size, steep = math.sqrt(s.second_moment), math.sqrt(s.slope_energy)
+    fourth = expectation(lambda z: (f(z) / size) ** 4, level, activation.kinks)
+    overlap = expectation(lambda z: (f(z) / size * df(z) / steep) ** 2, level, activation.kinks)
+    elasticity = growth.value / s.second_moment
+    return BranchMoments(energy, slope, elasticity, fourth.value - 1.0, overlap.value)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def cell_fluctuation(
         weights: ``haar`` (orthogonal) or ``gaussian`` (independent entries).
 
     Returns:
-        The coefficients, with a relative quadrature error of about 1e-9.
+        The coefficients, with an error of 1e-9 relative or 1e-12 absolute, whichever is larger,
+        where f does not oscillate: those of sin are lost from q = 1e10 on.
 
     Raises:
         ArgumentError: if q is not positive and finite, the weights are unknown, or the activation

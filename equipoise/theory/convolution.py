@@ -42,7 +42,9 @@ def circular_drift(
 
     log(sigma^2 k) / 2 + I(C) <= drift <= log(sigma^2 k C (a+^2 + a-^2) / 2) / 2. The estimate
     replaces the C S numbers that decide the norm by d = C p independent ones, p = (tr Sigma)^2 /
-    tr Sigma^2: drift ~ log(sigma^2 k C / d) / 2 + I(d).
+    tr Sigma^2: drift ~ log(sigma^2 k C / d) / 2 + I(d). For ReLU all are those of survivors: the
+    lower bound then holds from 3 channels on; with 1 or 2, unlike positions let single units
+    survive, and the drift may lie as low as log(sigma^2 k C) / 2 - 0.756.
 
     Args:
         activation: a line on each side of 0.

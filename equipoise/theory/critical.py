@@ -55,13 +55,23 @@ def critical_line(activation: Activation, q: ArrayLike) -> tuple[Array, Array]:
 
 
 def _point(activation: Activation, q: float) -> tuple[float, float]:
-    slope = slope_energy(activation, q)
-    if slope == 0.0:
+    share = _bias_share(activation, q)
+    if not share >= 0.0:
         return math.nan, math.nan
-    share = 1.0 - energy(activation, q) / (slope * q)
-    if share < -_SAME:
-        return math.nan, math.nan
-    return 1.0 / slope, q * share if share > _SAME else 0.0
+    return 1.0 / slope_energy(activation, q), q * share
+
+
+def _bias_share(activation: Activation, q: float) -> float:
+    """bias_var / q that the line has at q: 1 - E f^2 / (q E f'^2), 0 where that is rounding.
+
+    Minus infinity where no slope is left, or where the moments leave the range of floats.
+    """
+    square, slope = energy(activation, q), slope_energy(activation, q)
+    if not (square < math.inf and 0.0 < slope < math.inf):
+        return -math.inf
+    # One after the other: the product of a small level and a small slope may vanish.
+    share = 1.0 - square / slope / q
+    return 0.0 if abs(share) <= _SAME else share
 
 
 def critical_weight_var(activation: Activation, bias_var: float = 0.0) -> tuple[float, ...]:
@@ -88,19 +98,18 @@ def critical_weight_var(activation: Activation, bias_var: float = 0.0) -> tuple[
     >>> critical_weight_var(activations.tanh())
     (1.0,)
     """
-    check_map(1.0, 1.0, bias_var)
+    *_, bias_var = check_map(1.0, 1.0, bias_var)
     refuse_jumps(activation)
 
     def excess(log_q: float) -> float:
         # Over q, so that rounding is the same at every level.
         q = math.exp(log_q)
-        slope = slope_energy(activation, q)
-        return 1.0 - energy(activation, q) / (slope * q) - bias_var / q if slope > 0 else -math.inf
+        return _bias_share(activation, q) - bias_var / q
 
     low, high = math.log(_SMALLEST), math.log(_LARGEST)
     x = np.linspace(low, high, math.ceil((high - low) * _PER_E_FOLD) + 1)
     values = np.array([excess(v) for v in x])
-    sign = np.where(np.abs(values) <= _SAME, 0, np.sign(values)).astype(int)
+    sign = np.sign(values).astype(int)
 
     found: list[float] = []
     at_zero = slope_energy(activation, 0.0)
@@ -115,7 +124,7 @@ def critical_weight_var(activation: Activation, bias_var: float = 0.0) -> tuple[
         elif value == 0:
             # A homogeneous stretch: one weight_var serves every level in it.
             found.append(1.0 / slope_energy(activation, math.exp(x[(start + end - 1) // 2])))
-        elif end < len(x) and sign[end] == -value and math.isfinite(values[end - 1]):
+        elif end < len(x) and sign[end] == -value and np.isfinite(values[end - 1 : end + 1]).all():
             root = optimize.brentq(excess, x[end - 1], x[end], xtol=1e-13, rtol=1e-13)
             found.append(1.0 / slope_energy(activation, math.exp(root)))
         start = end

@@ -122,7 +122,7 @@ def fixed_points(activation: Activation, gain: float = 1.0, reach: float = 10.0)
     a = _checks.finite("gain", gain)
     if a == 0.0:
         raise ArgumentError("gain must not be 0, got 0.0. A unit that sees nothing stays at f(0).")
-    _checks.positive("reach", reach)
+    reach = _checks.positive("reach", reach)
     if activation.jumps:
         raise ArgumentError(
             f"activation must be continuous, got {activation}, which jumps. "
@@ -130,7 +130,9 @@ def fixed_points(activation: Activation, gain: float = 1.0, reach: float = 10.0)
         )
 
     def once(x: Array) -> Array:
-        return activation.f(a * x)
+        # A point whose image leaves the range of floats has moved.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return activation.f(a * x)
 
     def twice(x: Array) -> Array:
         return once(once(x))
@@ -178,14 +180,14 @@ def near_zero_fixed_point(activation: Activation, gain: float) -> float:
             f"gain must exceed 1 / f'(0) = {_inverse(expansion.slope):.6g}, got {gain}. "
             "At or below it 0 is the only fixed point near 0."
         )
-    if expansion.order == 0 or expansion.coefficient <= 0:
+    if not expansion.bends_towards_axis:
         raise ArgumentError(
             f"activation must bend towards the axis at 0, got {activation}. "
             "Search with fixed_points instead."
         )
     p = expansion.order
-    # |a|^p, since a kappa > 1 allows both signs to be negative.
-    return float((excess / (expansion.coefficient * abs(a) ** p)) ** (1 / (p - 1)))
+    # Sizes, since a kappa > 1 allows all signs to be negative.
+    return float((excess / (abs(expansion.coefficient) * abs(a) ** p)) ** (1 / (p - 1)))
 
 
 def _inverse(slope: float) -> float:
@@ -195,7 +197,8 @@ def _inverse(slope: float) -> float:
 def _grid(activation: Activation, gain: float, reach: float) -> Array:
     near = np.geomspace(1e-9 * reach, reach, 2000)
     kinks = [k / gain for k in activation.kinks if abs(k / gain) <= reach]
-    return np.unique(np.concatenate([np.linspace(-reach, reach, 4000), -near, near, kinks, [0.0]]))
+    even = reach * np.linspace(-1.0, 1.0, 4000)
+    return np.unique(np.concatenate([even, -near, near, kinks, [0.0]]))
 
 
 def _roots(
@@ -205,8 +208,7 @@ def _roots(
 
     They are runs of zeros, changes of sign, and minima of its size that touch 0.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        moved = image(grid) - grid
+    moved = image(grid) - grid
     # Rounding of f may not count as motion: at slope 1 it hides the sign around a root.
     size = np.maximum(np.abs(grid), np.abs(activation.value_at_zero))
     sign = np.where(np.abs(moved) <= 32 * _EPSILON * size, 0.0, np.sign(moved))
@@ -250,7 +252,8 @@ def _roots(
 
 
 def _slope(activation: Activation, gain: float, x: float) -> float:
-    return float(gain * activation.df(np.array([gain * x]))[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(gain * activation.df(np.array([gain * x]))[0])
 
 
 def _kind(slope: float, near: float) -> Kind:
@@ -286,9 +289,20 @@ def _point(
            for own, other in ((below, above), (above, below))]  # fmt: skip
     steepest = max(below, above, key=abs)
     if any(abs(abs(m) - 1.0) <= near for m in met):
-        away = 1e-3 * max(abs(x), reach / 10) * np.array([-1.0, 1.0])
-        # Two steps, so that a slope of -1 returns to its own side.
-        ratio = (once(once(x + away)) - x) / away
-        return FixedPoint(x, steepest, "neutral", *(bool(0 <= r < 1) for r in ratio))
+        left, right = (_is_drawn(once, x, side, reach) for side in (-1.0, 1.0))
+        return FixedPoint(x, steepest, "neutral", left, right)
     attracts = [abs(m) < 1 for m in met]
     return FixedPoint(x, steepest, "attracting" if all(attracts) else "repelling", *attracts)
+
+
+def _is_drawn(once: Callable[[Array], Array], x: float, side: float, reach: float) -> bool:
+    """Whether two steps bring a point closer to x, by the nearest point whose motion is resolved.
+
+    Two steps, so that a slope of -1 returns to its own side.
+    """
+    away = side * (1e-3 * abs(x) or 1e-9 * reach)
+    ratio = 1.0
+    while abs(ratio - 1.0) <= 1e-9 and abs(away) < reach:
+        ratio = (float(once(once(np.array([x + away])))[0]) - x) / away
+        away *= 2
+    return 0.0 <= ratio < 1.0

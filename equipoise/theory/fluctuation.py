@@ -80,8 +80,7 @@ def signal_fluctuation(
     """
     cell = cell_fluctuation(activation, q, weights)
     path = _Levels.of(cell, width, depth, entry_mean, entry_std)
-    wide = cell.restoring**depth * entry_mean
-    return LogNormLaw(wide, path.mean[-1], math.sqrt(path.variance[-1]))
+    return LogNormLaw(path.wide, path.mean[-1], math.sqrt(path.variance[-1]))
 
 
 def gradient_fluctuation(
@@ -126,8 +125,8 @@ def gradient_fluctuation(
     """
     cell = cell_fluctuation(activation, q, weights)
     path = _Levels.of(cell, width, depth, entry_mean, entry_std)
-    s, t, n = cell.restoring, cell.response, width
-    mean, variance, common = depth * (cell.log_growth + cell.gradient_drift / n), 0.0, 0.0
+    s, t, n, layers = cell.restoring, cell.response, int(width), int(depth)
+    mean, variance, common = layers * (cell.log_growth + cell.gradient_drift / n), 0.0, 0.0
     for level, spread in zip(path.mean[:-1], path.variance[:-1], strict=True):
         mean += t * level + cell.gradient_bend * spread
         variance += cell.gradient_variance / n + t * t * spread + 2 * t * common
@@ -135,38 +134,42 @@ def gradient_fluctuation(
         common = s * (common + t * spread) + cell.covariance / n
 
     along = 1.0
-    for _ in range(depth):
+    for _ in range(layers):
         mean += (along - 1.0) * cell.along / (2 * n)
         along = s * s * along / math.exp(2 * cell.log_growth) + cell.fed
         if weights == "gaussian":
             # Independent entries carry the share along the signal on top of a full cotangent.
             mean += (along - 1.0) / (2 * n)
-    return LogNormLaw(depth * cell.log_growth, mean, math.sqrt(max(0.0, variance)))
+    return LogNormLaw(layers * cell.log_growth, mean, math.sqrt(max(0.0, variance)))
 
 
 @dataclass(frozen=True)
 class _Levels:
-    """Mean and variance of the log norm of the signal before each cell and after the last."""
+    """Mean and variance of the log norm of the signal before each cell and after the last.
+
+    ``wide`` is the mean after the last cell in the wide limit.
+    """
 
     mean: tuple[float, ...]
     variance: tuple[float, ...]
+    wide: float
 
     @staticmethod
     def of(
         cell: CellFluctuation, width: int, depth: int, entry_mean: float, entry_std: float
     ) -> "_Levels":
-        _checks.at_least("width", width, 1)
-        _checks.at_least("depth", depth, 1)
-        _checks.finite("entry_mean", entry_mean)
+        n, layers = _checks.at_least("width", width, 1), _checks.at_least("depth", depth, 1)
+        wide = _checks.finite("entry_mean", entry_mean)
         if not (math.isfinite(entry_std) and entry_std >= 0.0):
             raise ArgumentError(
                 f"entry_std must be finite and not negative, got {entry_std}. Pass 0 for inputs "
                 "of one norm."
             )
         s = cell.restoring
-        mean, variance = [entry_mean], [entry_std**2]
-        for _ in range(depth):
+        mean, variance = [wide], [entry_std * entry_std]
+        for _ in range(layers):
             d, v = mean[-1], variance[-1]
-            mean.append(s * d + cell.signal_bend * v + cell.signal_drift / width)
-            variance.append(s * s * v + cell.signal_variance / width)
-        return _Levels(tuple(mean), tuple(variance))
+            wide *= s
+            mean.append(s * d + cell.signal_bend * v + cell.signal_drift / n)
+            variance.append(s * s * v + cell.signal_variance / n)
+        return _Levels(tuple(mean), tuple(variance), wide)

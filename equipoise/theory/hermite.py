@@ -46,10 +46,10 @@ class GaussianStatistics:
 
     @property
     def mean_hermite_degree(self) -> float:
-        """Q E f'^2 / E f0^2: 1 for a linear f0, above 1 for every other odd one.
+        """Mean degree q E f'^2 / E f0^2: 1 for a linear f0, above 1 for every other odd one.
 
         >>> from equipoise.theory import activations
-        >>> statistics(activations.linear(3.0), 2.0).mean_hermite_degree
+        >>> round(statistics(activations.linear(3.0), 2.0).mean_hermite_degree, 12)
         1.0
         """
         if self.centred_energy == 0.0:
@@ -66,19 +66,21 @@ class GaussianStatistics:
         """
         if self.centred_energy == 0.0:
             return math.nan
-        return max(0.0, 1.0 - self.linear**2 * self.q / self.centred_energy)
+        return max(0.0, 1.0 - self.linear * self.q / self.centred_energy * self.linear)
 
     @property
     def log_norm_coefficient(self) -> float:
         """Coefficient c of Var log|f(z)| = c / width + O(1 / width^2), units independent.
 
+        c = (E f^4 / (E f^2)^2 - 1) / 4; nan where E f^4 vanishes or leaves the range of floats.
+
         >>> from equipoise.theory import activations
         >>> round(statistics(activations.relu(), 2.0).log_norm_coefficient, 9)
         1.25
         """
-        if self.second_moment == 0.0:
+        if not 0.0 < self.fourth_moment < math.inf:
             return math.nan
-        return (self.fourth_moment / self.second_moment**2 - 1.0) / 4.0
+        return (self.fourth_moment / self.second_moment / self.second_moment - 1.0) / 4.0
 
 
 @lru_cache(maxsize=4096)
@@ -100,7 +102,8 @@ def statistics(activation: Activation, q: float) -> GaussianStatistics:
     >>> round(statistics(activations.relu(), 1.0).second_moment, 12)
     0.5
     """
-    _checks.positive("q", q)
+    # Single precision in q would pass into the ratios, and the cache would hand it on.
+    q = _checks.positive("q", q)
     f, df, zero = activation.f, activation.df, activation.value_at_zero
     breaks = activation.kinks + activation.jumps
 
@@ -158,13 +161,16 @@ def hermite_coefficients(activation: Activation, q: float, count: int) -> Array:
         count: number of coefficients, 1 to 64 (beyond, the oscillation costs digits).
 
     Returns:
-        Shape (count,).
+        Shape (count,), to 1e-9 of sqrt(E f0^2), q from 1e-6 to 1e6.
+
+    Raises:
+        ArgumentError: if q is not positive and finite, or count is not an integer from 1 to 64.
 
     >>> from equipoise.theory import activations
     >>> (hermite_coefficients(activations.identity(), 4.0, 3).round(9) + 0.0).tolist()
     [0.0, 2.0, 0.0]
     """
-    _checks.at_least("count", count, 1)
+    count = _checks.at_least("count", count, 1)
     if count > 64:
         raise ArgumentError(f"count must be at most 64, got {count}. Sum fewer terms.")
     std, zero = math.sqrt(_checks.positive("q", q)), activation.value_at_zero

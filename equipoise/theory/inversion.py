@@ -43,7 +43,7 @@ def invert(
         power, is_last = transform(w)
         window = (np.exp(-1j * w * low) - np.exp(-1j * w * high)) / (1j * w)
         total += step * float((power * window).real.sum())
-        if is_last or np.abs(power).max() < NEGLIGIBLE:
+        if is_last or not np.abs(power).max() >= NEGLIGIBLE:
             return min(max(total / math.pi, 0.0), 1.0)
         w = w + step * _BLOCK
 
@@ -78,7 +78,7 @@ def gaussian_transform(w: Array, mean: float, width: float, ratio: float) -> Com
     if alpha == 0.0:
         log_m, rate = log_m_and_rate(y, ratio)
     else:
-        log_m, rate = _log_m_and_rate_off_axis(np.exp(y - 1j * alpha), ratio)
+        log_m, rate = _log_m_and_rate_off_axis(np.asarray(y - 1j * alpha, np.complex128), ratio)
     mass = h * width * rate * np.exp(width * log_m)
     rows = max(1, int(_CHUNK / len(y)))
     blocks = [w[i : i + rows] for i in range(0, len(w), rows)]
@@ -89,17 +89,37 @@ def gaussian_transform(w: Array, mean: float, width: float, ratio: float) -> Com
     return np.asarray(powers * np.exp(log_rest) / survival(width, ratio))
 
 
-def _log_m_and_rate_off_axis(t: Complex, ratio: float) -> tuple[Complex, Complex]:
-    """``log_m_and_rate`` at complex t of positive real part."""
-    below, m, slope = np.zeros_like(t), np.zeros_like(t), np.zeros_like(t)
+def _log_m_and_rate_off_axis(log_t: Complex, ratio: float) -> tuple[Complex, Complex]:
+    """``log_m_and_rate`` at complex t of positive real part, given by increasing logarithms."""
+    log_m, rate = np.empty_like(log_t), np.empty_like(log_t)
+    split = int(np.searchsorted(log_t.real, 0.0))
+    t = np.exp(log_t[:split])
+    below, slope = np.zeros_like(t), np.zeros_like(t)
     for b in (1.0, ratio * ratio):
         v = 1.0 + 2.0 * b * t
         s = np.sqrt(v)
         below += b * t / (s + v)
-        m += 0.5 / s
         slope += 0.5 * b * t / (v * s)
-    near = np.abs(t) < 1.0
-    return np.where(near, np.log1p(np.where(near, -below, 0.0)), np.log(m)), slope / m
+    log_m[:split], rate[:split] = np.log1p(-below), slope / (1.0 - below)
+    # By logarithms, as on the axis: the tail of a small width or slope reaches far.
+    high = log_t[split:]
+    steep = -0.5 * _log_one_plus(high + math.log(2.0))
+    flat, fall = np.zeros_like(high), np.zeros_like(high)
+    if ratio > 0:
+        log_b = 2 * math.log(ratio)
+        flat = -0.5 * _log_one_plus(high + log_b + math.log(2.0))
+        fall = np.exp(high + log_b + 2 * flat)
+    fall += np.exp(high + 3 * steep - flat)
+    share = np.exp(steep - flat)
+    log_m[split:] = flat + np.log1p(share) - math.log(2.0)
+    rate[split:] = fall / (1.0 + share)
+    return log_m, rate
+
+
+def _log_one_plus(z: Complex) -> Complex:
+    """log(1 + exp(z)), whatever the size of z."""
+    is_large = z.real > 0
+    return np.where(is_large, z, 0.0) + np.log1p(np.exp(np.where(is_large, -z, z)))
 
 
 def rounding(w: float) -> float:

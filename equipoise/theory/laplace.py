@@ -69,9 +69,9 @@ def centre(width: float, ratio: float) -> float:
     """y0 = -log E|f(g)|^2, near the mode of the density in y, for slopes 1 and ratio.
 
     >>> centre(2.0, 0.0)
-    -0.0
+    0.0
     """
-    return -math.log(width * (1.0 + ratio * ratio) / 2)
+    return -math.log(width) - math.log((1.0 + ratio * ratio) / 2)
 
 
 def reach(width: float, ratio: float) -> float:
@@ -119,12 +119,13 @@ def log_m_and_rate(y: Array, ratio: float) -> tuple[Array, Array]:
     # Above it by logarithms, which do not overflow however far the tail of a small width reaches.
     high = y[split:]
     root = 0.5 * np.logaddexp(0.0, high + math.log(2.0))
-    if b > 0:
-        other = 0.5 * np.logaddexp(0.0, high + math.log(2.0 * b))
+    if ratio > 0:
+        # The square of a very flat slope underflows; its logarithm does not.
+        log_b = 2 * math.log(ratio)
+        other = 0.5 * np.logaddexp(0.0, high + log_b + math.log(2.0))
         log_m[split:] = np.logaddexp(-root, -other) - math.log(2.0)
-        fall = np.exp(high - 3 * root - log_m[split:]) + b * np.exp(
-            high - 3 * other - log_m[split:]
-        )
+        fall = np.exp(high - 3 * root - log_m[split:])
+        fall += np.exp(high + log_b - 3 * other - log_m[split:])
     else:
         log_m[split:] = np.logaddexp(-root, 0.0) - math.log(2.0)
         fall = np.exp(high - 3 * root - log_m[split:])

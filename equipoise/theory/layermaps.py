@@ -34,6 +34,9 @@ def energy(activation: Activation, q: float) -> float:
     Returns:
         The second moment, to a relative error below 1e-9.
 
+    Raises:
+        ArgumentError: if q is negative or not finite.
+
     >>> from equipoise.theory import activations
     >>> round(energy(activations.relu(), 3.0), 12)
     1.5
@@ -53,6 +56,9 @@ def slope_energy(activation: Activation, q: float) -> float:
 
     Returns:
         The mean-square slope, to a relative error below 1e-9.
+
+    Raises:
+        ArgumentError: if q is negative or not finite.
 
     >>> from equipoise.theory import activations
     >>> round(slope_energy(activations.relu(), 3.0), 12)
@@ -84,7 +90,7 @@ def length_map(activation: Activation, q: float, weight_var: float, bias_var: fl
     >>> round(length_map(activations.relu(), 3.0, 2.0, 0.5), 9)
     3.5
     """
-    check_map(q, weight_var, bias_var)
+    q, weight_var, bias_var = check_map(q, weight_var, bias_var)
     return weight_var * energy(activation, q) + bias_var
 
 
@@ -108,7 +114,7 @@ def length_map_slope(activation: Activation, q: float, weight_var: float) -> flo
     >>> round(length_map_slope(activations.relu(), 3.0, 2.0), 9)
     1.0
     """
-    check_map(q, weight_var)
+    q, weight_var, _ = check_map(q, weight_var)
     f, df, std = activation.f, activation.df, math.sqrt(q)
     breaks = activation.kinks + activation.jumps
     if activation.jumps:
@@ -153,6 +159,7 @@ def correlation_map(
     >>> round(correlation_map(activations.relu(), 0.0, 1.0, 2.0), 9)  # 1 / pi
     0.318309886
     """
+    q, weight_var, bias_var = check_map(q, weight_var, bias_var)
     after = length_map(activation, q, weight_var, bias_var)
     if after == 0.0:
         return math.nan
@@ -183,7 +190,7 @@ def correlation_map_slope(activation: Activation, c: float, q: float, weight_var
     >>> round(correlation_map_slope(activations.relu(), 0.0, 1.0, 2.0), 9)
     0.5
     """
-    check_map(q, weight_var)
+    q, weight_var, _ = check_map(q, weight_var)
     refuse_jumps(activation)
     df, kinks = activation.df, activation.kinks
     return weight_var * product_expectation(df, df, q, q, c, kinks, kinks).value
@@ -209,30 +216,35 @@ def chi_1(activation: Activation, q: float, weight_var: float) -> float:
     >>> round(chi_1(activations.relu(), 3.0, 2.0), 9)
     1.0
     """
-    check_map(q, weight_var)
+    q, weight_var, _ = check_map(q, weight_var)
     refuse_jumps(activation)
     return weight_var * slope_energy(activation, q)
 
 
-def check_map(q: float, weight_var: float, bias_var: float = 0.0) -> None:
-    """Refuse a level or variances that no layer can have.
+def check_map(q: float, weight_var: float, bias_var: float = 0.0) -> tuple[float, float, float]:
+    """A level and variances as floats; refuse those that no layer can have.
 
     Args:
         q: second moment of the preactivation, to be positive and finite.
         weight_var: to be positive and finite.
         bias_var: to be finite and at least 0.
 
+    Returns:
+        The three in this order, in double precision.
+
     Raises:
         ArgumentError: naming the one that is not.
 
-    >>> check_map(1.0, 2.0)
+    >>> check_map(1, 2)
+    (1.0, 2.0, 0.0)
     """
-    _checks.positive("q", q, "Pass a second moment, not its logarithm.")
-    _checks.positive("weight_var", weight_var, "Pass sigma_w**2, not its logarithm.")
+    q = _checks.positive("q", q, "Pass a second moment, not its logarithm.")
+    weight_var = _checks.positive("weight_var", weight_var, "Pass sigma_w**2, not its logarithm.")
     if not (math.isfinite(bias_var) and bias_var >= 0):
         raise ArgumentError(
             f"bias_var must be finite and at least 0, got {bias_var}. Pass sigma_b**2."
         )
+    return q, weight_var, float(bias_var)
 
 
 def refuse_jumps(activation: Activation) -> None:

@@ -78,7 +78,7 @@ def length_fixed_points(
     >>> [(round(p.q, 9), p.stable) for p in length_fixed_points(activations.relu(), 1.0, 0.5)]
     [(1.0, 'stable')]
     """
-    check_map(1.0, weight_var, bias_var)
+    _, weight_var, bias_var = check_map(1.0, weight_var, bias_var)
     gap = partial(log_growth, activation, weight_var, bias_var)
     low, high = search_range(activation, weight_var, bias_var)
     x = np.linspace(low, high, math.ceil((high - low) * _PER_E_FOLD) + 1)
@@ -141,8 +141,9 @@ def log_growth(activation: Activation, weight_var: float, bias_var: float, log_q
 def search_range(activation: Activation, weight_var: float, bias_var: float) -> tuple[float, float]:
     """Bounds of log q between which every fixed point of the length map lies.
 
-    From 1e-12, or half the smallest q' where that is smaller, to 1e12, or for a bounded f twice
-    the largest q'; bounds beyond that do not exist for an f that grows.
+    From 1e-12, or half the smallest q' where that is smaller, to twice the largest q' of an f that
+    is bounded by 1e6 up to 4e7; to 1e12, or 1,000 times bias_var, of one that grows beyond, for
+    which there is no bound.
 
     Args:
         activation: the function f.
@@ -163,8 +164,8 @@ def search_range(activation: Activation, weight_var: float, bias_var: float) -> 
     # An f that leaves the range of floats is unbounded.
     with np.errstate(over="ignore", invalid="ignore"):
         largest = float(np.max(activation.f(np.concatenate([-z, z])) ** 2))
-    bound = 2 * (weight_var * largest + bias_var)
-    high = bound if bound < LARGEST else max(LARGEST, 1e3 * bias_var)
+    bounded = largest < LARGEST
+    high = 2 * (weight_var * largest + bias_var) if bounded else max(LARGEST, 1e3 * bias_var)
     return math.log(low), math.log(max(high, 2 * low))
 
 
@@ -174,7 +175,8 @@ def _zero(activation: Activation, weight_var: float) -> LengthFixedPoint:
 
 
 def _stability(slope: float) -> Stability:
-    if abs(abs(slope) - 1) <= _NEUTRAL:
+    # A slope of -1 does not occur: d log q' / d log q is at least -1/2.
+    if abs(slope - 1) <= _NEUTRAL:
         return "neutral"
     return "stable" if abs(slope) < 1 else "unstable"
 

@@ -16,6 +16,7 @@ from scipy import optimize
 from equipoise.theory.activations import Activation
 from equipoise.theory.bivariate import correlated_second_moment, expectation2
 from equipoise.theory.layermaps import (
+    check_map,
     chi_1,
     correlation_map,
     correlation_map_slope,
@@ -121,6 +122,7 @@ def mean_field(activation: Activation, weight_var: float, bias_var: float = 0.0)
     'chi_1 = 1: gradients keep their size. Every q from 0 to inf is a fixed point.'
     """
     refuse_jumps(activation)
+    _, weight_var, bias_var = check_map(1.0, weight_var, bias_var)
     points = length_fixed_points(activation, weight_var, bias_var)
     q, slope = _reached(activation, weight_var, bias_var, points)
     if q == math.inf:
@@ -179,6 +181,7 @@ def correlation_fixed_point(
     >>> correlation_fixed_point(activations.tanh(), 1.0, 0.9)
     1.0
     """
+    q, weight_var, bias_var = check_map(q, weight_var, bias_var)
     growth = chi_1(activation, q, weight_var)
     after = length_map(activation, q, weight_var, bias_var)
     if growth <= 1.0:
@@ -188,15 +191,15 @@ def correlation_fixed_point(
     f, kinks, half = activation.f, activation.kinks, weight_var / (2 * after)
 
     def excess(log_distance: float) -> float:
-        distance = math.exp(log_distance)
+        c = 1.0 - math.exp(log_distance)
+        # Near 1 the distance is that of the float c, not the one asked for.
+        distance = 1.0 - c
         if distance > _FAR:
-            apart = 2 * (
-                energy(activation, q) - correlated_second_moment(activation, q, 1 - distance).value
-            )
+            apart = 2 * (energy(activation, q) - correlated_second_moment(activation, q, c).value)
         else:
             # Rounding of the difference of f sets what can be reached.
             apart = expectation2(
-                lambda a, b: (f(a) - f(b)) ** 2, q, q, 1 - distance, kinks, kinks,
+                lambda a, b: (f(a) - f(b)) ** 2, q, q, c, kinks, kinks,
                 max(1e-10, 1e-13 / math.sqrt(distance)),
             ).value  # fmt: skip
         return half * apart / distance - 1.0
@@ -206,9 +209,9 @@ def correlation_fixed_point(
     if excess(far) >= 0.0:
         return 0.0
     while excess(near) < 0.0:
-        if near < _CLOSEST:
-            return 1.0 - math.exp(near)
         far, near = near, 2 * near - 1.0
+        if near < _CLOSEST:
+            return 1.0
     return 1.0 - math.exp(optimize.brentq(excess, near, far, xtol=1e-10))
 
 

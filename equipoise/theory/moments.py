@@ -22,6 +22,8 @@ _STEP = 0.15
 _LARGEST_ORDER = 20.0
 # Below this order the logarithm of a number near 1 is summed as that number less 1.
 _SMALL_ORDER = 0.1
+# The sum reaches as far as 1 / (distance to the order at which the moment is infinite).
+_POLE_MARGIN = 2e-4
 
 
 def log_moment(
@@ -40,7 +42,8 @@ def log_moment(
 
     Args:
         activation: a line on each side of 0.
-        order: s, from -20 to 20 and above -fan_out; for ReLU positive, or above -1 given survival.
+        order: s, at least 0.0002 above -fan_out and above -20, up to 20; for ReLU positive, or
+            0.0002 above -1 given survival.
         fan_out: number of units, real, from 0.001 on.
         fan_in: number of inputs, fan_out where left out; it matters for Haar weights only.
         scale: standard deviation of the entries, or factor of the orthogonal matrix; positive.
@@ -66,7 +69,8 @@ def log_moment(
     n = d if fan_in is None else max(d, fan_in)
     # Each unit survives with probability 1/2, all die with 2^-d.
     conditional = math.log(-math.expm1(-d * math.log(2.0))) if ratio == 0 else 0.0
-    value = _log_moment_given_survival(s, d, ratio, conditional) + s * math.log(scale * steep)
+    value = _log_moment_given_survival(s, d, ratio, conditional)
+    value += s * (math.log(scale) + math.log(steep))
     if not given_survival:
         value += conditional
     if law == "haar":
@@ -87,7 +91,7 @@ def fractional_moment(
 
     Args:
         activation: a line on each side of 0.
-        order: s, from -20 to 20 and above -fan_out; for ReLU positive, or above -1 given survival.
+        order: s, as for ``log_moment``.
         fan_out: number of units, real, from 0.001 on.
         fan_in: number of inputs, fan_out where left out; it matters for Haar weights only.
         scale: standard deviation of the entries, or factor of the orthogonal matrix; positive.
@@ -106,7 +110,8 @@ def fractional_moment(
     >>> round(fractional_moment(activations.identity(), 1.0, 3), 12)  # E chi_3 = 2 sqrt(2 / pi)
     1.595769121606
     """
-    return math.exp(log_moment(activation, order, fan_out, fan_in, scale, law, given_survival))
+    log_value = log_moment(activation, order, fan_out, fan_in, scale, law, given_survival)
+    return _exp(log_value, "order", order)
 
 
 def critical_scale(
@@ -151,16 +156,28 @@ def critical_scale(
         log_root = log_gain(activation, fan_out, fan_in, law=law).mean
     else:
         log_root = log_moment(activation, order, fan_out, fan_in, law=law) / order
-    return math.exp(-log_root) * math.sqrt(fan_out / inputs)
+    return _exp(-log_root, "fan_out", fan_out) * math.sqrt(fan_out / inputs)
+
+
+def _exp(log_value: float, name: str, value: float) -> float:
+    try:
+        return math.exp(log_value)
+    except OverflowError:
+        raise ArgumentError(
+            f"{name} must keep the result within the range of floats, got {value} for "
+            f"exp({log_value:.6g}). Use log_moment or log_gain."
+        ) from None
 
 
 def _order(order: float, fan_out: float, ratio: float, given_survival: bool) -> float:
-    least = -float(fan_out)
+    pole = -float(fan_out)
     if ratio == 0:
-        least = -1.0 if given_survival else 0.0
-    if not (max(least, -_LARGEST_ORDER) < order <= _LARGEST_ORDER):
+        pole = -1.0 if given_survival else 0.0
+    margin = _POLE_MARGIN if pole < 0 else 0.0
+    least = max(pole, -_LARGEST_ORDER)
+    if not (least < order <= _LARGEST_ORDER and order >= pole + margin):
         raise ArgumentError(
-            f"order must be above {max(least, -_LARGEST_ORDER):g} and at most "
+            f"order must be above {least:g} (by {margin:g} at a pole) and at most "
             f"{_LARGEST_ORDER:g} at fan_out {fan_out:g}, got {order}. "
             "At lower orders small draws make the moment infinite; order 0 is in critical_scale."
         )
@@ -177,12 +194,13 @@ def _log_moment_given_survival(s: float, d: float, ratio: float, log_alive: floa
     stop = middle + DECAY / right + 8 - 2 * math.log(ratio or 1.0)
     y = start + _STEP * np.arange(math.ceil((stop - start) / _STEP) + 1.0)
     log_m, rate = log_m_and_rate(y, ratio)
-    if abs(s) < _SMALL_ORDER:
+    # Narrow layers spread log T over 1 / d: the order is small against that.
+    if abs(s) < _SMALL_ORDER * min(d if ratio > 0 else 1.0, 1.0):
         mass = rate * np.exp(d * log_m)
         excess = float(mass @ np.expm1(-s / 2 * (y - middle))) / float(mass.sum())
         return math.log1p(excess) - _log_gamma_one_minus(s / 2) - s / 2 * middle
     # In logs: the parts over- and underflow long before the moment does.
-    log_parts = d * log_m + np.log(_power_derivative(y, k, d, ratio, log_m)) - s / 2 * (y - middle)
+    log_parts = _log_power_derivative(y, k, d, ratio, log_m) - s / 2 * (y - middle)
     peak = float(log_parts.max())
     total = peak + math.log(_STEP * float(np.exp(log_parts - peak).sum()))
     return total + math.lgamma(k + 1) - math.lgamma(p) - s / 2 * middle - log_alive
@@ -194,25 +212,27 @@ def _log_gamma_one_minus(x: float) -> float:
     return float(np.euler_gamma * x + (zeta(k) * x**k / k).sum())
 
 
-def _power_derivative(y: Array, k: int, d: float, ratio: float, log_m: Array) -> Array:
-    """(-t)^k / k! times the k-th derivative of M^d, over M^d.
+def _log_power_derivative(y: Array, k: int, d: float, ratio: float, log_m: Array) -> Array:
+    """Log of (-t)^k / k! times the k-th derivative of M^d.
 
     The coefficients u_j = (-t)^j M^(j) / (j! M) of M are positive, those of its power follow by
-    v_k = (1 / k) sum over j = 1..k of (j (d + 1) - k) u_j v_(k-j).
+    v_k = (1 / k) sum over j = 1..k of (j (d + 1) - k) u_j v_(k-j), v_0 = 1. Small t make v_k as
+    small as (d share)^k, large ones for ReLU as small as its root: both are kept apart.
     """
-    u = [np.ones_like(y)]
-    parts = []
-    for b in (1.0, ratio * ratio):
-        if b > 0:
-            # x / (1 + x), x = 2 b t, and (1 + x)^(-1/2), at any size of x.
-            log_root = 0.5 * np.logaddexp(0.0, y + math.log(2.0 * b))
-            parts.append((np.exp(y + math.log(2.0 * b) - 2 * log_root), np.exp(-log_root - log_m)))
-    rising = 1.0
+    # share = x / (1 + x) and root = (1 + x)^(-1/2) / M with x = 2 a^2 t, of the sides that live.
+    log_x = [y + math.log(2.0) + 2 * math.log(a) for a in (1.0, ratio) if a > 0]
+    shares = [x - np.logaddexp(0.0, x) for x in log_x]
+    roots = [-0.5 * np.logaddexp(0.0, x) - log_m for x in log_x]
+    unit, root = shares[0] + math.log(max(d, 1.0)), roots[-1]
+    rising, u = 1.0, []
     for j in range(1, k + 1):
         rising *= (j - 0.5) / j
-        u.append(0.5 * rising * sum((root * share**j for share, root in parts), np.zeros_like(y)))
-    v = [np.ones_like(y)]
+        sides = zip(shares, roots, strict=True)
+        parts = (np.exp(r - root + j * (share - shares[0])) for share, r in sides)
+        u.append(0.5 * rising * max(d, 1.0) ** -j * sum(parts, np.zeros_like(y)))
+    live = np.exp(root)
+    v: list[Array] = []
     for i in range(1, k + 1):
-        terms = [(j * (d + 1) - i) * u[j] * v[i - j] for j in range(1, i + 1)]
-        v.append(sum(terms, np.zeros_like(y)) / i)
-    return v[k]
+        terms = [(j * (d + 1) - i) * live * u[j - 1] * v[i - j - 1] for j in range(1, i)]
+        v.append(sum(terms, i * d * u[i - 1]) / i)
+    return np.asarray(d * log_m + root + k * unit + np.log(v[-1]))

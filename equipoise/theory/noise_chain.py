@@ -131,10 +131,12 @@ def noise_chain(
         source = np.arange(m) % n
         std = noise / math.sqrt(n)
         z = diagonal * state[:, :, source]
-        seen = _gaussian(state, m, rng) if entries.is_gaussian else _drawn(state, m, entries, rng)
-        z += std * seen
-        slope = activation.df(z[:, 0])
-        state = np.stack([activation.f(z[:, 0]), activation.f(z[:, 1]), slope * z[:, 2]], axis=1)
+        noisy = _gaussian(state, m, rng) if entries.is_gaussian else _drawn(state, m, entries, rng)
+        z += std * noisy
+        # A signal that leaves the range of floats is refused by its energy.
+        with np.errstate(over="ignore", invalid="ignore"):
+            seen = [activation.f(z[:, 0]), activation.f(z[:, 1])]
+            state = np.stack([*seen, activation.df(z[:, 0]) * z[:, 2]], axis=1)
         ancestor = ancestor[source]
         rows.append(_row(state, first[:, ancestor], stretch, layer))
         # The tangent is linear: its size is kept apart, so that no depth overflows.
@@ -173,13 +175,15 @@ def _drawn(state: Array, rows: int, law: NoiseLaw, rng: np.random.Generator) -> 
 
 def _row(state: Array, first: Array, stretch: Array, layer: int) -> Array:
     """Per replicate: mean square, log norm, cosine, sign memory, log gradient; shape (5, R)."""
-    energy = np.mean(state**2, axis=2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = np.mean(state**2, axis=2)
     if not np.all((energy > 0) & np.isfinite(energy)):
         raise ArgumentError(
             f"omega must keep every signal alive and finite, but one of {len(state)} replicates "
             f"left the floats at layer {layer}. Bring omega f'(0) to 1."
         )
-    cosine = np.mean(state[:, 0] * state[:, 1], axis=1) / np.sqrt(energy[:, 0] * energy[:, 1])
+    norms = np.sqrt(energy[:, :2])
+    cosine = np.mean(state[:, 0] * state[:, 1], axis=1) / norms[:, 0] / norms[:, 1]
     return np.stack([
         energy[:, 0],
         np.log(energy[:, 0]) / 2,
@@ -197,8 +201,7 @@ def _statistics(rows: Array) -> NoiseChain:
     # Delta method: Var s = (m4 - m2^2) / (4 m2 R).
     spread = np.mean(centred**4, axis=1) - variance**2
     error = np.sqrt(np.maximum(spread, 0) / np.maximum(4 * variance, 1e-300) / rows.shape[2])
-    # A replicate's growth may leave the floats; then so does the mean, and it says inf.
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore"):
         gradient = _sampled(np.exp(2 * log_gradient))
     return NoiseChain(
         mean_square=_sampled(power),
@@ -212,4 +215,7 @@ def _statistics(rows: Array) -> NoiseChain:
 
 
 def _sampled(values: Array) -> Sampled:
-    return Sampled(values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(values.shape[1]))
+    # A replicate's growth may leave the floats; then so does the mean, and it says inf.
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = values.std(axis=1, ddof=1) / math.sqrt(values.shape[1])
+        return Sampled(values.mean(axis=1), error)

@@ -15,6 +15,7 @@ from scipy import special
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.theory.activations import Activation
+from equipoise.theory.oddsigmoid import bend_length
 
 Array = NDArray[np.float64]
 
@@ -27,6 +28,8 @@ _NEGLIGIBLE = 1e-18
 # Squares of E x^2 stay within the floats.
 _LEAST, _MOST = 1e-140, 1e140
 _LEAST_ALPHA = 1e-3
+# Size of a layer's kernel, grid points times those that one of them reaches: about 0.5 GB.
+_MOST_CELLS = 1e7
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +80,8 @@ def noise_density(
         gradient within a sampling error of 5% to 10% down to n = 8.
 
     Raises:
-        ArgumentError: if alpha is below 0.001, f has no slope to invert or breaks away from 0,
-            or the signal leaves the range of floats.
+        ArgumentError: if alpha is below 0.001 or so large that f looks like a step, f has no slope
+            to invert or breaks away from 0, or the signal leaves the range of floats.
 
     Source: the network is that of Lee, Choi and Choi 2024, arXiv 2410.02242.
 
@@ -100,10 +103,12 @@ def noise_density(
     diagonal = inverse_slope(activation) if omega is None else _checks.finite("omega", omega)
     q = _checks.positive("mean_square", mean_square)
 
-    fastest = max(1.0, abs(diagonal * activation.slope))
+    # The bend of a slope costs a power of the step, not an exponential.
+    per_std = _PER_STD * max(1.0, abs(diagonal * activation.slope)) * (2 if activation.kinks else 1)
+    bend = bend_length(activation) / 8
     std = noise * math.sqrt(q)
     variance = diagonal**2 * q + std**2
-    u, step = _grid(_REACH * math.sqrt(variance), std, activation, fastest)
+    u, step = _grid(_REACH * math.sqrt(variance), std, per_std, bend)
     density = np.exp(-u * u / (2 * variance)) / math.sqrt(2 * math.pi * variance)
     # E[sgn x_0 | u]: x_0 given u is Gaussian.
     sign = density * special.erf(diagonal * math.sqrt(q) * u / (std * math.sqrt(2 * variance)))
@@ -112,11 +117,13 @@ def noise_density(
     rows = [(q, 3.0, 1.0, 1.0)]
     memory = 2 / math.pi * math.asin(diagonal / math.hypot(diagonal, noise))
     for layer in range(1, layers + 1):
-        x = activation.f(u)
-        tangent = activation.df(u) ** 2 * tangent
+        # A signal that leaves the range of floats is refused below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = activation.f(u)
+            tangent = activation.df(u) ** 2 * tangent
+            q = float((x * x) @ density) * step
         if 0.0 in activation.kinks:
             tangent[len(u) // 2] += _kink(tangent)
-        q = float((x * x) @ density) * step
         if not _LEAST < q < _MOST:
             raise ArgumentError(
                 f"omega must keep the signal in the range of floats, got {diagonal} and E x^2 = "
@@ -129,7 +136,7 @@ def noise_density(
         # Sign of the next preactivation: smooth in this one, where a sum over signs is not.
         memory = float(special.erf(centres / (std * math.sqrt(2))) @ sign) * step
         reach = float(np.abs(centres).max()) + _REACH * std
-        target, spacing = _grid(reach, std, activation, fastest)
+        target, spacing = _grid(reach, std, per_std, bend)
         weights = np.stack([density, sign, diagonal**2 * tangent]) * step
         density, sign, carried = _carry(weights, centres, std, target, spacing)
         tangent = carried + noise**2 * growth * density
@@ -164,12 +171,15 @@ def inverse_slope(activation: Activation) -> float:
     return 1.0 / activation.slope
 
 
-def _grid(reach: float, std: float, activation: Activation, fastest: float) -> tuple[Array, float]:
+def _grid(reach: float, std: float, per_std: float, bend: float) -> tuple[Array, float]:
     """Even grid with a node at 0 that resolves the noise and the bend of f."""
-    bend = 1 / (4 * max(1.0, abs(activation.slope)))
-    # The bend of a slope costs a power of the step, not an exponential.
-    per_std = 2 * _PER_STD if activation.kinks else _PER_STD
-    step = min(std / per_std / fastest, bend)
+    step = min(std / per_std, bend)
+    if (reach / step) * (_REACH * std / step) > _MOST_CELLS / 4:
+        raise ArgumentError(
+            f"alpha must leave a grid that fits, got noise of standard deviation {std:.3g} on "
+            f"preactivations up to {reach:.3g} at a step of {step:.3g}. Bring omega f'(0) to 1, "
+            "mean_square and alpha f'(0) to 1 or less, or sample it with noise_chain."
+        )
     half = math.ceil(reach / step)
     return step * np.arange(-half, half + 1, dtype=np.float64), step
 

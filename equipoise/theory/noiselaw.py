@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NoiseLaw:
-    """A standardised law.
+    """A standardised law; laws of one name and one set of parameters are equal.
 
     Attributes:
         name: the field's name.
@@ -27,7 +27,7 @@ class NoiseLaw:
 
     name: str
     excess_kurtosis: float
-    draw: Callable[[np.random.Generator, tuple[int, ...]], Array]
+    draw: Callable[[np.random.Generator, tuple[int, ...]], Array] = field(compare=False)
     parameters: tuple[tuple[str, float], ...] = ()
 
     @property

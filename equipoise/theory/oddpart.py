@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from equipoise import _checks
 from equipoise.theory.activations import Activation
 from equipoise.theory.gaussian import expectation
 
@@ -60,6 +61,12 @@ class Classification:
 def mirrored_pair(activation: Activation) -> Activation:
     """h(v) = f(v) - f(-v), what a mirrored pair of units computes: twice the odd part of f.
 
+    Args:
+        activation: the function f.
+
+    Returns:
+        The pair as an odd Activation, whose bounds are left unknown.
+
     >>> import numpy as np
     >>> from equipoise.theory import activations
     >>> mirrored_pair(activations.gelu()).f(np.array([3.0])).round(12).tolist()
@@ -97,11 +104,14 @@ def affine_departure(activation: Activation, std: float = _PROBE_STD) -> float:
         The share, to a relative error of about 1e-9 down to 1e-14; below 1e-20 it is rounding and
         counts as 0, exactly affine. nan where f is constant.
 
+    Raises:
+        ArgumentError: if std is not positive and finite.
+
     >>> from equipoise.theory import activations
     >>> affine_departure(activations.identity())
     0.0
     """
-    q = std * std
+    q = _checks.positive("std", std, "Pass a standard deviation.") ** 2
     breaks = activation.kinks + activation.jumps
     f = activation.f
     mean = expectation(f, q, breaks).value
@@ -123,6 +133,12 @@ def classify(activation: Activation) -> Classification:
     Mirror where the affine departure of f is over 50 times that of its odd part; centre where the
     symmetric slope at 0 exceeds 0.05 times the chord RMS f0 / std at std 0.5; else neither. Linear
     only where no level of the preactivation shows a departure. Scaling f changes nothing.
+
+    Args:
+        activation: the function f.
+
+    Returns:
+        The class, with its reason and the numbers behind it.
 
     >>> from equipoise.theory import activations
     >>> classify(activations.gelu()).kind.value, classify(activations.sigmoid()).kind.value

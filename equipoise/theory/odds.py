@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import gammaln, ndtr
+from scipy.special import betainc, ndtr
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
@@ -31,10 +31,11 @@ _LN10 = math.log(10.0)
 _NEVER_ALIVE = 1e-300
 _DEEPEST = 2**40
 _NO_SPREAD = 1e-13
+_LEAST_WIDTH, _LEAST_RATIO = 0.25, 1e-100
 _DECAY = 30.0
 # Beyond it the law is so narrow that two terms of its expansion have an error below 1e-4.
 _HIGHEST_FREQUENCY = 1000.0
-# Two or three orthogonal layers of few units: atoms of one and smooth parts of others decay slowly.
+# Few orthogonal layers of few units: atoms of one and smooth parts of others decay slowly.
 _HIGHEST_WITH_ATOMS = 100.0
 
 
@@ -130,7 +131,8 @@ def usable_odds(
 
     Args:
         activation: a line on each side of 0.
-        width: n, real and from 0.001 on; an integer for Haar weights.
+        width: n, real, from 0.25 on (0.001 for ReLU); an integer for Haar weights. At depth 1 and
+            widths below 1, or slopes of ratio below 1e-20, it takes seconds.
         depth: L, an integer of at least 1.
         scale: standard deviation of Gaussian entries, or factor of the orthogonal matrices.
         law: ``gaussian`` or ``haar``.
@@ -138,11 +140,12 @@ def usable_odds(
 
     Returns:
         A probability; absolute error below 1e-10 where the log norm has a standard deviation above
-        0.008, below 1e-5 where it is narrower and two terms of its expansion serve, and below
-        1e-3 for two or three orthogonal layers of up to three units, whose law has atoms.
+        0.008, below 1e-5 where it is narrower and two terms of its expansion serve. Two or more
+        orthogonal layers, whose law has atoms: below 1e-3, from 8 units or 10 layers on 1e-5.
 
     Raises:
-        ArgumentError: as for ``log_gain``, and for a depth or decades out of range.
+        ArgumentError: as for ``log_gain``, for a width, depth or decades out of range, and for
+            slopes of ratio below 1e-100 other than 0.
 
     >>> from equipoise.theory import activations
     >>> from equipoise.theory.moments import critical_scale
@@ -154,6 +157,7 @@ def usable_odds(
     _checks.at_least("depth", depth, 1)
     edge = _checks.positive("decades", decades) * _LN10
     alive = layer.survival**depth
+    _refuse_long_tails(activation, width)
     if law == "haar" and width != int(width):
         raise ArgumentError(
             f"width must be an integer for the odds of haar weights, got {width}. Round it."
@@ -162,6 +166,21 @@ def usable_odds(
         # Isometries, or nearly: what is left of the variance is rounding.
         return float(abs(depth * layer.mean) <= edge) * alive
     return alive * _probability(activation, width, law, depth, math.log(scale), edge)
+
+
+def _refuse_long_tails(activation: Activation, width: float) -> None:
+    """The sums grow as the square of how far the log norm reaches down: keep them to seconds."""
+    ratio = steepness(activation)[1]
+    if 0 < ratio < _LEAST_RATIO:
+        raise ArgumentError(
+            f"activation must have slopes of ratio 0 or above {_LEAST_RATIO:g}, got {activation}. "
+            "Use relu."
+        )
+    if ratio > 0 and width < _LEAST_WIDTH:
+        raise ArgumentError(
+            f"width must be at least {_LEAST_WIDTH:g} for odds, got {width:g}. "
+            "Use usable_odds_normal below it."
+        )
 
 
 def largest_depth(
@@ -180,7 +199,7 @@ def largest_depth(
 
     Args:
         activation: a line on each side of 0.
-        width: n, real, from 0.001 on.
+        width: n, as for ``usable_odds``.
         odds: a probability between 0 and 1, both excluded.
         scale: of the weights.
         law: ``gaussian`` or ``haar``.
@@ -262,19 +281,30 @@ def _probability(
 
     directions = DirectionLaw.of(int(width), ratio)
     if depth == 1:
-        return directions.cdf(math.exp(edge - shift)) - directions.cdf(math.exp(-edge - shift))
+        # Atoms on either edge of the band belong to it, whatever rounding says.
+        ends = math.exp(-edge - shift) * (1 - 1e-15), math.exp(edge - shift) * (1 + 1e-15)
+        return min(max(directions.cdf(ends[1]) - directions.cdf(ends[0]), 0.0), 1.0)
 
     def haar(w: Array) -> tuple[Complex, bool]:
         phi, atoms = directions.characteristic(w)
         turn = np.exp(-1j * depth * w * log_gain_of_one)
         return (phi**depth - atoms**depth) * turn, bool(w[-1] > _HIGHEST_WITH_ATOMS)
 
-    # Sums of atoms alone are counted one by one: their transform would not decay.
-    counts = np.arange(depth + 1.0) if ratio > 0 else np.zeros(1)
-    at = depth * shift + counts * (math.log(ratio) if ratio > 0 else 0.0)
-    log_ways = gammaln(depth + 1) - gammaln(counts + 1) - gammaln(depth - counts + 1)
-    if ratio == 0:
-        log_ways = np.zeros(1)
-    masses = np.exp(log_ways + depth * (-width * math.log(2.0) - math.log(directions.alive)))
-    smooth = 1.0 - float(masses.sum())
-    return float(masses[np.abs(at) <= edge].sum()) + invert(haar, low, high, far, smooth)
+    # Sums of atoms alone are a binomial number of flat layers: their transform would not decay.
+    if ratio > 0:
+        all_atoms = math.exp(depth * (1 - width) * math.log(2.0))
+        flat = sorted((depth * shift + sign * edge) / -math.log(ratio) for sign in (-1.0, 1.0))
+        slack = 1e-15 * (1 + abs(flat[0]) + abs(flat[1]))
+        fewer, most = math.ceil(flat[0] - slack) - 1, math.floor(flat[1] + slack)
+        inside = _fair_binomial_cdf(most, depth) - _fair_binomial_cdf(fewer, depth)
+    else:
+        all_atoms = math.exp(depth * (-width * math.log(2.0) - math.log(directions.alive)))
+        inside = float(abs(depth * shift) <= edge)
+    return all_atoms * inside + invert(haar, low, high, far, 1.0 - all_atoms)
+
+
+def _fair_binomial_cdf(most: int, trials: int) -> float:
+    """Probability of at most that many heads of a fair coin."""
+    if most < 0 or most >= trials:
+        return float(most >= trials)
+    return float(betainc(trials - most, most + 1, 0.5))

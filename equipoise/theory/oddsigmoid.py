@@ -53,12 +53,23 @@ class Expansion:
 
     @property
     def coefficient(self) -> float:
-        """Coefficient of that term, positive where f bends towards the axis.
+        """Coefficient of that term, 0 where both vanish.
 
         >>> Expansion(1.0, 1.0, 0.0, 0.0).coefficient
         1.0
         """
         return self.quadratic if self.quadratic != 0.0 else self.cubic
+
+    @property
+    def bends_towards_axis(self) -> bool:
+        """Whether that term takes from |kappa z|: it has the sign of a slope that is not 0.
+
+        >>> Expansion(1.0, 0.0, 1 / 3, 0.0).bends_towards_axis
+        True
+        >>> Expansion(-1.0, 0.0, 1 / 6, 0.0).bends_towards_axis  # -sinh
+        False
+        """
+        return self.slope * self.coefficient > 0.0
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,7 @@ def odd_sigmoid(activation: Activation) -> OddSigmoid:
     'relu is not odd: f(1) = 1 and f(-1) = 0'
     """
     expansion = expansion_at_zero(activation)
-    unit = _length(activation)
+    unit = bend_length(activation)
     x = unit * _GRID
     with np.errstate(over="ignore", invalid="ignore"):
         up, down = activation.f(x), activation.f(-x)
@@ -235,8 +246,22 @@ def odd_sigmoid(activation: Activation) -> OddSigmoid:
     )  # fmt: skip
 
 
-def _length(activation: Activation) -> float:
-    """Power of two on which the chord h of ``expansion_at_zero`` first moves by a quarter."""
+def bend_length(activation: Activation) -> float:
+    """Length on which the odd part of f bends, a power of two in units of the preactivation.
+
+    The least 2^k at which the chord (f(z) - f(-z)) / 2z has moved by a quarter of its largest
+    size, from 2^-40 to 2^40.
+
+    Args:
+        activation: f.
+
+    Returns:
+        The length; 1 where f has a linear odd part.
+
+    >>> from equipoise.theory import activations
+    >>> bend_length(activations.tanh()), bend_length(activations.tanh(1000.0))
+    (2.0, 0.001953125)
+    """
     z: Array = np.exp2(np.arange(-40, 41, dtype=np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
         chord = np.abs(activation.f(z) - activation.f(-z)) / (2 * z)

@@ -72,7 +72,7 @@ def plain_cost(layers: Sequence[HiddenLayer]) -> PlainCost:
         The two costs, to the quadrature's relative error of about 1e-9.
 
     Raises:
-        ArgumentError: if an activation is 0 everywhere.
+        ArgumentError: if a width is below 1 or an activation is 0 everywhere.
 
     >>> from equipoise.theory import activations
     >>> cost = plain_cost([HiddenLayer(16, activations.relu())] * 8)
@@ -81,13 +81,14 @@ def plain_cost(layers: Sequence[HiddenLayer]) -> PlainCost:
     """
     loss, variance = 0.0, 0.0
     for layer in layers:
+        width = _checks.at_least("width", layer.width, 1)
         s = statistics(layer.activation, 1.0)
         if s.second_moment == 0.0:
             raise ArgumentError(
                 f"activation must not be 0 everywhere, got {layer.activation}. No signal passes it."
             )
-        loss += 1.0 - s.linear**2 / s.second_moment
-        variance += max(0.0, s.log_norm_coefficient - 0.5) / layer.width
+        loss += max(0.0, 1.0 - s.linear**2 / s.second_moment)
+        variance += max(0.0, s.log_norm_coefficient - 0.5) / width
     return PlainCost(loss, math.sqrt(variance))
 
 
@@ -113,8 +114,7 @@ def mirroring_pays(activation: Activation, width: int, depth: int) -> MirroringV
     >>> [mirroring_pays(activations.relu(), n, depth).pays for n, depth in ((256, 3), (16, 50))]
     [False, True]
     """
-    _checks.at_least("width", width, 1)
-    _checks.at_least("depth", depth, 1)
+    width, depth = _checks.at_least("width", width, 1), _checks.at_least("depth", depth, 1)
     found = classify(activation)
     cost = _cost(activation, width, depth)
     if found.kind is not ActivationClass.MIRROR:

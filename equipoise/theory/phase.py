@@ -15,7 +15,7 @@ from scipy.interpolate import BSpline, make_interp_spline
 from equipoise.errors import ArgumentError
 from equipoise.theory.activations import Activation
 from equipoise.theory.layermaps import check_map, energy, refuse_jumps, slope_energy
-from equipoise.theory.lengthpoints import LARGEST, search_range
+from equipoise.theory.lengthpoints import search_range
 
 Array = NDArray[np.float64]
 
@@ -24,7 +24,7 @@ PHASES = ("vanishing", "ordered", "critical", "chaotic", "exploding")
 # Nodes for each factor e of q, error of a logarithm at which they suffice, and how often they are
 # doubled at most; levels considered; degree of the splines.
 _PER_E_FOLD, _TARGET, _DOUBLINGS = 4, 1e-9, 3
-_SMALLEST, _FAR, _DEGREE = 1e-8, 1e8, 7
+_SMALLEST, _DEGREE = 1e-8, 7
 # |log(q'/q)| that counts as rounding at a node, |chi_1 - 1| that counts as critical.
 _SAME, _CRITICAL = 4e-13, 1e-7
 _BISECTIONS = 50
@@ -67,9 +67,9 @@ def phase_diagram(
 
     Where the length map has several fixed points the one reached from q = 1 is given: the next
     above 1 if the signal grows there, else the next below (exact for a length map that rises).
-    Levels from 1e-8, or below where bias_vars or f(0) ask for it, to 1e8, 1,000
-    times the largest of bias_vars, or twice the largest q' of a bounded f, are told apart; a signal
-    that leaves them, or the range of floats, vanishes or explodes.
+    Levels from 1e-8, or below where bias_vars or f(0) ask for it, to 1e12, 1,000 times the largest
+    of bias_vars, or twice the largest q' of a bounded f, are told apart; a signal that leaves them,
+    or the range of floats, vanishes or explodes.
 
     Args:
         activation: the function f, without jumps.
@@ -101,7 +101,7 @@ def phase_diagram(
     w, b = (a.ravel() for a in np.meshgrid(weights, biases, indexing="ij"))
     q = _reached(activation, moments, w, b)
     inside = (q > 0) & np.isfinite(q)
-    x = np.log(np.where(inside, q, 1.0))
+    x = np.where(inside, np.log(np.where(inside, q, 1.0)), moments.x[0])
     chi = w * np.where(inside, np.exp(moments.log_slope(x)), slope_energy(activation, 0.0))
     growth = np.where(
         inside, w * np.exp(moments.log_energy(x) - x) * moments.log_energy.derivative()(x), chi
@@ -144,9 +144,6 @@ class _Moments:
         ]
         low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
         low = min(0.0, low if _has_floor(activation, biases) else math.log(_SMALLEST))
-        if high >= math.log(LARGEST):
-            # The function grows: far beyond the biases it has met its power law.
-            high = math.log(max(_FAR, 1e3 * float(biases.max())))
         step = 1.0 / _PER_E_FOLD
         x = np.asarray(
             np.arange(math.floor(low / step), math.ceil(max(high, 1.0) / step) + 1) * step,
@@ -193,6 +190,9 @@ def _reached(activation: Activation, moments: _Moments, w: Array, b: Array) -> A
     """The level reached from q = 1 for each pair: bracketed by nodes, then bisected."""
     x, n = moments.x, len(moments.x)
     origin = int(np.searchsorted(x, -1e-9))
+    if origin == n:
+        # The moments leave the range of floats below q = 1.
+        return np.full(len(w), np.inf)
     lower, upper = np.full(len(w), -1), np.full(len(w), n)
     undecided_up, undecided_down = np.ones(len(w), dtype=bool), np.ones(len(w), dtype=bool)
 

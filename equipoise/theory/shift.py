@@ -41,7 +41,7 @@ def shifted(activation: Activation, shift: float) -> Activation:
         an f with f(0) = 0 at c = 0, are returned as they are.
 
     Raises:
-        ArgumentError: if the shift is not finite, or f breaks or is flat at it.
+        ArgumentError: if the shift is not finite, or f breaks, is flat or overflows at it.
 
     >>> from equipoise.theory import activations
     >>> import numpy as np
@@ -56,7 +56,10 @@ def shifted(activation: Activation, shift: float) -> Activation:
         raise _refusal(activation, c, "jumps there")
     f, df = activation.f, activation.df
     point = np.full(1, c)
-    value, slope = float(f(point)[0]), float(df(point)[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, slope = float(f(point)[0]), float(df(point)[0])
+    if not (math.isfinite(value) and math.isfinite(slope)):
+        raise _refusal(activation, c, "leaves the range of floats there")
     if slope == 0.0:
         raise _refusal(activation, c, "has slope 0 there")
     is_line = activation.homogeneity == 1.0 and activation.is_smooth
@@ -109,7 +112,7 @@ def departure(shift: float, width: int, depth: int, inputs: Inputs = "gaussian")
     is 0 for c >= r sqrt(n). A layer departs with 1 - (1 - p)^n, a stack with 1 - (1 - p)^(n L);
     for Gaussian inputs these are averaged over R ~ chi_n, which all layers share. A unit then has
     Phi(-c) and a layer 1 - Phi(c)^n. Taking layers as independent too would overstate the
-    departure of narrow deep stacks by 3 times (width 16, depth 200).
+    departure of narrow deep stacks by up to 2.7 times (width 16, depth 200).
 
     Args:
         shift: distance from the operating point to the end of the linear range, in units of
@@ -200,19 +203,18 @@ def _averaged(c: float, n: int, layers: int) -> float:
     middle = math.sqrt(n)
     far = middle + _REACH
     c = min(max(c, -far), far)
-    # No unit passes c before the norm does, and there the probability has its only break.
-    start = max(c, _LEAST)
-    edges = np.unique(
-        [start, *np.linspace(max(start, middle - _REACH), max(start, middle) + _REACH, 161)]
-    )
-    edges = np.unique([*edges, *([-c] if _LEAST < -c < edges[-1] else [])])
+    # No unit passes c before the norm does, and from there p starts as a power (n - 1) / 2 of the
+    # excess, with any prefactor: panels halve towards that break.
+    least = max(_LEAST, middle - _REACH)
+    breaks = abs(c) * np.append(1.0, 1.0 + 2.0 ** np.arange(-45, 40))
+    edges = np.unique([*np.linspace(least, far, 161), *breaks[(breaks > least) & (breaks < far)]])
     half, centre = np.diff(edges)[:, None] / 2, ((edges[1:] + edges[:-1]) / 2)[:, None]
     norm = (centre + half * _NODES).ravel()
     weights = (half * _WEIGHTS).ravel()
-    log_density = (
-        (n - 1) * np.log(norm) - norm * norm / 2 - (n / 2 - 1) * math.log(2) - math.lgamma(n / 2)
-    )
+    # Off its value at sqrt(n), so that a wide layer does not cancel large terms.
+    off = norm / middle - 1.0
+    density = weights * np.exp((n - 1) * np.log(norm / middle) - n * (off + off * off / 2))
     # Where every unit is beyond the end the logarithm is -inf, and the stack departs for certain.
     with np.errstate(divide="ignore"):
         leaves = -np.expm1(n * layers * np.log1p(-_beyond(c * middle / norm, n)))
-    return min(1.0, float(weights @ (np.exp(log_density) * leaves)))
+    return min(1.0, float(density @ leaves / density.sum()))

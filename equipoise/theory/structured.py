@@ -26,7 +26,6 @@ from equipoise.theory.hermite import GaussianStatistics, statistics
 
 _SMALLEST, _LARGEST = 1e-10, 1e4
 _NO_GROWTH = 1e-9
-_BEYOND = 1e6
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def balance(
     The smallest such level is taken, and ``reached`` says if there is one. Where no level spends
     the budget (the mean Hermite degree of ELU and SELU has a peak) it is the level of largest
     growth; where the level does not matter (a linear function) or every level overspends (a plain
-    ReLU), it is 1.
+    ReLU), it is 1. Levels from 1e-10 to 1e4 are searched: f should bend between 1e-4 and 1e3.
 
     Args:
         layers: the hidden layers in order, at least one, each with an odd or nearly affine
@@ -98,7 +97,8 @@ def balance(
 
     Raises:
         ArgumentError: for an empty stack, a width below 1, a budget that is not positive, an
-            activation that jumps, or a spectrum that is too short or vanishes.
+            activation that jumps, is constant or grows too fast to have energies, or a spectrum
+            as refused by ``Columns.of``.
 
     >>> from equipoise.theory import activations
     >>> stack = balance([HiddenLayer(16, activations.tanh())] * 50, 16, 10, 0.15)
@@ -109,15 +109,15 @@ def balance(
     if not layers:
         raise ArgumentError("layers must hold at least one hidden layer, got none. Add one.")
     for layer in layers:
-        _checks.at_least("width", layer.width, 1)
         if layer.activation.jumps:
             raise ArgumentError(
                 f"activation must be continuous, got {layer.activation}, which jumps. "
                 "No level is balanced for it."
             )
-
-    _checks.at_least("fan_in", fan_in, 1)
-    _checks.at_least("fan_out", fan_out, 1)
+        if statistics(layer.activation, 1.0).centred_energy == 0.0:
+            raise ArgumentError(
+                f"activation must not be constant, got {layer.activation}. No signal passes it."
+            )
     columns = Columns.of([layer.width for layer in layers], fan_in, fan_out, spectrum)
     kinds = _kinds(layers)
 
@@ -126,11 +126,15 @@ def balance(
 
     def growth(log_energy: float) -> float:
         try:
-            found = run(log_energy).gradient_log_growth
-        except ArithmeticError:
+            return run(log_energy).gradient_log_growth
+        except (ArithmeticError, ValueError):
             # Energies of a function that grows faster than any power leave the range of floats.
-            return _BEYOND
-        return found if math.isfinite(found) else _BEYOND
+            return math.inf
+
+    def crossing(low: float, high: float) -> BalancedStack:
+        level = optimize.brentq(lambda x: growth(x) - budget, low, high, xtol=1e-8)
+        # Where energies end the growth jumps past the budget.
+        return run(level, reached=math.isclose(growth(level), budget, rel_tol=1e-3))
 
     low, step = math.log(_SMALLEST), math.log(8.0)
     best, best_growth = low, growth(low)
@@ -141,7 +145,7 @@ def balance(
         high = low + step
         now = growth(high)
         if now >= budget:
-            return run(optimize.brentq(lambda x: growth(x) - budget, low, high, xtol=1e-8))
+            return crossing(low, high)
         if now > best_growth:
             best, best_growth = high, now
         low = high
@@ -151,7 +155,7 @@ def balance(
         lambda x: -growth(x), bounds=(best - step, best + step), method="bounded"
     )
     if -peak.fun >= budget:
-        return run(optimize.brentq(lambda x: growth(x) - budget, best - step, peak.x, xtol=1e-8))
+        return crossing(best - step, float(peak.x))
     return run(float(peak.x), reached=False)
 
 
@@ -234,6 +238,11 @@ def _forward(layer: HiddenLayer, k: int, profile: tuple[float, ...], columns: Co
               for e, n, end in zip(profile, sizes, ends, strict=True)]  # fmt: skip
     q = sum(inside) / layer.width
     s = _statistics(layer, q)
+    if not (math.isfinite(s.centred_energy) and math.isfinite(s.slope_energy)):
+        raise ArgumentError(
+            f"activation must have finite energies, got {layer.activation} at q = {q:.3g}. "
+            "Pass one that grows more slowly, or a smaller budget."
+        )
     linear = s.linear**2
     spread = max(0.0, s.centred_energy - linear * q)
     out = [linear * e + spread if end <= k else 0.0 for e, end in zip(profile, ends, strict=True)]

@@ -78,6 +78,7 @@ def test_constant_width_is_the_correlation_map(activation, c):
 @pytest.mark.parametrize("activation", [activations.tanh(), activations.elu()], ids=str)
 @pytest.mark.parametrize(("widths", "fan_in", "fan_out"), [
     ([16, 4] * 3, 16, 4), ([24, 17, 9, 5], 30, 3), ([3, 9, 20], 2, 40), ([12, 5, 12, 2], 7, 6),
+    ([6, 5, 6], 6, 5),
 ])  # fmt: skip
 def test_changing_widths_by_column(activation, widths, fan_in, fan_out):
     """One column at a time: energies and cross energies, literally as the docstring says."""
@@ -191,3 +192,17 @@ def test_the_stack_must_be_that_of_the_layers():
     layers = [HiddenLayer(4, activations.tanh())] * 3
     with pytest.raises(ArgumentError, match="stack must be that of the 2 layers"):
         stack_correlation(layers[:2], balance(layers, 4, 4, 0.3), 4, 4, 0.5)
+
+
+@pytest.mark.parametrize("activation", [activations.tanh(), activations.identity()], ids=str)
+def test_residual_covariance_refuses_what_is_no_correlation(activation):
+    for c in (5.0, math.nan):
+        with pytest.raises(ArgumentError, match="correlation must be from -1 to 1"):
+            residual_covariance(activation, 1.0, c)
+
+
+@pytest.mark.parametrize(("fans", "name"), [((0, 4), "fan_in"), ((4, 0), "fan_out")])
+def test_fans_must_be_positive(fans, name):
+    layers = [HiddenLayer(4, activations.tanh())] * 3
+    with pytest.raises(ArgumentError, match=f"{name} must be an integer"):
+        stack_correlation(layers, balance(layers, 4, 4, 0.3), *fans, 0.5)

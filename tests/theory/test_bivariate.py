@@ -123,6 +123,13 @@ def test_too_many_periods_are_said_and_not_guessed():
     assert found.error > 1e-7
 
 
+def test_too_many_periods_in_the_second_variable():
+    """No panel of z1 shows it: the error of the means over z2 has to be carried along."""
+    found = expectation2(lambda x, y: np.sin(1e4 * y) ** 2, 1.0, 1e6, 0.0)
+    assert abs(found.value - 0.5) <= found.error
+    assert found.error > 1e-3
+
+
 @pytest.mark.parametrize("c", CORRELATIONS)
 def test_polynomials_of_both(c):
     """Isserlis: E z1^2 z2^2, E z1 z2^3 and E (z1 - z2)^4."""
@@ -170,6 +177,34 @@ def test_hermite_series_of_every_activation(activation):
     a[0] += activation.value_at_zero
     found = correlated_second_moment(activation, q, c)
     assert found.value == pytest.approx(float(np.sum(a**2 * c ** np.arange(40))), rel=1e-8)
+
+
+def test_many_kinks():
+    """A polygon of 24 kinks: E z1 f(z2) = q c E f' (Stein), and the mean at correlation 0."""
+    kinks = np.linspace(-2.5, 2.1, 24)
+    signs = np.where(np.arange(24) % 3 == 0, 1.0, -0.4)
+
+    def polygon(z):
+        return np.maximum(z[:, None] - kinks, 0.0) @ signs
+
+    def line(z):
+        return z
+
+    q, places = 1.7, tuple(kinks.tolist())
+    std = math.sqrt(q)
+    slope = float(signs @ special.ndtr(-kinks / std))
+    found = product_expectation(line, polygon, q, q, 0.6, (), places)
+    assert found.value == pytest.approx(0.6 * q * slope, rel=1e-10)
+    density = np.exp(-(kinks**2) / (2 * q)) / math.sqrt(2 * math.pi)
+    mean = float(signs @ (std * density - kinks * special.ndtr(-kinks / std)))
+    found = product_expectation(polygon, polygon, q, q, 0.0, places, places)
+    assert found.value == pytest.approx(mean**2, rel=1e-10)
+
+
+def test_correlation_in_single_precision():
+    single = np.float32(0.9)
+    found = correlated_second_moment(activations.erf(), 1.0, single)
+    assert found == correlated_second_moment(activations.erf(), 1.0, float(single))
 
 
 @pytest.mark.parametrize("q", [1e-2, 1.0, 50.0])

@@ -84,7 +84,7 @@ def test_single_precision_is_recognised_less_surely():
 def test_properties_and_their_certainty(f, name, value, certainty):
     evidence = examine(f).about(name)
     assert evidence.certainty == certainty
-    assert evidence.value == (pytest.approx(value) if isinstance(value, float) else value)
+    assert evidence.value == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
 
 
 def test_values_that_end_before_a_million_are_weak_evidence():

@@ -120,6 +120,19 @@ def test_sin_doubles_its_period():
         assert math.sin(2.5 * c.high) == pytest.approx(c.low, rel=1e-12)
 
 
+def test_a_young_cycle_of_the_logistic_map():
+    """x = (r + 1 +- sqrt((r - 3)(r + 1))) / 2r, multiplier 4 + 2r - r^2: near its fixed point."""
+    r = 3.001
+    logistic = Activation("logistic", lambda x: r * x * (1 - x), lambda x: r * (1 - 2 * x),
+                          slope_left=r, slope_right=r)  # fmt: skip
+    (cycle,) = fixed_points(logistic, reach=1.5).cycles
+    gap = math.sqrt((r - 3) * (r + 1))
+    assert (cycle.low, cycle.high) == pytest.approx(
+        ((r + 1 - gap) / (2 * r), (r + 1 + gap) / (2 * r)), rel=1e-11
+    )
+    assert cycle.multiplier == pytest.approx(4 + 2 * r - r * r, rel=1e-9)
+
+
 def test_kinks_have_two_slopes():
     up, down = activations.relu(), activations.leaky_relu(0.5)
     (point,) = fixed_points(up, 2.0).points
@@ -131,6 +144,12 @@ def test_kinks_have_two_slopes():
     # Both slopes are met in turn: 1.5 * 0.75 > 1, 1.3 * 0.65 < 1.
     assert fixed_points(down, -1.5).points[0].kind == "repelling"
     assert fixed_points(down, -1.3).points[0].kind == "attracting"
+    # f(-x) of a falling f: 2 below 0, where f sees the right side, and 1/2 above.
+    falling = Activation("falling", lambda x: np.where(x > 0, -2.0, -0.5) * x,
+                         lambda x: np.where(x > 0, -2.0, -0.5), kinks=(0.0,), slope_left=-0.5,
+                         slope_right=-2.0)  # fmt: skip
+    (point,) = fixed_points(falling, -1.0).points
+    assert (point.attracts_below, point.attracts_above) == (False, True)
     three = [p.x for p in fixed_points(activations.hardtanh(), 2.0).points]
     assert three == pytest.approx([-1.0, 0.0, 1.0], rel=1e-14)
     ends = [p.x for p in fixed_points(activations.hardtanh(), 2.0, reach=1.0).points]
@@ -150,6 +169,47 @@ def test_touching_points_attract_from_one_side():
     (point,) = [p for p in fixed_points(touching, reach=2.0).points if p.x > 0]
     assert point.x == pytest.approx(0.5, abs=1e-6)
     assert (point.kind, point.attracts_below, point.attracts_above) == ("neutral", True, False)
+
+
+def test_a_crossing_at_a_kink_is_no_touching_point():
+    """Slopes 1/2 and 1/5 meet at 1, which lies on the grid: both sides are drawn to it."""
+    bent = Activation(
+        "bent", lambda x: 1 + np.where(x > 1, 0.2, 0.5) * (x - 1),
+        lambda x: np.where(x > 1, 0.2, 0.5), kinks=(1.0,),
+    )  # fmt: skip
+    (point,) = fixed_points(bent, reach=2.5).points
+    assert point.x == pytest.approx(1.0, abs=1e-15)
+    assert (point.kind, point.slope) == ("attracting", 0.5)
+
+
+def test_a_cycle_that_touches_is_neutral():
+    """f = -g, g(x) = x + 2 x (x^2 - 1/4)^2, swaps +-1/2, where g touches the diagonal."""
+    swap = Activation(
+        "swap", lambda x: -x - 2 * x * (x * x - 0.25) ** 2,
+        lambda x: -1 - 2 * (x * x - 0.25) ** 2 - 8 * x * x * (x * x - 0.25), parity="odd",
+        slope_left=-1.125, slope_right=-1.125,
+    )  # fmt: skip
+    (cycle,) = fixed_points(swap, reach=1.0).cycles
+    assert (cycle.low, cycle.high) == pytest.approx((-0.5, 0.5), abs=1e-6)
+    assert cycle.multiplier == pytest.approx(1.0, abs=1e-6)
+    assert cycle.kind == "neutral"
+
+
+@pytest.mark.parametrize("reach", [1e-2, 10.0, 1e4, 1e5, 1e308])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_attraction_is_judged_near_the_point(reach, sign):
+    """sin at slope +-1 attracts to 0, however its far oscillations look; sinh repels."""
+    zero = next(p for p in fixed_points(activations.sin(), sign, reach).points if p.x == 0.0)
+    assert (zero.kind, zero.attracts_below, zero.attracts_above) == ("neutral", True, True)
+    sinh = Activation("sinh", np.sinh, np.cosh, slope_left=1.0, slope_right=1.0, parity="odd")
+    (zero,) = fixed_points(sinh, sign, reach).points
+    assert (zero.kind, zero.attracts_below, zero.attracts_above) == ("neutral", False, False)
+
+
+def test_gains_at_the_end_of_the_floats():
+    for gain in (1e-308, 1e308):
+        found = fixed_points(activations.tanh(), gain).attracting
+        assert found == ((0.0,) if gain < 1 else (-1.0, 1.0))
 
 
 def test_gelu_at_the_edge_attracts_from_below_only():
@@ -185,6 +245,19 @@ def test_asymptote_near_zero(activation):
         errors.append(near_zero_fixed_point(activation, gain) / exact - 1)
     assert abs(errors[0]) < 1.05 * 2e-3
     assert errors[1] / errors[0] == pytest.approx(0.5, rel=0.01)
+
+
+def test_asymptote_of_functions_that_fall():
+    """f = -tanh at gain -a is tanh at a; -sinh bends away from the axis and has no such point."""
+    falling = Activation("falling", lambda x: -np.tanh(x), lambda x: np.tanh(x) ** 2 - 1,
+                         slope_left=-1.0, slope_right=-1.0, parity="odd")  # fmt: skip
+    there = near_zero_fixed_point(falling, -1.1)
+    assert there == pytest.approx(near_zero_fixed_point(activations.tanh(), 1.1), rel=1e-9)
+    away = Activation("away", lambda x: -np.sinh(x), lambda x: -np.cosh(x), slope_left=-1.0,
+                      slope_right=-1.0, parity="odd")  # fmt: skip
+    assert [p.x for p in fixed_points(away, -1.1, 5.0).points] == [0.0]
+    with pytest.raises(ArgumentError, match="activation must bend"):
+        near_zero_fixed_point(away, -1.1)
 
 
 def test_asymptote_refusals():

@@ -298,6 +298,21 @@ def test_entry_reaches_the_gradient_through_the_response():
     assert moved.std == pytest.approx(abs(0.02 * share), rel=1e-4)
 
 
+def test_deviations_may_leave_the_floats():
+    """s = 2 for squared ReLU: d grows as 2^L, and what starts at 0 stays there when wide."""
+    a = activations.squared_relu()
+    assert signal_fluctuation(a, 1.0, 10**9, 3, entry_mean=0.01).wide == pytest.approx(0.08)
+    assert signal_fluctuation(a, 1.0, 16, 3000).wide == 0.0
+    assert signal_fluctuation(a, 1.0, 16, 3000, entry_mean=1e-3).wide == math.inf
+    assert signal_fluctuation(a, 1.0, 16, 3000, entry_std=1e200).std == math.inf
+
+
+def test_whole_numbers_of_other_types():
+    a = activations.tanh()
+    for law in (signal_fluctuation, gradient_fluctuation):
+        assert law(a, 0.2, np.int64(8), np.int32(5)) == law(a, 0.2, 8.0, 5.0) == law(a, 0.2, 8, 5)
+
+
 def test_deviations_from_an_unstable_level_grow():
     cell = cell_fluctuation(activations.gelu(), 1.0)
     assert cell.restoring > 1.0

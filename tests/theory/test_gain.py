@@ -70,6 +70,19 @@ def test_gains_given_the_diagonal():
     assert whole.excess_kurtosis == 0.0
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_gains_do_not_depend_on_the_size_of_the_signal(scale):
+    x, diagonal = np.array([0.5, -1.0, 2.0, 1e-9]), np.zeros(4)
+    for given_diagonal in (None, diagonal):
+        plain = unit_gains(x, 0.3, diagonal=given_diagonal, law=noiselaw.laplace())
+        scaled = unit_gains(scale * x, 0.3, diagonal=given_diagonal, law=noiselaw.laplace())
+        np.testing.assert_allclose(scaled.std, plain.std, rtol=1e-14)
+        assert scaled.excess_kurtosis == pytest.approx(plain.excess_kurtosis, rel=1e-13)
+    # The others of a unit that holds nearly all: 1 + 4 beside 1e18, which no difference sees.
+    most = unit_gains(np.array([1.0, 1e9, 2.0]), math.sqrt(3), diagonal=np.zeros(3)).std[1]
+    assert most == pytest.approx(math.sqrt(5.0) * 1e-9, rel=1e-14)
+
+
 def test_given_signal_is_a_mixture():
     rng = np.random.default_rng(5)
     x, draws = np.array([0.5, -1.0, 2.0, 0.1, 1.0]), 20000
@@ -122,11 +135,11 @@ def test_gaussian_signals_from_real_weights(width):
 
 
 def test_wide_gains_are_cauchy():
-    for width in (16, 256, 4096):
+    for width in (16, 256, 4096, 10**9):
         law = gaussian_signal_gains(width, 0.085)
         for t in (0.02, 0.085, 0.27, 1.0):
             cauchy = 0.5 + math.atan(t / 0.085) / math.pi
-            assert abs(law.cdf(1 + t) - cauchy) < 0.1 / width
+            assert abs(law.cdf(1 + t) - cauchy) < 0.1 / width + 1e-12
     # No mean: the tail P(a > omega + t) falls as 1/t.
     law = gaussian_signal_gains(8, 0.085)
     assert (1 - law.cdf(1 + 1e4)) / (1 - law.cdf(1 + 1e5)) == pytest.approx(10.0, rel=1e-4)
@@ -195,6 +208,11 @@ def test_band_does_what_it_says(activation):
     assert found == pytest.approx(0.7 * top, rel=1e-9)
 
 
+def test_band_of_softsign_in_closed_form():
+    """f^-1(s) / s = 1 / (1 - s), also where the level is nearly all of sup f = 1."""
+    assert gain_band(activations.softsign(), 5, 0.5, 0.999)[1] == pytest.approx(1000.0, rel=1e-10)
+
+
 def test_published_band_needs_two_free_numbers():
     """tanh: upper edge atanh(s) / s, so s = 0.728; the lower one fits any depth."""
     low, high = gain_band(activations.tanh(), 10, 0.78**10, 0.728)
@@ -208,7 +226,12 @@ def test_published_band_needs_two_free_numbers():
     [
         (lambda: unit_gains(np.array([1.0, 0.0]), 0.1), "x must"),
         (lambda: unit_gains(np.array([[1.0]]), 0.1), "x must"),
+        (lambda: unit_gains(np.array([]), 0.1), "x must"),
         (lambda: unit_gains(np.array([1.0]), -0.1), "alpha must"),
+        (lambda: unit_gains(np.array([1.0]), 0.1, math.nan), "omega must"),
+        (lambda: unit_gains(np.ones(2), 0.1, diagonal=np.array([0.0, math.nan])), "diagonal must"),
+        (lambda: gaussian_signal_gains(3, 0.1, math.inf), "omega must"),
+        (lambda: stationary_gains(0.1, math.nan), "omega must"),
         (lambda: unit_gains(np.ones(2), 0.1, diagonal=np.ones(3)), "diagonal must"),
         (lambda: gaussian_signal_gains(0, 0.1), "width must"),
         (lambda: gaussian_signal_gains(3, 0.0), "alpha must"),
@@ -260,3 +283,9 @@ def test_heavy_tails():
     assert noiselaw.uniform().excess_kurtosis == pytest.approx(
         float(stats.uniform.stats(moments="k"))
     )
+
+
+def test_laws_of_one_name_and_parameters_are_equal():
+    assert noiselaw.normal() == noiselaw.normal()
+    assert noiselaw.student_t(8.0) == noiselaw.student_t(8.0) != noiselaw.student_t(9.0)
+    assert noiselaw.normal() != noiselaw.uniform()

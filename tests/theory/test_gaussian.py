@@ -12,7 +12,13 @@ from scipy import integrate, special
 from equipoise.errors import ArgumentError
 from equipoise.theory import activations
 from equipoise.theory.activations import known_activations
-from equipoise.theory.gaussian import NODES, Expectation, expectation, kronrod_sums
+from equipoise.theory.gaussian import (
+    NODES,
+    Expectation,
+    expectation,
+    kronrod_sums,
+    panel_edges,
+)
 
 LEVELS = [1e-6, 1e-3, 0.1, 1.0, 7.3, 1e3, 1e6]
 
@@ -233,6 +239,50 @@ def test_values_beyond_floats_are_passed_on():
     assert math.isnan(expectation(lambda z: np.where(np.abs(z) < 1, math.nan, z), 1.0).value)
 
 
+@pytest.mark.parametrize("q", [1e-4, 1.0, 1e4])
+def test_many_kinks(q):
+    """A sum of 60 ramps, by the closed form of each."""
+    kinks = tuple(np.linspace(-3.0, 2.9, 60).tolist())
+    found = expectation(lambda z: np.maximum(z[:, None] - kinks, 0.0).sum(axis=1), q, kinks)
+    exact = sum(_above(k, math.sqrt(q)) for k in kinks)
+    assert found.value == pytest.approx(exact, rel=1e-12)
+    assert found.error < 1e-10 * exact
+
+
+@pytest.mark.parametrize("steepness", [1e2, 1e4])
+def test_a_steep_function_at_the_origin(steepness):
+    """E w^2 sech^4(w z) = (4 w / 3) / sqrt(2 pi q) up to terms of 1 / (w^2 q)."""
+    w, q = steepness, 1e6
+    found = expectation(lambda z: w * w / np.cosh(np.clip(w * z, -300, 300)) ** 4, q)
+    assert found.value == pytest.approx(4 * w / 3 / math.sqrt(2 * math.pi * q), rel=1e-9)
+
+
+def test_panels_are_as_wide_as_structure_is_far():
+    scales = {-2.0: 1.0, 0.0: 1.0, 0.01: 1e-4, 40.0: 1.0, 1e9: 1.0}
+    edges = panel_edges(scales, 100.0)
+    assert {-2.0, 0.0, 0.01, 40.0} <= set(edges.tolist())
+    assert np.abs(edges).max() <= 100.0
+    middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    for at in (-2.0, 0.0, 0.01, 40.0):
+        # The fine scale at 0.01 is that of its neighbour at 0 too, up to their distance.
+        far = np.abs(middle - at) > 1.0
+        assert (width[far] <= 2 * np.abs(middle - at)[far]).all()
+    beside = np.abs(edges - 0.01)
+    assert np.isclose(beside[beside > 0].min(), 1e-4 / 4)
+    assert np.isclose(-edges[edges < 0].max(), 0.01 / 4)
+
+
+def test_panels_mirror():
+    scales = {-2.0: 1.0, 0.0: 0.3, 0.01: 1e-4, 40.0: 1.0}
+    mirrored = panel_edges({-a: s for a, s in scales.items()}, 100.0)
+    np.testing.assert_array_equal(mirrored, -panel_edges(scales, 100.0)[::-1])
+
+
+def test_panels_grow_in_number_as_the_abscissae_do():
+    few, many = (len(panel_edges(dict.fromkeys(range(n), 1.0), 1e3)) for n in (100, 200))
+    assert many - few <= 5 * 100
+
+
 def test_kronrod_sums_of_polynomials():
     """Exact up to degree 31; a gap appears from degree 19 (odd) and 20 (even) on."""
     for degree in range(32):
@@ -265,6 +315,12 @@ def test_floor_stops_the_refinement_of_rounding_noise():
 def test_variance_must_be_positive_and_finite(q):
     with pytest.raises(ArgumentError, match="q must be positive and finite"):
         expectation(np.tanh, q)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-9, math.nan])
+def test_tolerance_must_be_positive(tolerance):
+    with pytest.raises(ArgumentError, match="tolerance must be positive and finite"):
+        expectation(np.tanh, 1.0, tolerance=tolerance)
 
 
 def test_result_is_data():

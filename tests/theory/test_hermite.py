@@ -11,6 +11,7 @@ from scipy import special
 from equipoise.errors import ArgumentError
 from equipoise.theory import activations
 from equipoise.theory.activations import Activation, known_activations
+from equipoise.theory.gaussian import expectation
 from equipoise.theory.hermite import hermite_coefficients, mean_hermite_degree, statistics
 
 KNOWN = known_activations()
@@ -223,6 +224,42 @@ def test_the_zero_function_has_statistics():
     assert s.second_moment == s.slope_energy == s.centred_energy == 0.0
     assert math.isnan(s.mean_hermite_degree)
     assert math.isnan(s.nonlinear_share)
+    assert math.isnan(s.log_norm_coefficient)
+
+
+def test_stated_error_is_that_of_the_worst_moment():
+    """A kink that is not declared: the square of the slope has most of the error."""
+    ramp = Activation("ramp", lambda x: np.maximum(x - 0.37, 0.0), lambda x: (x > 0.37) * 1.0)
+    s = statistics(ramp, 1.0)
+    exact = float(special.ndtr(-0.37))
+    worst = expectation(lambda z: ramp.df(z) ** 2, 1.0)
+    assert s.error >= worst.error / worst.value >= abs(s.slope_energy - exact) / exact
+    square = expectation(lambda z: ramp.f(z) ** 2, 1.0)
+    assert s.error > square.error / square.value > 0
+
+
+@pytest.mark.parametrize("q", [1e-170, 1e160])
+def test_fourth_moments_beyond_floats_have_no_coefficient(q):
+    assert math.isnan(statistics(activations.relu(), q).log_norm_coefficient)
+
+
+def test_moments_too_small_to_square():
+    """E f^2 = 1e-181: its square is 0 in floats, the ratio is not."""
+    s = statistics(activations.softshrink(), 3e-4)
+    assert s.second_moment < 1e-170
+    expected = math.log(s.fourth_moment) - 2 * math.log(s.second_moment) - math.log(4)
+    assert math.log(s.log_norm_coefficient) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
+def test_level_of_another_precision(kind):
+    """The same numbers as for the float, and no single precision left in the cache."""
+    narrow = kind(0.3)
+    found = statistics(activations.tanh(0.9), narrow)
+    assert type(found.q) is float
+    assert type(found.mean_hermite_degree) is float
+    assert found == statistics(activations.tanh(0.9), float(narrow))
+    assert statistics(activations.relu(), np.int64(2)).second_moment == pytest.approx(1.0)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -250,7 +287,11 @@ def test_level_must_be_positive(q):
             call()
 
 
-@pytest.mark.parametrize("count", [0, -1, 65])
+def test_a_count_may_be_a_whole_float():
+    assert hermite_coefficients(activations.tanh(), 1.0, 3.0).shape == (3,)
+
+
+@pytest.mark.parametrize("count", [0, -1, 65, 2.5])
 def test_count_must_be_in_range(count):
     with pytest.raises(ArgumentError, match="count must be"):
         hermite_coefficients(activations.tanh(), 1.0, count)

@@ -99,6 +99,33 @@ def test_energies_at_zero_are_limits():
         assert slope_energy(a, 0.0) == pytest.approx(slope_energy(a, 1e-12), rel=1e-5)
 
 
+def test_numbers_of_other_precision():
+    """Single precision and integers are taken as the float they are, in every map."""
+    q, w, b = np.float32(0.7), np.float32(1.3), np.float32(0.1)
+    for call in (
+        lambda q, w, b: length_map(ERF, q, w, b),
+        lambda q, w, b: length_map_slope(ERF, q, w),
+        lambda q, w, b: correlation_map(ERF, 0.4, q, w, b),
+        lambda q, w, b: correlation_map_slope(ERF, 0.4, q, w),
+        lambda q, w, b: chi_1(ERF, q, w),
+    ):
+        found = call(q, w, b)
+        assert type(found) is float
+        assert found == call(float(q), float(w), float(b))
+        assert call(np.int64(2), np.int64(3), np.int64(1)) == call(2.0, 3.0, 1.0)
+
+
+@pytest.mark.parametrize("q", [1e-9, 1e-6, 1e-3])
+def test_length_map_slope_at_a_low_level_with_a_large_value_at_zero(q):
+    """It is the mean of half the second derivative of f^2: by its Taylor series in q."""
+    # At 0 softplus and its derivatives are ln 2, 1/2, 1/4, 0, -1/8.
+    fourth = 2 * math.log(2) * (-1 / 8) + 6 / 16
+    softplus = 1 / 4 + math.log(2) / 4 + fourth * q / 4
+    assert length_map_slope(activations.softplus(), q, 1.0) == pytest.approx(
+        softplus, abs=1e-11 + q * q
+    )
+
+
 def test_a_function_without_output_has_no_correlation():
     zero = Activation("zero", np.zeros_like, np.zeros_like)
     assert math.isnan(correlation_map(zero, 0.5, 1.0, 1.0))
@@ -107,6 +134,8 @@ def test_a_function_without_output_has_no_correlation():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
+        (lambda: energy(RELU, -1.0), "q must be positive and finite"),
+        (lambda: slope_energy(RELU, math.nan), "q must be positive and finite"),
         (lambda: length_map(RELU, 0.0, 1.0), "q must be positive and finite"),
         (lambda: length_map(RELU, 1.0, -1.0), "weight_var must be positive and finite"),
         (lambda: length_map(RELU, 1.0, 1.0, -0.1), "bias_var must be finite and at least 0"),

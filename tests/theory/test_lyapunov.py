@@ -100,6 +100,31 @@ def test_the_difference_of_laplace_transforms(width, slope):
     assert log_gain(leaky(slope), width).mean == pytest.approx(float(value), abs=1e-13)
 
 
+@pytest.mark.parametrize("slope", [1e-8, 1e-100, 1e-160, 1e-300])
+def test_very_flat_slopes_are_not_relu(slope):
+    """Width 1: |f(g)| is chi of one, times 1 or the slope with equal chance."""
+    flat = math.log(slope)
+    mean = (special.psi(0.5) + math.log(2)) / 2 + flat / 2
+    variance = special.polygamma(1, 0.5) / 4 + flat**2 / 4
+    many = log_gains(leaky(slope), [1.0])
+    for one in (log_gain(leaky(slope), 1), LogGain(many.mean[0], many.variance[0], 1.0)):
+        assert one.mean == pytest.approx(mean, rel=1e-14)
+        assert one.variance == pytest.approx(variance, rel=1e-14)
+        assert one.survival == 1.0
+
+
+def test_the_range_of_floats_is_no_limit():
+    act = activations.linear(1e-300)
+    tiny = math.log(1e-300)
+    base = log_gain(activations.identity(), 8)
+    assert log_gain(act, 8, scale=1e-300).mean == pytest.approx(base.mean + 2 * tiny, rel=1e-15)
+    assert log_gains(act, 8, scale=1e-300).mean == pytest.approx(base.mean + 2 * tiny, rel=1e-15)
+    assert log_gains(act, 8).mean.shape == ()
+    assert wide_log_gain(activations.identity(), 1e300).mean == pytest.approx(150 * math.log(10))
+    narrow = log_gain(activations.identity(), 1e-3)
+    assert narrow.variance == pytest.approx(special.polygamma(1, 5e-4) / 4, rel=1.5e-13)
+
+
 def test_two_units_by_their_angle():
     """d = 2: |f(g)| = r h(angle), so log|f| splits into log chi_2 and an integral over angles."""
     a = 0.2
@@ -248,8 +273,12 @@ def test_he_decays_by_c_over_the_width():
 def test_orthogonal_lines_do_not_fluctuate():
     for act in (activations.identity(), leaky(-1.0)):
         one = log_gain(act, 9, law="haar")
-        assert one.mean == pytest.approx(0.0, abs=1e-15)
-        assert one.variance == pytest.approx(0.0, abs=1e-15)
+        assert (one.mean, one.variance) == (0.0, 0.0)
+        many = log_gains(act, [9, 5, 9], [9, 5, 4], 2.0, "haar")
+        assert many.mean.tolist() == [math.log(2.0)] * 3
+        assert many.variance.tolist() == [0.0] * 3
+    # A contraction, which keeps 4 of 9 dimensions, does fluctuate.
+    assert log_gains(activations.identity(), 4, 9, law="haar").variance > 0.01
 
 
 @pytest.mark.parametrize(
@@ -265,6 +294,7 @@ def test_orthogonal_lines_do_not_fluctuate():
         (lambda: log_gains(leaky(0.1), [8], [math.nan]), "fan_in must be finite .* got nan"),
         (lambda: log_gains(leaky(0.1), [8], scale=[0.0]), "scale must be positive .* got 0.0"),
         (lambda: log_gains(leaky(0.1), [8], law="cauchy"), "law must be one of"),
+        (lambda: log_gains(leaky(0.1), [8, 9], [8, 9, 7]), "must broadcast, got shapes"),
         (lambda: wide_log_gain(leaky(0.1), 8, "cauchy"), "law must be one of"),
         (lambda: stack_log_gain(leaky(0.1), [8], 1.0), "widths must be n_0"),
         (lambda: stack_log_gain(leaky(0.1), [8, 8], [1.0, 2.0]), "scales must be one number or 1"),

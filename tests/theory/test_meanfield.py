@@ -94,6 +94,35 @@ def test_a_correlation_too_near_to_1_to_be_told_apart():
         assert least <= 1 - correlation_fixed_point(hardtanh, 1.0, w, b) <= most
 
 
+@pytest.mark.parametrize("excess", [1e-3, 1e-5, 1e-6])
+def test_correlation_next_to_criticality_with_kinks(excess):
+    """Hardtanh: 1 - c' = chi_1 d - w (4/3) phi(1) d^(3/2) / sqrt(pi), d = 1 - c, to its root."""
+    hardtanh = activations.hardtanh()
+    density = math.exp(-0.5) / math.sqrt(2 * math.pi)
+    w = (1 + excess) / math.erf(1 / math.sqrt(2))
+    b = 1.0 - length_map(hardtanh, 1.0, w)
+    exact = math.pi * (3 * excess / (4 * w * density)) ** 2
+    found = 1 - correlation_fixed_point(hardtanh, 1.0, w, b)
+    assert found == pytest.approx(exact, rel=1e-8 / excess + 1e-5)
+
+
+def test_numbers_of_other_precision():
+    w, b = np.float32(2.1), np.float32(0.1)
+    found = mean_field(TANH, w, b)
+    assert found == mean_field(TANH, float(w), float(b))
+    assert type(found.chi_1) is type(found.correlation_slope) is float
+    q = found.q_star
+    assert correlation_fixed_point(TANH, q, w, b) == found.c_star
+
+
+@pytest.mark.parametrize("w", [1e9, 1e13, 1e30])
+def test_a_bounded_function_never_explodes(w):
+    """tanh at large weights is a sign: E f^2 = 1 - 2 / sqrt(2 pi q) + ..., so q* ~ w."""
+    found = mean_field(TANH, w, 0.1)
+    assert found.phase == "chaotic"
+    assert found.q_star == pytest.approx(w * (1 - math.sqrt(2 / math.pi / w)), rel=10 / w + 1e-9)
+
+
 @pytest.mark.parametrize(("b", "q"), [(0.5, 1.0), (1e-20, 2e-20), (1e13, 2e13)])
 def test_relu_with_bias(b, q):
     """q* = bias_var / (1 - weight_var / 2), chi_1 and slope weight_var / 2, at any level."""
@@ -177,6 +206,32 @@ def test_pairs_closer_than_the_grid_and_tangencies(apart):
         assert 1 <= len(found) <= 2
     else:
         assert found == ()
+
+
+def test_of_several_levels_below_1_the_highest_is_reached():
+    """E f^2 starts as q^2 and saturates: 0 and a level in the middle attract."""
+    gate = Activation(
+        "gate",
+        lambda z: 0.7 * np.tanh(8 * z * z),
+        lambda z: 11.2 * z / np.cosh(np.minimum(8 * z * z, 300)) ** 2,
+        parity="even",
+    )
+    found = mean_field(gate, 1.0)
+    assert [p.stable for p in found.fixed_points] == ["stable", "unstable", "stable"]
+    q = 1.0
+    for _ in range(100):
+        q = length_map(gate, q, 1.0)
+    assert found.q_star == pytest.approx(q, rel=1e-9)
+    assert found.q_star == found.fixed_points[-1].q < 1.0
+
+
+def test_of_several_levels_above_1_the_lowest_is_reached():
+    bent = Activation(
+        "bent", lambda z: 2 * np.tanh(z) + 1e-3 * z**3, lambda z: 2 / np.cosh(z) ** 2 + 3e-3 * z * z
+    )
+    low, high = (p for p in length_fixed_points(bent, 1.0) if p.q > 0)
+    assert 1.0 < low.q < high.q
+    assert mean_field(bent, 1.0).q_star == low.q
 
 
 def test_a_root_on_a_node_of_the_grid():

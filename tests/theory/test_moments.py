@@ -49,6 +49,42 @@ def test_a_line_has_the_moments_of_chi(order):
     assert got == pytest.approx(exact, rel=1e-11, abs=1e-14)
 
 
+@pytest.mark.parametrize("width", [0.001, 0.1, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize("order", [1e-5, 0.0999, 1.0, 2.7, 17.0, 19.0, 20.0])
+def test_lines_of_extreme_width(width, order):
+    """Integrands of wide layers underflow, those of narrow ones reach far."""
+    with mpmath.workdps(40):
+        s, d = mpmath.mpf(order), mpmath.mpf(width)
+        exact = mpmath.log(2) * s / 2 + mpmath.loggamma((d + s) / 2) - mpmath.loggamma(d / 2)
+    got = log_moment(activations.identity(), order, width)
+    assert got == pytest.approx(float(exact), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("order", [-0.999, -0.9, -0.1, -1e-6])
+@pytest.mark.parametrize("width", [1, 2, 40])
+def test_surviving_relu_near_its_pole(width, order):
+    with mpmath.workdps(30):
+        s = mpmath.mpf(order)
+        terms = [
+            mpmath.binomial(width, k)
+            * 2 ** (s / 2)
+            * mpmath.gamma((k + s) / 2)
+            / mpmath.gamma(mpmath.mpf(k) / 2)
+            for k in range(1, width + 1)
+        ]
+        exact = float(mpmath.log(sum(terms) / (mpmath.mpf(2) ** width - 1)))
+    got = log_moment(activations.relu(), order, width, given_survival=True)
+    assert got == pytest.approx(exact, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("order", [-0.5, 1.0, 4.0])
+def test_very_flat_slopes(order):
+    """Width 1: half of the draws have the slope 1e-200 as a factor."""
+    chi = log_moment(activations.identity(), order, 1)
+    exact = chi + np.logaddexp(0.0, order * math.log(1e-200)) - math.log(2)
+    assert log_moment(leaky(1e-200), order, 1) == pytest.approx(exact, rel=1e-13)
+
+
 @pytest.mark.parametrize("width", [1.0, 2.5, 16.0, 1e5])
 @pytest.mark.parametrize("slope", [0.01, 0.3, 1.0])
 def test_even_moments(width, slope):
@@ -134,6 +170,9 @@ def test_the_typical_draw_decays_by_its_own_spread():
         (lambda: log_moment(activations.relu(), -1.0, 3, given_survival=True), "above -1"),
         (lambda: log_moment(leaky(0.1), 21.0, 3), "at most 20"),
         (lambda: log_moment(leaky(0.1), math.nan, 3), "order must be above"),
+        (lambda: log_moment(leaky(0.1), -2.9999, 3), "by 0.0002 at a pole"),
+        (lambda: fractional_moment(activations.linear(1e99), 20.0, 3), "order must keep the"),
+        (lambda: critical_scale(activations.identity(), 1e-3), "fan_out must keep the result"),
         (lambda: critical_scale(activations.gelu(), 3), "a line on each side"),
         (lambda: fractional_moment(leaky(0.1), 1.0, 3, law="levy"), "law must be one of"),
     ],

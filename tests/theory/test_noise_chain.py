@@ -68,6 +68,7 @@ def _agree(chain, networks):
         ([16, 4] * 10 + [16], 1500),
         ([5, 12, 3, 7], 3000),
         ([3, 1, 2], 3000),
+        ([3, 12, 7], 3000),
     ],
     ids=lambda v: f"{v[0]}x{len(v)}" if isinstance(v, list) else str(v),
 )
@@ -148,6 +149,18 @@ def test_small_noise_of_near_pairs_is_resolved():
     assert np.all(1 - near.correlation.value < 1e-10)
 
 
+def test_standard_errors_are_those_of_repeated_samples():
+    chains = [
+        noise_chain(TANH, [4] * 5, 0.5, np.random.default_rng(seed), 60) for seed in range(300)
+    ]
+    for name in ("mean_square", "log_norm", "log_norm_std", "correlation", "sign_memory"):
+        found = [getattr(c, name) for c in chains]
+        spread = np.std([s.value[-1] for s in found], ddof=1)
+        claimed = math.sqrt(np.mean([s.standard_error[-1] ** 2 for s in found]))
+        # The spread of 300 values is known to 4 / sqrt(600).
+        assert claimed == pytest.approx(spread, rel=0.17), name
+
+
 def test_seeds_decide_and_depth_does_not_overflow():
     one, two = (
         noise_chain(TANH, [4] * 50, 0.1, np.random.default_rng(19), 16) for _ in range(2)
@@ -158,6 +171,17 @@ def test_seeds_decide_and_depth_does_not_overflow():
     assert np.all(np.isfinite(wild.log_gradient.value))
     assert wild.log_gradient.value.max() > 400
     assert np.isinf(wild.gradient.value).any()
+
+
+@pytest.mark.parametrize("mean_square", [1e-290, 1e290])
+def test_angles_of_signals_of_any_size(mean_square):
+    """Linear networks keep their statistics at every scale of the input, also near the floats'."""
+    chains = [
+        noise_chain(activations.identity(), [6] * 5, 0.3, np.random.default_rng(21), 20,
+                    mean_square=level) for level in (1.0, mean_square)
+    ]  # fmt: skip
+    one, other = (c.correlation.value for c in chains)
+    np.testing.assert_allclose(other, one, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +196,12 @@ def test_seeds_decide_and_depth_does_not_overflow():
         ({"omega": math.nan}, "omega must"),
         ({"activation": activations.tanhshrink()}, "activation must"),
         ({"activation": activations.hardshrink(9.0), "omega": 1.0}, "omega must keep"),
+        ({"activation": activations.identity(), "widths": [4] * 99, "omega": 1e9}, "omega must k"),
+        (
+            {"activation": activations.squared_relu(), "mean_square": 1e200, "omega": 1.0},
+            "omega must keep",
+        ),
+        ({"mean_square": 1.7e308}, "omega must keep"),
     ],
 )
 def test_refusals(changes, word):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from equipoise.errors import ArgumentError
 from equipoise.theory import activations
 from equipoise.theory.activations import Activation, known_activations
 from equipoise.theory.oddpart import ActivationClass, affine_departure, classify, mirrored_pair
@@ -142,6 +143,41 @@ def test_affine_departure_closed_forms():
     assert affine_departure(activations.sin()) == pytest.approx(exact, rel=1e-8)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-6, 1.6e-7])
+def test_affine_departure_keeps_its_digits(epsilon, offset):
+    """x + e x^3: Var = q + 6 e q^2 + 15 e^2 q^3, of which 6 e^2 q^3 is left."""
+    cubic = Activation(
+        "cubic", lambda x: offset + x + epsilon * x**3, lambda x: 1 + 3 * epsilon * x**2
+    )
+    q, e = 0.25, epsilon
+    exact = 6 * e**2 * q**3 / (q + 6 * e * q**2 + 15 * e**2 * q**3)
+    assert affine_departure(cubic) == pytest.approx(exact, rel=1e-8)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf])
+def test_std_must_be_positive(std):
+    with pytest.raises(ArgumentError, match="std must be positive and finite"):
+        affine_departure(activations.tanh(), std)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e3, 1e8])
+@pytest.mark.parametrize("activation", KNOWN, ids=str)
+def test_scaling_the_output_keeps_the_class(activation, scale):
+    a = activation
+    scaled = Activation(
+        "scaled",
+        lambda x: scale * a.f(x),
+        lambda x: scale * a.df(x),
+        a.kinks,
+        a.jumps,
+        a.parity,
+        scale * a.slope_left,
+        scale * a.slope_right,
+    )
+    assert classify(scaled).kind is KINDS[str(activation)]
+
+
 def test_affine_departure_of_lines_and_constants():
     assert affine_departure(activations.identity()) == 0.0
     shifted = Activation("shifted", lambda x: 2 * x + 3, lambda x: np.full_like(x, 2.0))
@@ -229,6 +265,27 @@ def test_smooth_functions_that_are_lines_near_zero_only():
     )
     assert affine_departure(cubic, 0.5) == 0.0
     assert classify(cubic).kind is ActivationClass.CENTRE
+
+
+@pytest.mark.parametrize(
+    ("slope", "kind"), [(0.2, ActivationClass.CENTRE), (0.02, ActivationClass.NEITHER)]
+)
+def test_a_slope_counts_from_a_twentieth_of_the_chord(slope, kind):
+    """a x + x^3: the chord at std 0.5 is sqrt(a^2 + 6 a q + 15 q^2), about 1 here."""
+    cubic = Activation(
+        "cubic",
+        lambda x: slope * x + x**3,
+        lambda x: slope + 3 * x * x,
+        slope_left=slope,
+        slope_right=slope,
+    )
+    assert classify(cubic).kind is kind
+
+
+def test_bends_of_a_pair_lie_on_both_sides():
+    bent = Activation("bent", np.tanh, np.tanh, kinks=(-2.0, 1.0), bends=(1.0,))
+    assert mirrored_pair(bent).kinks == (-2.0, -1.0, 1.0, 2.0)
+    assert mirrored_pair(bent).bends == (-1.0, 1.0)
 
 
 def test_lines_with_idle_breaks_stay_lines():

@@ -10,6 +10,7 @@ from scipy import stats
 
 from equipoise.errors import ArgumentError
 from equipoise.theory import activations
+from equipoise.theory.inversion import third_cumulant
 from equipoise.theory.lyapunov import LogGain, log_gain
 from equipoise.theory.moments import critical_scale
 from equipoise.theory.odds import (
@@ -42,9 +43,31 @@ def test_very_narrow_laws_use_their_expansion(width):
     scale, decades = critical_scale(act, width), 1.3 / math.sqrt(2 * width) / math.log(10)
     exact = stats.chi.cdf(10**decades / scale, width) - stats.chi.cdf(10**-decades / scale, width)
     assert usable_odds(act, width, 1, scale, decades=decades) == pytest.approx(exact, abs=1e-5)
+    # Off the middle of the band the skewness of the law counts.
+    scale *= math.exp(1 / math.sqrt(2 * width))
+    exact = stats.chi.cdf(10**decades / scale, width) - stats.chi.cdf(10**-decades / scale, width)
+    assert usable_odds(act, width, 1, scale, decades=decades) == pytest.approx(exact, abs=1e-5)
     # Orthogonal: 2 of 3 units of a direction have a beta law, here in high dimension.
     half = usable_odds(leaky(0.5), width, 1, critical_scale(leaky(0.5), width, law="haar"), "haar")
     assert half == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, 0.8])
+def test_third_cumulant_of_two_orthogonal_units_by_their_angle(slope):
+    """Quadrants count alike; for ReLU the three that survive do."""
+    t = (np.arange(200_000) + 0.5) / 200_000
+    # One quadrant of each kind: both alive, one of two (twice), none.
+    angle = math.pi / 2 * t
+    weight = np.ones_like(t)
+    parts = [(np.zeros_like(t), weight)]
+    one = 0.5 * np.log(np.cos(angle) ** 2 + (slope * np.sin(angle)) ** 2)
+    parts.append((one, 2 * weight))
+    if slope > 0:
+        parts.append((np.full_like(t, math.log(slope)), weight))
+    x, w = (np.concatenate(c) for c in zip(*parts, strict=True))
+    mean = np.average(x, weights=w)
+    third = np.average((x - mean) ** 3, weights=w)
+    assert third_cumulant(2, slope, "haar") == pytest.approx(third, rel=1e-3, abs=1e-9)
 
 
 def test_two_linear_layers_by_numerical_convolution():
@@ -137,6 +160,49 @@ def test_two_orthogonal_layers_of_two_units_by_their_angles():
     assert usable_odds(act, 2, 2, scale, "haar", 0.25) == pytest.approx(exact, abs=1e-3)
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize(("scale", "decades"), [(1.3, 0.2), (2.0, 0.1), (1.0, 0.3)])
+def test_one_orthogonal_layer_of_two_units_by_its_angle(slope, scale, decades):
+    steps = 400_000
+    angle = (np.arange(steps) + 0.5) * 2 * math.pi / steps
+    gains = scale * np.linalg.norm(leaky(slope).f(np.stack([np.cos(angle), np.sin(angle)])), axis=0)
+    exact = float(np.mean((gains >= 10**-decades) & (gains <= 10**decades)))
+    assert usable_odds(leaky(slope), 2, 1, scale, "haar", decades) == pytest.approx(exact, abs=2e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 7])
+def test_one_orthogonal_unit_has_atoms_only(depth):
+    """Each layer multiplies by 1 or 0.1; one decade, its edge included, allows one."""
+    odds = usable_odds(leaky(0.1), 1, depth, 1.0, "haar", 1.0)
+    assert odds == pytest.approx((1 + depth) / 2.0**depth, rel=1e-13)
+    assert usable_odds(leaky(0.1), 1, depth, 100.0**depth, "haar", 0.5) == 0.0
+
+
+def test_atoms_of_very_deep_stacks():
+    """A fair coin for each layer: the normal law of 10^12 throws is as good as exact."""
+    depth, decades = 10**12, 4e5
+    odds = usable_odds(leaky(0.5), 1, depth, math.sqrt(2), "haar", decades)
+    z = decades * math.log(10) / (math.log(2) * math.sqrt(depth) / 2)
+    assert odds == pytest.approx(2 * stats.norm.cdf(z) - 1, abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 1, 3])
+def test_narrow_lines_have_the_chi_law(width):
+    exact = stats.chi.cdf(2.0, width) - stats.chi.cdf(0.5, width)
+    odds = usable_odds(activations.identity(), width, 1, 1.0, decades=math.log10(2))
+    assert odds == pytest.approx(exact, abs=1e-10)
+
+
+@pytest.mark.parametrize("slope", [1e-6, 1e-20])
+def test_very_flat_slopes_fall_out_of_the_band(slope):
+    """Width 1: half of the draws are chi of one, the others far below."""
+    exact = (stats.chi.cdf(3.0, 1) - stats.chi.cdf(1 / 3, 1)) / 2
+    if slope > 1e-9:
+        exact += (stats.chi.cdf(3.0 / slope, 1) - stats.chi.cdf(1 / 3 / slope, 1)) / 2
+    odds = usable_odds(leaky(slope), 1, 1, 1.0, decades=math.log10(3))
+    assert odds == pytest.approx(exact, abs=1e-10)
+
+
 def test_largest_depth_is_where_the_odds_cross():
     act = leaky(0.01)
     scale = critical_scale(act, 16)
@@ -181,6 +247,8 @@ def test_normal_odds_without_spread():
         (lambda: usable_odds(leaky(0.1), 8, 0, 1.0), "depth must be an integer of at least 1"),
         (lambda: usable_odds(leaky(0.1), 8, 3, 1.0, decades=0.0), "decades must be positive"),
         (lambda: usable_odds(leaky(0.1), 8.5, 3, 1.0, "haar"), "width must be an integer"),
+        (lambda: usable_odds(leaky(0.1), 0.2, 3, 1.0), "width must be at least 0.25 for odds"),
+        (lambda: usable_odds(leaky(1e-101), 2, 3, 1.0), "activation must have slopes of ratio"),
         (lambda: usable_odds_normal(LogGain(0, 1, 1), 0.0), "depth must be positive"),
         (lambda: largest_depth(leaky(0.1), 8, 1.0, 1.0), "odds must lie between 0 and 1"),
         (lambda: survival_probability(0.0, 3), "width must be positive"),

@@ -126,6 +126,56 @@ def test_a_flat_stretch_away_from_zero_counts_once():
     assert critical_weight_var(hidden)[0] == pytest.approx(0.25, rel=1e-9)
 
 
+@pytest.mark.parametrize("b", [1e-3, 1e-6, 1e-9])
+def test_homogeneous_functions_have_no_critical_point_with_any_bias(b):
+    assert critical_weight_var(RELU, b) == ()
+    assert critical_weight_var(activations.leaky_relu(0.2), b) == ()
+
+
+def test_one_slope_at_both_ends_counts_once():
+    """2 z + small bump: weight_var 1/4 at 0, and at high levels again."""
+    bumped = Activation(
+        "bumped",
+        lambda z: 2 * z + 5e-5 * z**3 * np.exp(-z * z),
+        lambda z: 2 + 5e-5 * (3 * z**2 - 2 * z**4) * np.exp(-z * z),
+        slope_left=2.0,
+        slope_right=2.0,
+    )
+    found = critical_weight_var(bumped)
+    assert sum(abs(w - 0.25) < 1e-9 for w in found) == 1
+
+
+@pytest.mark.parametrize("b", [0.0, 0.3])
+def test_critical_weight_var_of_the_exponential(b):
+    """E f^2 = E f'^2 = exp(2 q): q = 1 + b and weight_var = exp(-2 q); at q = 1e5 no float."""
+    growing = Activation("exp", np.exp, np.exp, slope_left=1.0, slope_right=1.0)
+    exact = math.exp(-2 * (1 + b))
+    assert critical_weight_var(growing, b) == (pytest.approx(exact, rel=1e-9),)
+    w, bias = critical_line(growing, [1 + b, 1e5])
+    assert w[0] == pytest.approx(exact, rel=1e-10)
+    assert bias[0] == pytest.approx(b, abs=1e-10)
+    assert np.isnan([w[1], bias[1]]).all()
+
+
+def test_levels_without_a_number_have_no_critical_point():
+    """tanh that is nan beyond 700, as (e^x - e^-x) / (e^x + e^-x) is in floats."""
+    naive = Activation(
+        "naive",
+        lambda z: np.where(np.abs(z) < 700, np.tanh(z), math.nan),
+        TANH.df,
+        slope_left=1.0,
+        slope_right=1.0,
+    )
+    assert critical_weight_var(naive, 0.1) == pytest.approx(critical_weight_var(TANH, 0.1))
+    assert np.isnan(critical_line(naive, 1e5)).all()
+
+
+@pytest.mark.parametrize("bound", [1e-3, 0.1, 30.0])
+def test_thresholds_have_no_critical_point_at_any_scale(bound):
+    """Softshrink is flat at 0 and a line far out: its mean degree stays above 1 between."""
+    assert critical_weight_var(activations.softshrink(bound)) == ()
+
+
 GRID_W, GRID_B = np.linspace(0.05, 6.0, 40), np.linspace(0.0, 1.0, 15)
 MANY = [
     TANH, RELU, activations.gelu(), activations.sin(), activations.sigmoid(),
@@ -202,6 +252,10 @@ def test_levels_far_above_1():
     assert diagram.q_star[0, 0] == pytest.approx(2e12, rel=1e-9)
     bounded = phase_diagram(ERF, [1e9], [0.0])
     assert bounded.q_star[0, 0] == pytest.approx(1e9, rel=1e-4)
+    beyond = phase_diagram(ERF, [1e13], [0.1])
+    assert beyond.q_star[0, 0] == pytest.approx(1e13, rel=1e-6)
+    nearly = phase_diagram(RELU, [2 - 2e-9], [1.0])
+    assert nearly.q_star[0, 0] == pytest.approx(1e9, rel=1e-4)
 
 
 def test_signals_that_leave_the_range_of_floats_explode():
@@ -210,6 +264,29 @@ def test_signals_that_leave_the_range_of_floats_explode():
     diagram = phase_diagram(growing, [0.01, 1.0], [0.0])
     assert diagram.q_star[0, 0] == pytest.approx(-special.lambertw(-0.02).real / 2, rel=1e-8)
     assert diagram.q_star[1, 0] == math.inf
+
+
+def test_moments_that_leave_the_range_of_floats_below_1():
+    """f = z exp(z^2): E f^2 is infinite from q = 1/4 on."""
+    steep = Activation(
+        "steep",
+        lambda z: z * np.exp(z * z),
+        lambda z: (1 + 2 * z * z) * np.exp(z * z),
+        slope_left=1.0,
+        slope_right=1.0,
+    )
+    diagram = phase_diagram(steep, [0.1], [0.0, 0.05])
+    assert [PHASES[k] for k in diagram.phase[0]] == ["exploding", "exploding"]
+    assert np.isnan(diagram.chi_1).all()
+    assert mean_field(steep, 0.1).phase == "exploding"
+
+
+def test_axes_of_single_precision():
+    single = np.array([0.5, 2.1], dtype=np.float32)
+    found = phase_diagram(TANH, single, single / 10)
+    assert found.q_star.dtype == np.float64
+    exact = mean_field(TANH, single[1], (single / 10)[1])
+    assert found.q_star[1, 1] == pytest.approx(exact.q_star, rel=1e-8)
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)

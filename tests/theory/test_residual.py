@@ -12,7 +12,7 @@ from scipy import special
 from equipoise.errors import ArgumentError
 from equipoise.theory import activations
 from equipoise.theory.branch import Branch, BranchScaling, branch_scaling
-from equipoise.theory.normalised import residual_stack
+from equipoise.theory.normalised import post_norm_growth, residual_stack
 from equipoise.theory.residual import branch_scale, wide_trunk
 
 HE = Branch(activations.relu(), last_var=2.0)
@@ -79,6 +79,41 @@ def test_moments_of_two_slopes(slope, q, first, last):
     fourth = (1 + slope**4) / 2
     assert m.energy_spread == pytest.approx(3 * fourth / half**2 - 1, rel=1e-9)
     assert m.overlap == pytest.approx(fourth / half**2, rel=1e-9)
+
+
+def test_moments_near_the_ends_of_floats():
+    """Tiny inputs see a line, huge ones ReLU: fourth powers leave the range, the moments do not."""
+    tiny = Branch(activations.tanh(), 1).moments(1e-200)
+    assert tiny.energy == pytest.approx(1e-200, rel=1e-9)
+    assert (tiny.slope_energy, tiny.elasticity) == pytest.approx((1.0, 1.0), rel=1e-9)
+    assert (tiny.energy_spread, tiny.overlap) == pytest.approx((2.0, 1.0), rel=1e-9)
+    huge = Branch(activations.gelu(), 1).moments(1e300)
+    assert (huge.energy_spread, huge.overlap) == pytest.approx((5.0, 2.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("activation", [activations.relu(), activations.tanh()], ids=str)
+def test_one_post_norm_layer_from_its_gram_matrix(activation):
+    """Trunk and tangent through two matrices: only their own plane and a Wishart matrix matter."""
+    n, m, count, rng = 128, 64, 400_000, np.random.default_rng(8)
+    branch = Branch(activation, last_var=2.0, expansion=m / n)
+    z, turn = rng.standard_normal((2, count, m), dtype=np.float32)
+    h, k = activation.f(z), activation.df(z) * turn / math.sqrt(n)
+    scale = math.sqrt(2.0 / m)
+    alpha = scale * np.linalg.norm(h, axis=1)
+    beta = scale**2 * (h * k).sum(axis=1) / alpha
+    gamma = np.sqrt(scale**2 * (k**2).sum(axis=1) - beta**2)
+    # Two coordinates along the plane of trunk and tangent, and the Gram matrix of the n - 2 others.
+    g, e = rng.standard_normal((2, 2, count))
+    size, across = np.sqrt(rng.chisquare(n - 2, count)), rng.standard_normal(count)
+    y = [math.sqrt(n) + alpha * g[0], alpha * g[1], alpha * size]
+    v = [beta * g[0] + gamma * e[0], 1 + beta * g[1] + gamma * e[1], beta * size + gamma * across]
+    length = sum(a * a for a in y)
+    left = sum(a * a for a in v) + gamma**2 * rng.chisquare(n - 3, count)
+    grown = (left - sum(a * b for a, b in zip(y, v, strict=True)) ** 2 / length) * n / length
+    expected = post_norm_growth(branch, n, PLAIN, "rms")
+    # The next order in 1/m is about 3/m^2; the overlap of f^2 and f'^2 is worth 16/m^2.
+    allowed = 5 / m**2 + 4 * grown.std() / math.sqrt(count)
+    assert grown.mean() == pytest.approx(expected, abs=allowed)
 
 
 def test_a_branch_that_sends_nothing():

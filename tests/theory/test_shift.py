@@ -74,6 +74,8 @@ def test_shifts_add_up(a, b):
         (activations.tanhshrink(), 0.0, "slope 0"),
         (activations.tanh(), math.nan, "shift must be finite"),
         (activations.tanh(), math.inf, "shift must be finite"),
+        (activations.squared_relu(), 1e200, "range of floats"),
+        (activations.squared_relu(), -1e200, "slope 0"),
     ],
     ids=str,
 )
@@ -205,6 +207,40 @@ def test_departure_at_width_one(depth, c):
     """One unit is plus or minus the norm: it departs with 1 - 2^-L where the norm exceeds c."""
     found = departure(c, 1, depth).stack
     assert found == pytest.approx(2 * stats.norm.sf(c) * (1 - 0.5**depth), rel=1e-9, abs=1e-18)
+
+
+@pytest.mark.parametrize(
+    ("c", "n", "depth"),
+    [(2.0, 2, 50), (1e-3, 2, 5), (3.0, 4, 40), (-1.0, 3, 2), (7.0, 16, 10**12), (4.0, 16, 200)],
+)
+def test_average_over_the_norm_by_mpmath(c, n, depth):
+    """A start as a power (n - 1) / 2 of R - c, which polynomials do not follow."""
+
+    def leaves(r):
+        u = c / r
+        if abs(u) >= 1:
+            return mpmath.mpf(u < 0)
+        tail = mpmath.betainc((n - 1) / 2, 0.5, 0, 1 - u * u, regularized=True) / 2
+        return -mpmath.expm1(n * depth * mpmath.log1p(-(tail if u > 0 else 1 - tail)))
+
+    def density(r):
+        return r ** (n - 1) * mpmath.exp(-r * r / 2) / (2 ** (n / 2 - 1) * mpmath.gamma(n / 2))
+
+    steps = [abs(c) * (1 + mpmath.mpf(2) ** k) for k in range(-26, 14, 2)]
+    start = [mpmath.mpf(0), abs(c) / 2] if c < 0 else []
+    inside = [x for x in [*steps, *range(1, 14)] if abs(c) < x < 14]
+    edges = sorted({*start, abs(c), *inside, 14, 24})
+    expected = mpmath.quad(lambda r: density(r) * leaves(r), edges)
+    found = departure(c, n, depth)
+    assert found.stack == pytest.approx(max(float(expected), found.layer), rel=1e-10)
+
+
+def test_wide_layers_keep_their_digits():
+    """One layer of many units far out: nearly a Poisson number of departures n Phi(-c)."""
+    for n in (10**6, 10**10):
+        c = -stats.norm.ppf(1.0 / n)
+        assert departure(c, n, 1).stack == pytest.approx(-math.expm1(-1.0), rel=40 / math.sqrt(n))
+        assert departure(-1.0, n, 1).stack == pytest.approx(1.0, abs=1e-14)
 
 
 def test_departure_at_the_ends():

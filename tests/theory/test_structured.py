@@ -343,7 +343,7 @@ def test_activations_must_not_jump():
 
 
 @pytest.mark.parametrize("spectrum", [(1.0, 1.0), (0.0,) * 4, (math.inf, 1.0, 1.0, 1.0),
-                                      (math.nan,) * 4])  # fmt: skip
+                                      (math.nan,) * 4, (2.0, 2.0, 2.0, -1.0)])  # fmt: skip
 def test_spectrum_must_fill_the_columns(spectrum):
     _refused("spectrum must hold 4", spectrum=spectrum)
 

@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from equipoise.errors import ArgumentError
 from equipoise.theory import activations
+from equipoise.theory.activations import Activation
 from equipoise.theory.structured import HiddenLayer, balance
 
 
@@ -85,3 +87,63 @@ def test_finite_width_allowance_shrinks_with_width():
         levels, _ = _simulate(activations.tanh(), widths, 4 * k, k, stack, draws=60)
         off.append(math.log(levels[:, -1].mean() / stack.q[-1]))
     assert off[0] > 2 * off[1] > 4 * off[2] > 0
+
+
+# --- Functions and spectra at the ends -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_units_of_the_preactivation_do_not_matter(scale):
+    """tanh(k z) has the gains of tanh over k, and its levels over k^2."""
+    one, other = (
+        balance([HiddenLayer(8, activations.tanh(k))] * 30, 8, 8, 0.2) for k in (1.0, scale)
+    )
+    np.testing.assert_allclose(scale * np.array(other.gains), one.gains, rtol=1e-7)
+    np.testing.assert_allclose(scale**2 * np.array(other.q), one.q, rtol=1e-6)
+    assert other.reached
+
+
+def test_spectra_are_finite_beyond_the_columns_that_survive():
+    layers = [HiddenLayer(n, activations.tanh()) for n in (4, 3)]
+    with pytest.raises(ArgumentError, match="spectrum must hold 4"):
+        balance(layers, 4, 4, 0.3, (1.0, 1.0, 1.0, math.inf))
+
+
+def test_spectra_may_be_arrays():
+    layers = [HiddenLayer(n, activations.tanh()) for n in (9, 5, 7)]
+    energies = (3.0, 2.0, 2.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0)
+    assert balance(layers, 9, 3, 0.3, np.array(energies)) == balance(layers, 9, 3, 0.3, energies)
+
+
+# E f^2 is finite below q = 1 only.
+STEEP = Activation(
+    "steep", lambda x: x * np.exp(x * x / 4), lambda x: (1 + x * x / 2) * np.exp(x * x / 4),
+    slope_left=1.0, slope_right=1.0, parity="odd",
+)  # fmt: skip
+
+
+def test_levels_end_where_energies_do():
+    """Gradients grow without bound towards q = 1: the quadrature's reach is what ends them."""
+    layers = [HiddenLayer(8, STEEP)] * 10
+    small = balance(layers, 8, 8, 3.0)
+    assert small.reached
+    assert small.gradient_log_growth == pytest.approx(3.0, abs=1e-6)
+    for budget in (100.0, 1e9):
+        stack = balance(layers, 8, 8, budget)
+        assert not stack.reached
+        assert 0.5 < stack.q[0] < 1.0
+        assert stack.gradient_log_growth < budget
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        activations.linear(0.0),
+        Activation("flat", lambda x: np.full_like(x, 2.0), np.zeros_like),
+        Activation("high", lambda x: 1e200 * np.sinh(x), lambda x: 1e200 * np.cosh(x)),
+    ],
+    ids=str,
+)
+def test_activations_need_energies(activation):
+    with pytest.raises(ArgumentError, match=r"activation must (not be constant|have finite)"):
+        balance([HiddenLayer(4, activation)] * 3, 4, 4, 0.3)
