@@ -1,13 +1,14 @@
 """Every recursion of the theory against networks whose weights are drawn in full.
 
-    python benchmarks/recursions.py            # 1,000 layers at widths 4 and 8 only: minutes
+    python benchmarks/recursions.py            # 1,000 layers at widths 4 and 8 only, minutes
     python benchmarks/recursions.py --full     # everything, under half an hour
 
 Each network sends a pair of inputs and a tangent down and a cotangent up. "exact": the theory has
 no error, so z = (simulated - theory) / standard error is all there is; where both sides have no
 spread the largest deviation stands instead. "leading order": the error counts, relative or, for
 logs (nats), cosines and memories, absolute. A mean square whose log has a standard deviation above
-1.1 is carried by few draws: its log is compared instead, as a leading order.
+1.1 is carried by few draws. Then its log is compared, as "heavy": half the variance of that log
+parts the mean log from the log of the mean, whatever the theory.
 Prints tables and writes JSON; a run that was stopped goes on from its JSON.
 """
 
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -119,8 +121,9 @@ class Rows(list[Row]):
         self.append({
             "theory": theory, "claim": claim, "network": self.job.label, "width": self.job.width,
             "depth": self.job.depth, "quantity": what, "expected": float(expected),
-            "simulated": float(found), "standard_error": float(error),
-            "z": None if z is None else float(z), "error": float(off), "draws": self.job.draws,
+            "simulated": float(f"{found:.8g}"), "standard_error": float(f"{error:.4g}"),
+            "z": None if z is None else float(f"{z:.4g}"), "error": float(f"{off:.6g}"),
+            "draws": self.job.draws,
         })  # fmt: skip
 
     def mean(
@@ -161,7 +164,7 @@ class Rows(list[Row]):
     def same(self, theory: str, what: str, deviations: Array) -> None:
         """Largest deviation of what has no spread."""
         worst = float(np.abs(deviations).max())
-        self.add(theory, EXACT, f"{what}: largest deviation", 0.0, worst, 0.0, relative=False)
+        self.add(theory, EXACT, f"{what}, largest", 0.0, worst, 0.0, relative=False)
 
 
 def gather(job: Job, one: Callable[[int], tuple[Array, ...]]) -> tuple[Array, ...]:
@@ -637,9 +640,11 @@ def save(path: Path, settings: Row, rows: list[Row], seconds: float) -> None:
     versions = {name: version(name) for name in ("equipoise", "numpy", "scipy")}
     versions["python"] = platform.python_version()
     kept = {"settings": settings, "seconds": round(seconds), "versions": versions,
-            "summary": summary(rows), "rows": rows}  # fmt: skip
+            "summary": summary(rows)}  # fmt: skip
+    # One row a line: two runs can be compared line by line.
+    lines = ",\n".join(json.dumps(r, allow_nan=False) for r in rows)
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(kept, indent=1, allow_nan=False))
+    draft.write_text(f'{json.dumps(kept, indent=1)[:-2]},\n "rows": [\n{lines}\n ]\n}}\n')
     draft.replace(path)
 
 
@@ -673,7 +678,8 @@ def report(console: Console, rows: list[Row]) -> None:
     for (claim, theory), group in itertools.groupby(
         by_theory, key=lambda r: (r["claim"], r["theory"])
     ):
-        table = Table(title=f"{theory}: {claim}", title_justify="left")
+        table = Table(title=f"{theory}: {claim}", title_justify="left", box=SIMPLE_HEAD,
+                      padding=0, pad_edge=False)  # fmt: skip
         for name in ("network", "n", "L", "quantity"):
             table.add_column(name, no_wrap=True)
         for name in ("theory", "simulated", "s.e.", "z", "error"):
@@ -682,14 +688,15 @@ def report(console: Console, rows: list[Row]) -> None:
             for r in network:
                 numbers = [f"{r[k]:.4g}" for k in ("expected", "simulated")]
                 error = f"{r['standard_error']:.1e}" if r["standard_error"] else ""
-                z = "" if r["z"] is None else f"{r['z']:+.2f}"
+                z = "" if r["z"] is None else f"{r['z']:+.3g}"
                 table.add_row(r["network"], str(r["width"]), str(r["depth"]), r["quantity"],
                               *numbers, error, z, f"{r['error']:+.2g}")  # fmt: skip
             table.add_section()
         console.print(table)
     found = summary(rows)
     title = "Leading order: worst error over networks"
-    table = Table("theory: quantity, depth", *(f"n = {n}" for n in WIDTHS), title=title, width=110)
+    table = Table("theory: quantity, depth", *(f"n = {n}" for n in WIDTHS), title=title,
+                  title_justify="left", box=SIMPLE_HEAD)  # fmt: skip
     for name, by_width in found["worst_error_by_width"].items():
         table.add_row(name, *(f"{by_width[k]:.3g}" if (k := str(n)) in by_width else ""
                               for n in WIDTHS))  # fmt: skip

@@ -9,21 +9,21 @@ from equipoise.errors import ArgumentError
 
 def positive(name: str, value: float, remedy: str = "") -> float:
     """Return ``value`` as a float; refuse what is not positive and finite."""
-    if not (math.isfinite(value) and value > 0):
+    if not (_is_finite(value) and value > 0):
         raise ArgumentError(_message(name, "positive and finite", value, remedy))
     return float(value)
 
 
 def finite(name: str, value: float, remedy: str = "") -> float:
     """Return ``value`` as a float; refuse nan and infinity."""
-    if not math.isfinite(value):
+    if not _is_finite(value):
         raise ArgumentError(_message(name, "finite", value, remedy))
     return float(value)
 
 
 def at_least(name: str, value: int, least: int, remedy: str = "") -> int:
     """Return ``value``; refuse integers below ``least``."""
-    if isinstance(value, bool) or not math.isfinite(value) or int(value) != value or value < least:
+    if isinstance(value, bool) or not _is_finite(value) or int(value) != value or value < least:
         raise ArgumentError(_message(name, f"an integer of at least {least}", value, remedy))
     return int(value)
 
@@ -36,6 +36,14 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> str:
         remedy = f"Did you mean {near[0]!r}?" if near else "Pass one of these names."
         raise ArgumentError(_message(name, f"one of {', '.join(known)}", repr(value), remedy))
     return value
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value is a finite number; words and other objects are not."""
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 def _message(name: str, requirement: str, value: object, remedy: str) -> str:

@@ -107,6 +107,10 @@ def theory(
     """
     from equipoise.report.card import make_card
 
+    if plot is not None:
+        from equipoise.report.card_plot import check_path
+
+        check_path(plot)
     name = activation.partition(":")[2] or activation
     card = make_card(_activation(activation), width, depth, scheme, name)
     if as_json:

@@ -220,7 +220,7 @@ def make_card(
         signal=planned.signal,
         gradient=planned.gradient,
         log_std=planned.log_std,
-        code=snippet(f, hidden, scheme),
+        code=snippet(f, (first, hidden, last), scheme),
     )
 
 

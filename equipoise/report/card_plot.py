@@ -24,7 +24,7 @@ def draw_card(card: Card, path: str | Path) -> Path:
         The path.
 
     Raises:
-        ArgumentError: for another ending, or if matplotlib is not installed.
+        ArgumentError: as ``check_path``.
 
     >>> from equipoise.report.card import make_card
     >>> from equipoise.theory import activations
@@ -33,19 +33,10 @@ def draw_card(card: Card, path: str | Path) -> Path:
         ...
     equipoise.errors.ArgumentError: path must end in .svg, .png or .pdf, got .gif. Rename.
     """
-    path = Path(path)
-    if path.suffix not in _ENDINGS:
-        raise ArgumentError(
-            f"path must end in .svg, .png or .pdf, got {path.suffix or path.name}. Rename."
-        )
-    try:
-        # The object interface: no window system, and no state of the caller's pyplot is touched.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ArgumentError(
-            "a picture needs matplotlib, which is not installed. Install 'equipoise[plot]', or "
-            "leave --plot out."
-        ) from error
+    path = check_path(path)
+    # The object interface: no window system, and no state of the caller's pyplot is touched.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     figure.suptitle(
         f"{card.function}   width {card.width}, depth {card.depth}   "
@@ -57,6 +48,34 @@ def draw_card(card: Card, path: str | Path) -> Path:
     _gradients(places[1, 0], card)
     _expected(places[1, 1], card)
     figure.savefig(path, dpi=130)
+    return path
+
+
+def check_path(path: str | Path) -> Path:
+    """The path of a picture that can be drawn; refuses others before any work is done.
+
+    Raises:
+        ArgumentError: for another ending or a missing folder, or if matplotlib is not installed.
+
+    >>> check_path("card.svg").name
+    'card.svg'
+    """
+    path = Path(path)
+    if path.suffix not in _ENDINGS:
+        raise ArgumentError(
+            f"path must end in .svg, .png or .pdf, got {path.suffix or path.name}. Rename."
+        )
+    if not path.parent.is_dir():
+        raise ArgumentError(
+            f"path must lie in a folder that is there, got {path}. Make {path.parent} first."
+        )
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ArgumentError(
+            "a picture needs matplotlib, which is not installed. Install 'equipoise[plot]', or "
+            "leave --plot out."
+        ) from error
     return path
 
 

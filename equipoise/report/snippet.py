@@ -16,6 +16,8 @@ from equipoise.schemes.laws import (
 from equipoise.theory.activations import Activation
 
 _CALL = """\
+import torch
+from torch import nn
 import equipoise.torch as eq
 eq.initialize(model, x{scheme})  # your model and a batch of its inputs"""
 _BY_HAND = """\
@@ -23,36 +25,38 @@ _BY_HAND = """\
 with torch.no_grad():"""
 
 
-def snippet(f: Activation, hidden: Law, scheme: str = "auto") -> str:
+def snippet(f: Activation, laws: tuple[Law, Law, Law], scheme: str = "auto") -> str:
     """The call, and what it comes to for the hidden layers of a network of constant width.
 
     Args:
         f: the activation.
-        hidden: law of the hidden weights.
+        laws: of the first, the hidden and the last weight.
         scheme: name of the scheme.
 
     Returns:
         Python text.
 
     >>> from equipoise.theory import activations
-    >>> print(snippet(activations.relu(), Normal(0.5), "he").splitlines()[-2].strip())
+    >>> print(snippet(activations.relu(), (Normal(0.5),) * 3, "he").splitlines()[-2].strip())
     nn.init.normal_(layer.weight, std=0.5)
     """
     call = _CALL.format(scheme="" if scheme == "auto" else f', scheme="{scheme}"')
-    lines = [call, _BY_HAND, *(f"    {line}" for line in _by_hand(f, hidden))]
+    lines = [call, _BY_HAND, *(f"    {line}" for line in _by_hand(f, *laws))]
     return "\n".join(lines)
 
 
-def _by_hand(f: Activation, hidden: Law) -> list[str]:
+def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
     bias = "layer.bias.zero_()"
     match hidden:
         case Framed(scale=scale, out_layout=Mirrored()):
             return [
+                "# width is even, units come in pairs",
                 "o = nn.init.orthogonal_(torch.empty(width // 2, width // 2))",
                 "pairs = torch.cat([torch.cat([o, -o], 1), torch.cat([-o, o], 1)])",
                 f"layer.weight.copy_({scale:.6g} * pairs)",
                 bias,
-                "# first layer torch.cat([o, -o]), last layer torch.cat([o, -o], 1)",
+                f"# first layer {_gain(first)} * torch.cat([o, -o]), last layer "
+                f"{_gain(last)} * torch.cat([o, -o], 1)",
             ]
         case Framed(scale=gain):
             if f.value_at_zero != 0.0:
@@ -75,3 +79,8 @@ def _by_hand(f: Activation, hidden: Law) -> list[str]:
             return [bias]
         case _:
             assert_never(hidden)
+
+
+def _gain(law: Law) -> str:
+    assert isinstance(law, Framed)
+    return f"{law.scale:.6g}"

@@ -2,7 +2,8 @@
 
 Roots of log(q'/q) over log q are bracketed on a grid and refined; a local minimum of |log(q'/q)|
 between two nodes is refined too, so that a tangency, or a pair of roots closer than the grid, is
-found unless the function turns twice within one spacing of the grid (a factor e^(1/3) in q).
+found unless the function turns twice within one spacing of the grid (a factor e^(1/3) in q) or much
+more sharply than the parabola through its three nodes.
 """
 
 import math
@@ -83,6 +84,8 @@ def length_fixed_points(
     low, high = search_range(activation, weight_var, bias_var)
     x = np.linspace(low, high, math.ceil((high - low) * _PER_E_FOLD) + 1)
     r = np.array([gap(v) for v in x])
+    # A formula such as (e^z - e^-z) / (e^z + e^-z) is nan far out: levels that see it are left out.
+    x, r = x[~np.isnan(r)], r[~np.isnan(r)]
     sign = np.where(np.abs(r) <= _SAME, 0, np.sign(r)).astype(int)
 
     points: list[LengthFixedPoint] = []
@@ -107,7 +110,8 @@ def length_fixed_points(
             isolated(float(x[(start + end - 1) // 2]))
         else:
             for i in range(start + 1, end - 1):
-                if abs(r[i]) < abs(r[i - 1]) and abs(r[i]) <= abs(r[i + 1]):
+                near = np.abs(r[i - 1 : i + 2])
+                if near[1] < near[0] and near[1] <= near[2] and _may_touch(near):
                     for at in _around_minimum(gap, value, x[i - 1 : i + 2]):
                         isolated(at)
             if end < len(x) and sign[end] == -value:
@@ -126,7 +130,8 @@ def log_growth(activation: Activation, weight_var: float, bias_var: float, log_q
         log_q: natural logarithm of the second moment of the preactivation.
 
     Returns:
-        The growth in nats; minus infinity where q' is 0, infinity where it leaves floats.
+        The growth in nats; minus infinity where q' is 0, infinity where it leaves floats, nan where
+        the values of f that it sees hold a nan.
 
     >>> from equipoise.theory import activations
     >>> round(log_growth(activations.relu(), 2.0, 0.0, 0.7), 12) + 0.0
@@ -135,7 +140,7 @@ def log_growth(activation: Activation, weight_var: float, bias_var: float, log_q
     after = weight_var * energy(activation, math.exp(log_q)) + bias_var
     if after == 0.0:
         return -math.inf
-    return math.log(after) - log_q if math.isfinite(after) else math.inf
+    return math.log(after) - log_q if math.isfinite(after) else after
 
 
 def search_range(activation: Activation, weight_var: float, bias_var: float) -> tuple[float, float]:
@@ -179,6 +184,13 @@ def _stability(slope: float) -> Stability:
     if abs(slope - 1) <= _NEUTRAL:
         return "neutral"
     return "stable" if abs(slope) < 1 else "unstable"
+
+
+def _may_touch(near: Array) -> bool:
+    """Whether |gap| at three nodes around a minimum comes near 0: by a parabola, with a margin."""
+    left, middle, right = near
+    bend = left - 2 * middle + right
+    return bool(not math.isfinite(bend) or (left - right) ** 2 > 4 * bend * middle)
 
 
 def _around_minimum(gap: Callable[[float], float], sign: int, x: Array) -> list[float]:

@@ -93,6 +93,7 @@ def mirrored_pair(activation: Activation) -> Activation:
     )
 
 
+@lru_cache(maxsize=4096)
 def affine_departure(activation: Activation, std: float = _PROBE_STD) -> float:
     """nu: share of Var f(z), z ~ N(0, std^2), that the best affine fit of f leaves, 0 to 1.
 

@@ -300,7 +300,7 @@ def _probability(
     else:
         all_atoms = math.exp(depth * (-width * math.log(2.0) - math.log(directions.alive)))
         inside = float(abs(depth * shift) <= edge)
-    return all_atoms * inside + invert(haar, low, high, far, 1.0 - all_atoms)
+    return min(1.0, all_atoms * inside + invert(haar, low, high, far, 1.0 - all_atoms))
 
 
 def _fair_binomial_cdf(most: int, trials: int) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan.stack_plan import SCHEMES
 from equipoise.report.card import make_card
-from equipoise.report.card_plot import draw_card
+from equipoise.report.card_plot import check_path, draw_card
 from equipoise.theory import (
     activations,
     classify,
@@ -156,6 +156,7 @@ def test_a_missing_matplotlib_is_said(tmp_path, monkeypatch):
         (lambda: make_card(lambda x: x / np.abs(x).max(), 8, 5), ArgumentError, "pointwise"),
         (lambda: make_card(activations.squared_relu(), 8, 5, "diagonal_noise"), PlanError, "slope"),
         (lambda: draw_card(make_card(activations.relu(), 8, 5), "x.gif"), ArgumentError, "end in"),
+        (lambda: check_path("no_such_folder/x.svg"), ArgumentError, "Make no_such_folder first"),
     ],
 )
 def test_refusals(call, error, words):

@@ -1,6 +1,7 @@
 """Mean-field maps, their fixed points and phases: closed forms, mpmath, other routes."""
 
 import math
+from dataclasses import replace
 
 import mpmath
 import numpy as np
@@ -55,6 +56,19 @@ def test_tanh_in_high_precision():
     assert found.chi_1 == pytest.approx(float(growth), rel=1e-10)
     assert found.fixed_points[0].slope == pytest.approx(float(slope), rel=1e-9)
     assert found.xi_q == pytest.approx(float(-1 / mpmath.log(slope)), rel=1e-8)
+
+
+def test_levels_that_see_a_nan_are_left_out():
+    """A formula that overflows into nan beyond 709 has the fixed points of tanh and no other."""
+
+    def naive(x):
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x))
+
+    act = replace(activations.tanh(), name="naive", f=naive)
+    wide = mean_field(act, 2.0)
+    assert len(wide.fixed_points) == 2
+    assert wide.q_star == pytest.approx(mean_field(activations.tanh(), 2.0).q_star, rel=1e-9)
 
 
 @pytest.mark.parametrize(("w", "b"), [(3.0, 0.1), (2.0, 0.05), (8.0, 1.0), (1.4, 1e-3)])

