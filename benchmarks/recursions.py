@@ -1,7 +1,7 @@
 """Every recursion of the theory against networks whose weights are drawn in full.
 
     python benchmarks/recursions.py            # 1,000 layers at widths 4 and 8 only, minutes
-    python benchmarks/recursions.py --full     # everything, under half an hour
+    python benchmarks/recursions.py --full     # everything: half an hour or so
 
 Each network sends a pair of inputs and a tangent down and a cotangent up. "exact": the theory has
 no error, so z = (simulated - theory) / standard error is all there is; where both sides have no

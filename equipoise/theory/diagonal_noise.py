@@ -196,7 +196,7 @@ def small_noise(activation: Activation, alpha: float) -> SmallNoise:
         The constants. They are too large by a share proportional to t, measured against
         ``noise_density`` up to t = 0.16 (softsign: 0.09): RMS 0.5 to 0.6 t (erf 0.7 t, softsign
         0.7 t), kurtosis 0.4 t (0.2 t), sign rate 0.45 t, chi - 1 0.2 to 0.45 t;
-        at t = 0.5 RMS is 20% and the sign rate 17% too large. Width n takes another 0.7/n
+        at t = 0.5 RMS is 20% and the sign rate 17% too large. Width n takes another 0.8/n
         off the RMS.
 
     Raises:

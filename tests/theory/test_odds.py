@@ -210,7 +210,13 @@ def test_largest_depth_is_where_the_odds_cross():
     scale = critical_scale(act, 16)
     depth = largest_depth(act, 16, 0.7, scale)
     assert usable_odds(act, 16, depth, scale) >= 0.7 > usable_odds(act, 16, depth + 1, scale)
-    assert largest_depth(act, 1, 0.999, scale) == 0
+    # Here the central limit promises two layers too many.
+    scale = critical_scale(act, 4, law="haar")
+    depth = largest_depth(act, 4, 0.5, scale, "haar")
+    odds = [usable_odds(act, 4, layers, scale, "haar") for layers in (depth, depth + 1)]
+    assert odds[0] >= 0.5 > odds[1]
+    assert usable_odds_normal(log_gain(act, 4, None, scale, "haar"), depth + 2) > 0.5
+    assert largest_depth(act, 1, 0.999, 1.0) == 0
     assert largest_depth(activations.identity(), 4, 0.5, 1.0, "haar") == 2**40
     # A sure drift of 0.1 nats per layer leaves one decade after 23 layers.
     assert largest_depth(activations.identity(), 4, 0.5, math.exp(0.1), "haar") == 23
