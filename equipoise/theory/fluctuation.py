@@ -65,9 +65,10 @@ def signal_fluctuation(
         64, 13 to 34% at 16, 24 to 69% at 8 and 54 to 150% at 4, most of it at depth 1,000, since a
         narrow level is restored faster than s says; for slopes 0.3 and 1 too small by 1 to 3% at
         64, 9% at 16, 13% at 8 and 11% at 4; for 0.01 and 1 by 5%, 24%, 78% and 178%, with a mean
-        far off where few units are positive (``log_gain`` is exact there). With independent entries deviations are large unless
-        (1 - s) n >> 1: tanh, 100 layers: 10% too small at width 64, half at 16; at 1,000 layers
-        and width 16 the signal dies, which no first order tells.
+        far off where few units are positive (``log_gain`` is exact there). With independent
+        entries deviations are large unless (1 - s) n >> 1: tanh, 100 layers: 10% too small at
+        width 64, half at 16; at 1,000 layers and width 16 the signal dies, which no first order
+        tells.
 
     Raises:
         ArgumentError: for the arguments of ``cell_fluctuation``, a width or depth below 1, an
@@ -113,8 +114,9 @@ def gradient_fluctuation(
         at B = 0.5, 20 to 1,000 layers): the mean is off by at most 0.005 at width 64, 0.03 at 16,
         0.12 at 8 and 0.35 at 4 (too low); the standard deviation by -1 to 10% at width 64, -2 to
         14% at 16, -2 to 23% at 8 and -2 to 31% at 4. For slopes 0.3 and 1 it is 1 to 2% too small
-        at width 64, 8 to 13% at 16, 12% at 8 and 11 to 13% at 4. Independent entries, 20 and 100 layers: 0 to
-        2% at 64, 0 to 11% at 16, at 1,000 layers 6 to 10% at 64 and useless at 16 and below.
+        at width 64, 8 to 13% at 16, 12% at 8 and 11 to 13% at 4. Independent entries, 20 and 100
+        layers: 0 to 2% at 64, 0 to 11% at 16, at 1,000 layers 6 to 10% at 64 and useless at 16 and
+        below.
 
     Raises:
         ArgumentError: as ``signal_fluctuation``.

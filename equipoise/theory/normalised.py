@@ -87,9 +87,9 @@ def residual_stack(
         +4, +1, LayerNorm +13, +2 (n = 4: rare draws, 15 to 120 times more); at scale 1, L = 20,
         n = 16: +9, +16. log_norm_std at n = 4, 8, 16, 64: ReLU -2, -2, -1, 0, with pre-norm
         +16, +8, +3, -2, tanh without norm +15, +9 (n = 4, 8); log_norm_mean within .015 at n = 4,
-        .005 at n = 8. One ReLU matrix, O(1/n):
-        L = 20, n = 4, 16: gradient +13, +3, log_norm_std -19, -6; at scale 1 with RMSNorm
-        n = 16: signal -6, gradient +27. Correlation from 0, ReLU, L = 20: -.4/n (absolute).
+        .005 at n = 8. One ReLU matrix, O(1/n): L = 20, n = 4, 16: gradient +13, +3, log_norm_std
+        -19, -6; at scale 1 with RMSNorm n = 16: signal -6, gradient +27. Correlation from 0, ReLU,
+        L = 20: -.4/n (absolute).
 
     Raises:
         ArgumentError: as ``wide_trunk``, or for a width below 4 or an unknown norm.
