@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from equipoise import _checks
@@ -126,8 +127,8 @@ class Card:
 
     def print(self, console: Console) -> None:
         """Print the card to a rich console."""
-        console.print(f"[bold]{self.function}[/bold], {self.classification.kind.value}:"
-                      f" {self.classification.reason}", highlight=False)  # fmt: skip
+        head = f"[bold]{escape(str(self.function))}[/bold], {self.classification.kind.value}: "
+        console.print(head + escape(self.classification.reason), highlight=False)
         _print_facts(console, self.evidence)
         console.print(f"odd-sigmoid class: {self.odd_sigmoid}", markup=False)
         console.print()
@@ -220,7 +221,7 @@ def make_card(
         signal=planned.signal,
         gradient=planned.gradient,
         log_std=planned.log_std,
-        code=snippet(f, (first, hidden, last), scheme),
+        code=snippet(f, planned.weights, scheme),
     )
 
 
@@ -274,7 +275,7 @@ def _print_facts(console: Console, evidence: tuple[Evidence, ...]) -> None:
         for column in ("property", "value", "ground"):
             table.add_column(column, overflow="fold")
         for e in found:
-            table.add_row(e.property, e.shown(), f"[dim]{e.certainty}: {e.how}[/dim]")
+            table.add_row(e.property, e.shown(), f"[dim]{e.certainty}: {escape(e.how)}[/dim]")
         console.print(table)
 
 

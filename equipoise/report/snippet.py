@@ -1,5 +1,6 @@
 """Lines to copy: the call that does it all, and what it comes to in plain PyTorch."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from equipoise.schemes.laws import (
@@ -25,24 +26,27 @@ _BY_HAND = """\
 with torch.no_grad():"""
 
 
-def snippet(f: Activation, laws: tuple[Law, Law, Law], scheme: str = "auto") -> str:
+def snippet(f: Activation, laws: Sequence[Law], scheme: str = "auto") -> str:
     """The call, and what it comes to for the hidden layers of a network of constant width.
 
     Args:
         f: the activation.
-        laws: of the first, the hidden and the last weight.
+        laws: of the weights, from the first to the last.
         scheme: name of the scheme.
 
     Returns:
         Python text.
 
     >>> from equipoise.theory import activations
-    >>> print(snippet(activations.relu(), (Normal(0.5),) * 3, "he").splitlines()[-2].strip())
+    >>> print(snippet(activations.relu(), [Normal(0.5)] * 3, "he").splitlines()[-2].strip())
     nn.init.normal_(layer.weight, std=0.5)
     """
     call = _CALL.format(scheme="" if scheme == "auto" else f', scheme="{scheme}"')
-    lines = [call, _BY_HAND, *(f"    {line}" for line in _by_hand(f, *laws))]
-    return "\n".join(lines)
+    if len(laws) < 3:
+        # No weight lies between hidden units.
+        return call
+    lines = _by_hand(f, laws[0], laws[1], laws[-1])
+    return "\n".join([call, _BY_HAND, *(f"    {line}" for line in lines)])
 
 
 def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:

@@ -93,6 +93,17 @@ def test_an_invented_activation():
     assert "mine" in text
 
 
+def test_one_hidden_layer_has_no_lines_by_hand():
+    card = make_card(activations.relu(), 16, 1)
+    assert card.code.endswith("a batch of its inputs")
+    assert "by hand" in make_card(activations.relu(), 16, 2).code
+
+
+def test_names_are_printed_as_they_are():
+    card = make_card(lambda x: np.tanh(x) + 0.1 * x, 16, 5, name="[red]mine[/red]")
+    assert str(card).startswith("[red]mine[/red], centre")
+
+
 def test_a_torch_module_can_be_read():
     assert make_card(nn.GELU(), 16, 10).function is activations.gelu()
 
