@@ -25,7 +25,9 @@ from equipoise.theory.columns import Columns
 from equipoise.theory.hermite import GaussianStatistics, statistics
 
 _SMALLEST, _LARGEST = 1e-10, 1e4
-_NO_GROWTH = 1e-9
+# Share of the budget below which the level does not matter: nearly linear functions, whose growth
+# may well be largest at some absurd level.
+_NO_GROWTH = 0.01
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def balance(
 
     The smallest such level is taken, and ``reached`` says if there is one. Where no level spends
     the budget (the mean Hermite degree of ELU and SELU has a peak) it is the level of largest
-    growth; where the level does not matter (a linear function) or every level overspends (a plain
-    ReLU), it is 1. Levels from 1e-10 to 1e4 are searched: f should bend between 1e-4 and 1e3.
+    growth; where the level does not matter (no level spends a hundredth of the budget, as for a
+    function that is nearly linear) or every level overspends (a plain ReLU), it is 1. Levels from
+    1e-10 to 1e4 are searched: f should bend between 1e-4 and 1e3.
 
     Args:
         layers: the hidden layers in order, at least one, each with an odd or nearly affine
@@ -149,7 +152,7 @@ def balance(
         if now > best_growth:
             best, best_growth = high, now
         low = high
-    if best_growth <= _NO_GROWTH:
+    if best_growth <= _NO_GROWTH * budget:
         return run(0.0, reached=False)
     peak = optimize.minimize_scalar(
         lambda x: -growth(x), bounds=(best - step, best + step), method="bounded"

@@ -10,6 +10,7 @@ from scipy import optimize
 
 from equipoise.errors import ArgumentError
 from equipoise.theory import activations
+from equipoise.theory.activation import Activation
 from equipoise.theory.structured import HiddenLayer, balance
 
 SMOOTH = [
@@ -59,6 +60,18 @@ def solve(moments, degree):
         return q, math.sqrt(q / moments(activation, q)[0])
 
     return of
+
+
+@pytest.mark.parametrize("depth", [3, 100])
+def test_a_nearly_linear_function_stays_at_level_1(depth):
+    """x + 0.002 sin x: its tiny growth is largest far out, where no signal should be sent."""
+    act = Activation(
+        "wavy", lambda x: x + 0.002 * np.sin(x), lambda x: 1 + 0.002 * np.cos(x), parity="odd",
+        slope_left=1.002, slope_right=1.002,
+    )  # fmt: skip
+    stack = balance([HiddenLayer(8, act)] * depth, 8, 8, 0.3)
+    assert stack.q == pytest.approx([1.0] * depth, rel=1e-6)
+    assert not stack.reached
 
 
 def _stack(activation, depth, width=16, budget=0.15, fan_out=10):
