@@ -73,7 +73,7 @@ def exponents() -> Iterator[Timing]:
     for law in ("gaussian", "haar"):
         for low, high in ((1.0, 10.0), (10.0, 1e3), (1e3, 1e6)):
             widths = fresh_widths(low, high)
-            seconds = best(lambda w=widths, k=law: log_gain(leaky, next(w), law=k), 300)  # type: ignore[misc]
+            seconds = best(lambda w=widths, k=law: log_gain(leaky, next(w), law=k), 300)
             yield Timing(f"log_gain, {law}, width {low:g} to {high:g}", seconds, 100e-6)
     rng = np.random.default_rng(1)
     many = best(lambda: log_gains(leaky, np.exp(rng.uniform(0, np.log(1e6), 100_000))), 1, 3)
@@ -113,7 +113,7 @@ def wide() -> Iterator[Timing]:
         activations.sigmoid(),
     ):
         grid = np.linspace(0.5, 4.0, 200) * (1 + 1e-9 * rng.random())
-        seconds = best(lambda a=act, g=grid: phase_diagram(a, g, np.linspace(0, 1, 200)), 1, 2)  # type: ignore[misc]
+        seconds = best(lambda a=act, g=grid: phase_diagram(a, g, np.linspace(0, 1, 200)), 1, 2)
         yield Timing(f"phase_diagram 200 x 200, {act}", seconds, 5.0)
 
 

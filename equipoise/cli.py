@@ -106,10 +106,9 @@ def theory(
     Example: equipoise theory gelu --width 16 --depth 100 --plot gelu.svg
     """
     from equipoise.report.card import make_card
+    from equipoise.report.card_plot import check_path, draw_card
 
     if plot is not None:
-        from equipoise.report.card_plot import check_path
-
         check_path(plot)
     name = activation.partition(":")[2] or activation
     card = make_card(_activation(activation), width, depth, scheme, name)
@@ -118,10 +117,7 @@ def theory(
     else:
         card.print(Console())
     if plot is not None:
-        from equipoise.report.card_plot import draw_card
-
-        path = draw_card(card, plot)
-        typer.echo(f"picture: {path}", err=as_json)
+        typer.echo(f"picture: {draw_card(card, plot)}", err=as_json)
 
 
 def main() -> None:
@@ -142,9 +138,10 @@ def _activation(text: str) -> "Activation | Callable[[Any], Any]":
         # A class such as torch.nn.GELU stands for its default member.
         made = found() if isinstance(found, type) else found
         return cast("Callable[[Any], Any]", made)
-    call = (
-        ast.parse(text if "(" in text else f"{text}()", mode="eval").body if _reads(text) else None
-    )
+    try:
+        call: ast.AST | None = ast.parse(text if "(" in text else f"{text}()", mode="eval").body
+    except SyntaxError:
+        call = None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise ArgumentError(
             "activation must be a name, a name with numbers in brackets or package.module:function,"
@@ -161,14 +158,6 @@ def _activation(text: str) -> "Activation | Callable[[Any], Any]":
             f"arguments of {call.func.id} must be numbers that it knows, got {text!r} ({error}). "
             f"Its form is {call.func.id}{signature(make)}."
         ) from error
-
-
-def _reads(text: str) -> bool:
-    try:
-        ast.parse(text, mode="eval")
-    except SyntaxError:
-        return False
-    return True
 
 
 def _make(factory: str) -> "nn.Module":

@@ -280,15 +280,9 @@ def _print_facts(console: Console, evidence: tuple[Evidence, ...]) -> None:
 
 
 def _curve_table(curve: tuple[CurvePoint, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in (
-        "level q",
-        "held by weight_var",
-        "chi_1",
-        "centred",
-        "critical weight_var, bias_var",
-    ):
-        table.add_column(name, justify="right")
+    table = _table(
+        "level q", "held by weight_var", "chi_1", "centred", "critical weight_var, bias_var"
+    )
     for point in curve:
         if point.q in _SHOWN_LEVELS:
             line = "-"
@@ -307,21 +301,19 @@ def _critical_words(critical: tuple[float, ...]) -> str:
 
 
 def _growth_table(rows: tuple[Growth, ...]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in (
-        "drawn",
-        "scale",
-        "growth",
-        "spread",
-        "P(within 1)",
-        "half to depth",
-        "theory",
-    ):
-        table.add_column(name, justify="left" if name in ("drawn", "theory") else "right")
+    table = _table("drawn", "scale", "growth", "spread", "P(within 1)", "half to depth", "theory")
     for row in rows:
         even = "any" if math.isinf(row.even_depth) else _number(row.even_depth)
         table.add_row(row.name, _number(row.scale), _number(row.decades), _number(row.spread),
                       _number(row.odds), even, row.claim)  # fmt: skip
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A bare table with numbers to the right and words to the left."""
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("drawn", "theory") else "right")
     return table
 
 

@@ -121,7 +121,7 @@ def _plain(f: Activation, width: int, depth: int) -> list[Growth]:
 
 
 def _framed(name: str, f: Activation, units: int, depth: int) -> Growth:
-    if f.homogeneity == 1.0 or classify(f).kind is ActivationClass.LINEAR:
+    if classify(f).kind is ActivationClass.LINEAR:
         # Pairs of a gate are one line: an orthogonal map, at birth, of any depth.
         return Growth(name, 1.0 / f.slope, 0.0, 0.0, 1.0, math.inf, "exact")
     stack = balance([HiddenLayer(units, f)] * depth, units, units, DEFAULT_BUDGET)

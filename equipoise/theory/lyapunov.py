@@ -100,9 +100,8 @@ def log_gain(
     (0.96002772578, 0.09820364153)
     """
     steep, ratio = steepness(activation)
-    d = _width("fan_out", fan_out)
-    n = _span(d, fan_in, law)
-    log_scale = math.log(_checks.positive("scale", scale)) + math.log(steep)
+    d, n, log_scale = checked_layer(fan_out, fan_in, scale, law)
+    log_scale += math.log(steep)
     if law == "haar" and ratio == 1.0 and n == d:
         # An isometry: what the sums below would leave is rounding, which depth would add up.
         return LogGain(log_scale, 0.0, 1.0)
@@ -295,10 +294,18 @@ def _width(name: str, value: float) -> float:
     return float(value)
 
 
-def _span(fan_out: float, fan_in: float | None, law: str) -> float:
-    """max(fan_in, fan_out), with law and fan_in checked."""
+def checked_layer(
+    fan_out: float, fan_in: float | None, scale: float, law: str
+) -> tuple[float, float, float]:
+    """fan_out, max(fan_in, fan_out) and log scale of a layer, all of them checked.
+
+    >>> checked_layer(4, 9, 1.0, "haar")
+    (4.0, 9.0, 0.0)
+    """
+    d = _width("fan_out", fan_out)
     _checks.one_of("law", law, ("gaussian", "haar"))
-    return fan_out if fan_in is None else max(fan_out, _width("fan_in", fan_in))
+    n = d if fan_in is None else max(d, _width("fan_in", fan_in))
+    return d, n, math.log(_checks.positive("scale", scale))
 
 
 def _grid(least: float, most: float, ratio: float) -> tuple[Array, Array, Array]:

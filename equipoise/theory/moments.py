@@ -15,8 +15,8 @@ from scipy.special import gammaln, zeta
 
 from equipoise.errors import ArgumentError
 from equipoise.theory.activations import Activation
-from equipoise.theory.laplace import DECAY, Array, centre, log_m_and_rate, steepness
-from equipoise.theory.lyapunov import WeightLaw, log_gain
+from equipoise.theory.laplace import DECAY, Array, centre, log_m_and_rate, steepness, survival
+from equipoise.theory.lyapunov import WeightLaw, checked_layer, log_gain
 
 _STEP = 0.15
 _LARGEST_ORDER = 20.0
@@ -64,13 +64,11 @@ def log_moment(
     4.0
     """
     steep, ratio = steepness(activation)
-    log_gain(activation, fan_out, fan_in, scale, law)  # refuses what both refuse
-    d, s = float(fan_out), _order(order, fan_out, ratio, given_survival)
-    n = d if fan_in is None else max(d, fan_in)
-    # Each unit survives with probability 1/2, all die with 2^-d.
-    conditional = math.log(-math.expm1(-d * math.log(2.0))) if ratio == 0 else 0.0
+    d, n, log_scale = checked_layer(fan_out, fan_in, scale, law)
+    s = _order(order, fan_out, ratio, given_survival)
+    conditional = math.log(survival(d, ratio))
     value = _log_moment_given_survival(s, d, ratio, conditional)
-    value += s * (math.log(scale) + math.log(steep))
+    value += s * (log_scale + math.log(steep))
     if not given_survival:
         value += conditional
     if law == "haar":

@@ -165,7 +165,7 @@ def usable_odds(
     if layer.variance < _NO_SPREAD or alive < _NEVER_ALIVE:
         # Isometries, or nearly: what is left of the variance is rounding.
         return float(abs(depth * layer.mean) <= edge) * alive
-    return alive * _probability(activation, width, law, depth, math.log(scale), edge)
+    return alive * _probability(activation, width, law, depth, layer, math.log(scale), edge)
 
 
 def _refuse_long_tails(activation: Activation, width: float) -> None:
@@ -250,13 +250,17 @@ def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _probability(
-    activation: Activation, width: float, law: WeightLaw, depth: int, log_scale: float, edge: float
+    activation: Activation,
+    width: float,
+    law: WeightLaw,
+    depth: int,
+    layer: LogGain,
+    log_scale: float,
+    edge: float,
 ) -> float:
     """P(|S| <= edge) for S the sum of ``depth`` log gains, given survival."""
-    one = log_gain(activation, width, None, 1.0, law)
     steep, ratio = steepness(activation)
-    std = math.sqrt(depth * one.variance)
-    mean = depth * (one.mean + log_scale)
+    std, mean = math.sqrt(depth * layer.variance), depth * layer.mean
     # Tails are no heavier than a normal's above and an exponential of this rate below: that of the
     # fewest units of a ReLU layer that may be alive, 8 standard deviations below the mean.
     rate = width if ratio > 0 else max(1.0, width / 2 - 4 * math.sqrt(width))
@@ -269,7 +273,8 @@ def _probability(
     if math.sqrt(-2 * math.log(NEGLIGIBLE)) / std > _HIGHEST_FREQUENCY:
         return edgeworth(low, high, std, depth * third_cumulant(width, ratio, law))
     # Laws of one layer are for slopes 1 and ratio, centred at the mean.
-    shift, log_gain_of_one = log_scale + math.log(steep), one.mean - math.log(steep)
+    shift = log_scale + math.log(steep)
+    log_gain_of_one = layer.mean - shift
     if law == "gaussian":
 
         def gaussian(w: Array) -> tuple[Complex, bool]:
