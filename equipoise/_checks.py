@@ -14,6 +14,13 @@ def positive(name: str, value: float, remedy: str = "") -> float:
     return float(value)
 
 
+def not_negative(name: str, value: float, remedy: str = "") -> float:
+    """Return ``value`` as a float; refuse what is negative or not finite."""
+    if not (_is_finite(value) and value >= 0):
+        raise ArgumentError(_message(name, "finite and not negative", value, remedy))
+    return float(value)
+
+
 def finite(name: str, value: float, remedy: str = "") -> float:
     """Return ``value`` as a float; refuse nan and infinity."""
     if not _is_finite(value):

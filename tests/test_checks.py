@@ -15,6 +15,13 @@ def test_positive_refuses(value):
         _checks.positive("x", value)
 
 
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, "3", None])
+def test_not_negative_refuses(value):
+    with pytest.raises(ArgumentError, match="x must be finite and not negative, got"):
+        _checks.not_negative("x", value)
+    assert _checks.not_negative("x", 0) == 0.0
+
+
 @pytest.mark.parametrize("value", [math.nan, -math.inf, "3", None])
 def test_finite_refuses(value):
     with pytest.raises(ArgumentError, match="x must be finite, got"):

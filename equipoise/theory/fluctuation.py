@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 from equipoise import _checks
-from equipoise.errors import ArgumentError
 from equipoise.theory.activations import Activation
 from equipoise.theory.cell_fluctuation import CellFluctuation, Weights, cell_fluctuation
 
@@ -163,11 +162,7 @@ class _Levels:
     ) -> "_Levels":
         n, layers = _checks.at_least("width", width, 1), _checks.at_least("depth", depth, 1)
         wide = _checks.finite("entry_mean", entry_mean)
-        if not (math.isfinite(entry_std) and entry_std >= 0.0):
-            raise ArgumentError(
-                f"entry_std must be finite and not negative, got {entry_std}. Pass 0 for inputs "
-                "of one norm."
-            )
+        _checks.not_negative("entry_std", entry_std, "Pass 0 for inputs of one norm.")
         s = cell.restoring
         mean, variance = [wide], [entry_std * entry_std]
         for _ in range(layers):

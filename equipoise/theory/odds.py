@@ -58,8 +58,7 @@ def survival_probability(width: float, depth: float) -> float:
     0.125
     """
     _checks.positive("width", width)
-    if not (math.isfinite(depth) and depth >= 0):
-        raise ArgumentError(f"depth must be finite and not negative, got {depth}. Pass layers.")
+    _checks.not_negative("depth", depth, "Pass layers.")
     return math.exp(depth * math.log(-math.expm1(-width * math.log(2.0))))
 
 
