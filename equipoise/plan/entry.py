@@ -7,7 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.plan.stacks import Stack
-from equipoise.plan.trace import Affine, Dropout, Merge, Node, Nonlinearity, Opaque, Reshape, Trace
+from equipoise.plan.trace import (
+    Affine,
+    Dropout,
+    Flatten,
+    Merge,
+    Node,
+    Nonlinearity,
+    Opaque,
+    Pool,
+    Reshape,
+    Trace,
+)
 from equipoise.schemes.laws import Array
 from equipoise.theory.hermite import statistics
 
@@ -82,7 +93,7 @@ class Levels:
 
     def at(self, stack: Stack) -> Inputs:
         """What enters a stack."""
-        fan_in = stack.affines[0].fan_in
+        fan_in = stack.affines[0].in_size
         rows = self._rows_of(stack.entry_value)
         if rows.size and rows.shape[-1] != fan_in and rows.size % fan_in == 0:
             rows = rows.reshape(-1, fan_in)
@@ -121,7 +132,7 @@ class Levels:
                     level = statistics(activation, before).second_moment
             case Merge(inputs=sources):
                 level = sum(self._level_of(source) for source in sources)
-            case Affine() | Opaque() | None:
+            case Affine() | Pool() | Flatten() | Opaque() | None:
                 pass
         self._level[value] = level
         return level

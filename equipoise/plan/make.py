@@ -9,7 +9,8 @@ from equipoise import _checks
 from equipoise.errors import PlanError
 from equipoise.plan.entry import Levels
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
-from equipoise.plan.stack_plan import SCHEMES, StackPlan, plan_stack
+from equipoise.plan.plan_stack import SCHEMES, plan_stack
+from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack, find_stacks
 from equipoise.plan.trace import Affine, Nonlinearity, Opaque, Trace
 from equipoise.schemes.framed import DEFAULT_BUDGET

@@ -4,8 +4,8 @@ import base64
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from equipoise.errors import PlanError
 from equipoise.plan.trace import Parameter
-from equipoise.schemes import laws
-from equipoise.schemes.laws import Array, Frame, Law, Streams
+from equipoise.schemes.draw import Streams, draw
+from equipoise.schemes.law_data import describe, law_from_dict, law_to_dict
+from equipoise.schemes.laws import Array, Frame, Law
 
 FORMAT = 1
 _NONE = np.empty(0)
@@ -115,7 +116,7 @@ class Plan:
         """
         for assignment in self.assignments:
             if assignment.parameter == parameter:
-                return laws.draw(assignment.law, parameter, assignment.shape, self.streams(seed))
+                return draw(assignment.law, parameter, assignment.shape, self.streams(seed))
         raise PlanError(
             f"parameter must be assigned by the plan, got {parameter!r}. See .untouched."
         )
@@ -253,29 +254,6 @@ def _prediction(data: Mapping[str, Any]) -> Prediction:
     return Prediction(**values)
 
 
-def describe(law: Law) -> str:
-    """A law in a few words, for tables."""
-    match law:
-        case laws.Zero():
-            return "0"
-        case laws.Normal(std=std):
-            return f"normal, std {std:.4g}"
-        case laws.Uniform(bound=bound):
-            return f"uniform, bound {bound:.4g}"
-        case laws.Orthogonal(gain=gain):
-            return f"orthogonal, gain {gain:.4g}"
-        case laws.DiagonalNoise(diagonal=d, noise_std=std):
-            return f"diagonal {d:.4g} + noise, std {std:.4g}"
-        case laws.Framed(scale=scale, rank=rank):
-            mirrored = isinstance(law.out_layout, laws.Mirrored) or isinstance(
-                law.in_layout, laws.Mirrored
-            )
-            return f"{'mirrored' if mirrored else 'framed'}, gain {scale:.4g}, rank {rank}"
-        case laws.OffsetBias(constant=constant, centre=centre):
-            parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
-            return f"-W ({' + '.join(parts)})"
-
-
 def without_nan(data: Any) -> Any:
     """Plain JSON types with null in place of nan and infinity, which JSON does not have."""
     match data:
@@ -287,39 +265,6 @@ def without_nan(data: Any) -> Any:
             return data if math.isfinite(data) else None
         case _:
             return data
-
-
-_LAWS: dict[str, Callable[..., Law]] = {
-    c.__name__: c
-    for c in (
-        laws.Zero, laws.Normal, laws.Uniform, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
-        laws.OffsetBias,
-    )
-}  # fmt: skip
-_LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}
-
-
-def law_to_dict(law: Law) -> dict[str, Any]:
-    """A law as plain JSON types."""
-    values = {
-        f.name: type(v).__name__ if isinstance(v := getattr(law, f.name), laws.Layout) else v
-        for f in fields(law)
-    }
-    return {"law": type(law).__name__, **values}
-
-
-def law_from_dict(data: Mapping[str, Any]) -> Law:
-    """The law that ``law_to_dict`` described.
-
-    Raises:
-        PlanError: for a law of unknown name.
-    """
-    name = data["law"]
-    if name not in _LAWS:
-        raise PlanError(f"law must be one of {', '.join(sorted(_LAWS))}, got {name!r}. Save again.")
-    return _LAWS[name](
-        **{k: _LAYOUTS[v] if k.endswith("layout") else v for k, v in data.items() if k != "law"}
-    )
 
 
 def _array_to_dict(array: Array) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from equipoise.schemes.laws import (
     Normal,
     OffsetBias,
     Orthogonal,
+    Taps,
     Uniform,
     Zero,
 )
@@ -62,7 +63,7 @@ def predict(stack: Stack, laws: Sequence[Law], entry_mean_square: float) -> Expe
     mean_square, levels = entry_mean_square, list[float]()
     feeds = [*((h.activation, 1.0 - h.active_dropout) for h in stack.hidden), (None, 1.0)]
     for affine, law, (feed, kept) in zip(stack.affines, laws, feeds, strict=True):
-        q = mean_square * _row_power(law, affine.fan_in, affine.fan_out)
+        q = mean_square * _row_power(law, affine.in_size, affine.out_size)
         levels.append(q)
         mean_square = _energy(feed, q) / kept if feed else q
 
@@ -73,7 +74,7 @@ def predict(stack: Stack, laws: Sequence[Law], entry_mean_square: float) -> Expe
         # Dropout divides what it keeps by the share it keeps: second moments grow by as much.
         slope = _slope(hidden.activation, levels[i]) / (1.0 - hidden.active_dropout)
         # Columns of W are rows of its transpose: fans change places.
-        power = _row_power(laws[i + 1], affine.fan_out, affine.fan_in)
+        power = _row_power(laws[i + 1], affine.out_size, affine.in_size)
         gradient.append(gradient[-1] * power * slope)
     gradient.reverse()
     return Expected(
@@ -86,7 +87,7 @@ def _spread(stack: Stack, laws: Sequence[Law], levels: Sequence[float]) -> float
 
     The first and the last layer average over their own units only.
     """
-    variance = 0.5 / stack.affines[0].fan_out + 0.5 / stack.affines[-1].fan_out
+    variance = 0.5 / stack.affines[0].out_size + 0.5 / stack.affines[-1].out_size
     for h, law, q in zip(stack.hidden, laws, levels, strict=False):
         if 0 < q < math.inf:
             c = statistics(h.activation, q).log_norm_coefficient
@@ -103,7 +104,7 @@ def _row_power(law: Law, fan_in: int, fan_out: int) -> float:
             return fan_in * bound * bound / 3
         case Orthogonal(gain=gain):
             return gain * gain * min(1.0, fan_in / fan_out)
-        case DiagonalNoise() | Framed() | Zero() | OffsetBias():
+        case DiagonalNoise() | Framed() | Zero() | OffsetBias() | Taps():
             return math.nan
         case _:
             assert_never(law)
@@ -139,7 +140,7 @@ def _diagonal_noise(stack: Stack, laws: Sequence[Law], entry_mean_square: float)
     for affine, law, feed in zip(stack.affines, laws, feeds, strict=True):
         if not isinstance(law, DiagonalNoise):
             return Expected(nothing, nothing, 0.0)
-        sigma = law.noise_std * math.sqrt(affine.fan_in * float(np.mean(points**2)))
+        sigma = law.noise_std * math.sqrt(affine.in_size * float(np.mean(points**2)))
         z = law.diagonal * points[:, None] + sigma * _NODES
         mass = np.broadcast_to(_WEIGHTS / _WEIGHTS.sum() / _PARTICLES, z.shape)
         signal.append(math.sqrt(float((z**2 * mass).sum())))
@@ -151,7 +152,8 @@ def _diagonal_noise(stack: Stack, laws: Sequence[Law], entry_mean_square: float)
         law, affine = laws[i + 1], stack.affines[i + 1]
         assert isinstance(law, DiagonalNoise)
         # A column of D holds fan_out / fan_in ones on average, one of Z fan_out small entries.
-        power = law.diagonal**2 * affine.fan_out / affine.fan_in + law.noise_std**2 * affine.fan_out
+        ones = affine.out_size / affine.in_size
+        power = law.diagonal**2 * ones + law.noise_std**2 * affine.out_size
         gradient.append(gradient[-1] * power * slopes[i])
     gradient.reverse()
     # One entry of the noise decides one unit: half a nat is what simulations show at width 16.

@@ -118,7 +118,7 @@ def _follow(
         ):
             return tuple(affines), tuple(hidden), activation, value
         hidden.append(
-            Hidden(following.in_space, following.fan_in, activation, 1.0 - kept, 1.0 - active)
+            Hidden(following.in_space, following.in_size, activation, 1.0 - kept, 1.0 - active)
         )
         affines.append(following)
 

@@ -8,6 +8,8 @@ them. What cannot be read is an ``Opaque`` node with its reason; nothing is gues
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from equipoise.schemes.convolution import DENSE, Convolution
+from equipoise.schemes.fans import Fans
 from equipoise.theory.activations import Activation
 
 
@@ -32,15 +34,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Affine:
-    """y = x W^T + b on the last axis.
+    """y = x W^T + b on the feature axis: a linear map at each site, or a convolution over sites.
 
     Attributes:
         layer: name of the module, or of the weight where there is none.
-        weight: parameter name of W, shape (fan_out, fan_in).
+        weight: parameter name of W.
         bias: parameter name of b, or ''.
         input, output: value numbers.
-        in_space, out_space: space ids of the two feature axes.
-        fan_in, fan_out: sizes.
+        in_space, out_space: space ids of the two feature axes (channels, of a convolution).
+        in_size, out_size: sizes of these axes.
+        convolution: how sites are joined; ``DENSE`` for a linear layer.
+        in_sites, out_sites: sizes of the axes that a convolution runs over; () for a linear layer.
     """
 
     layer: str
@@ -50,8 +54,63 @@ class Affine:
     output: int
     in_space: int
     out_space: int
-    fan_in: int
-    fan_out: int
+    in_size: int
+    out_size: int
+    convolution: Convolution = DENSE
+    in_sites: tuple[int, ...] = ()
+    out_sites: tuple[int, ...] = ()
+
+    @property
+    def fans(self) -> Fans:
+        """How many numbers a unit reads, and how many read it."""
+        return self.convolution.fans(self.in_size, self.out_size)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Average or maximum over windows of sites, channel by channel.
+
+    Attributes:
+        layer: name of the module, or ''.
+        kind: ``average`` or ``maximum``.
+        window: number of sites along each axis; all of them where pooling is global.
+        stride: step along each axis.
+        input, output: value numbers.
+        space: of the channels.
+        in_sites, out_sites: sizes of the axes that are pooled.
+        padding: sites of nothing added at both ends of each axis.
+        counts_padding: whether an average divides by the whole window at the border.
+    """
+
+    layer: str
+    kind: str
+    window: tuple[int, ...]
+    stride: tuple[int, ...]
+    input: int
+    output: int
+    space: int
+    in_sites: tuple[int, ...]
+    out_sites: tuple[int, ...]
+    padding: tuple[int, ...] = ()
+    counts_padding: bool = True
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """Channels and sites become one feature axis: unit = channel * sites + site.
+
+    Attributes:
+        input, output: value numbers.
+        in_space: of the channels.
+        out_space: of the joined axis.
+        sites: number of sites of each channel.
+    """
+
+    input: int
+    output: int
+    in_space: int
+    out_space: int
+    sites: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +175,7 @@ class Opaque:
     outputs: tuple[int, ...]
 
 
-Node = Affine | Nonlinearity | Reshape | Dropout | Merge | Opaque
+Node = Affine | Nonlinearity | Pool | Flatten | Reshape | Dropout | Merge | Opaque
 
 
 @dataclass(frozen=True)

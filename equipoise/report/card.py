@@ -15,12 +15,13 @@ from rich.table import Table
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.plan.entry import Inputs
-from equipoise.plan.plan import describe, without_nan
-from equipoise.plan.stack_plan import SCHEMES, plan_stack
+from equipoise.plan.plan import without_nan
+from equipoise.plan.plan_stack import SCHEMES, plan_stack
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.plan.trace import Affine
 from equipoise.report.growth import Growth, growths
 from equipoise.report.snippet import snippet
+from equipoise.schemes.law_data import describe
 from equipoise.theory.activations import Activation, identity
 from equipoise.theory.critical import critical_line, critical_weight_var
 from equipoise.theory.evidence import Evidence

@@ -18,7 +18,8 @@ from plotly.offline import get_plotlyjs
 
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
-from equipoise.plan.plan import Plan, describe
+from equipoise.plan.plan import Plan
+from equipoise.schemes.law_data import describe
 
 if TYPE_CHECKING:
     from equipoise.report.report import Report

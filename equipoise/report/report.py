@@ -13,7 +13,8 @@ from rich.table import Table
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.errors import ArgumentError, UnhealthyError
 from equipoise.measurement import Measurements
-from equipoise.plan.plan import Plan, describe, without_nan
+from equipoise.plan.plan import Plan, without_nan
+from equipoise.schemes.law_data import describe
 
 _SHOWN_LAYERS = 12
 _WIDTH = 110

@@ -11,6 +11,7 @@ from equipoise.schemes.laws import (
     Normal,
     OffsetBias,
     Orthogonal,
+    Taps,
     Uniform,
     Zero,
 )
@@ -79,7 +80,7 @@ def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
                 f"layer.weight.add_({diagonal:.6g} * torch.eye(width))",
                 bias,
             ]
-        case Zero() | OffsetBias():
+        case Zero() | OffsetBias() | Taps():
             return [bias]
         case _:
             assert_never(hidden)

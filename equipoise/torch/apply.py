@@ -7,8 +7,8 @@ from torch import nn
 
 from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan.plan import Plan
-from equipoise.schemes import laws
-from equipoise.schemes.laws import Law, Streams
+from equipoise.schemes.draw import Streams, draw
+from equipoise.schemes.laws import Law
 from equipoise.torch.parameters import parameters_of
 
 _LARGEST_SEED = 2**63 - 1
@@ -42,12 +42,13 @@ def draw_(
     Raises:
         PlanError: if the tensor is on the meta device or the law cannot fill it.
 
-    >>> w = draw_(torch.empty(3, 5), laws.Orthogonal(2.0), torch.Generator().manual_seed(0))
+    >>> from equipoise.schemes.laws import Orthogonal
+    >>> w = draw_(torch.empty(3, 5), Orthogonal(2.0), torch.Generator().manual_seed(0))
     >>> torch.allclose(w @ w.T, 4 * torch.eye(3), atol=1e-5)
     True
     """
     _refuse_meta(name, tensor)
-    values = laws.draw(law, name, tuple(tensor.shape), Streams(root_seed(generator)))
+    values = draw(law, name, tuple(tensor.shape), Streams(root_seed(generator)))
     with torch.no_grad():
         tensor.copy_(torch.from_numpy(values))
     return tensor
@@ -76,7 +77,7 @@ def draw_all(model: nn.Module, plan: Plan, seed: int) -> dict[str, torch.Tensor]
     drawn = {}
     for assignment in plan.assignments:
         name = assignment.parameter
-        values = laws.draw(assignment.law, name, assignment.shape, streams)
+        values = draw(assignment.law, name, assignment.shape, streams)
         target = parameters[name]
         tensor = torch.from_numpy(values).to(target.dtype)
         if not bool(torch.isfinite(tensor).all()):

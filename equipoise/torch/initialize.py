@@ -12,7 +12,7 @@ from equipoise.errors import ArgumentError, PlanError
 from equipoise.measurement import Measurements
 from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
-from equipoise.plan.stack_plan import SCHEMES
+from equipoise.plan.plan_stack import SCHEMES
 from equipoise.plan.trace import Trace
 from equipoise.report.report import Report
 from equipoise.torch.apply import draw_all, root_seed, write

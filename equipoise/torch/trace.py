@@ -11,10 +11,12 @@ from equipoise.errors import ArgumentError, TraceError
 from equipoise.plan.trace import (
     Affine,
     Dropout,
+    Flatten,
     Merge,
     Node,
     Nonlinearity,
     Opaque,
+    Pool,
     Reshape,
     Spaces,
     Trace,
@@ -335,9 +337,9 @@ class _Reader:
 def _renumber(node: Node, number: Mapping[int, int]) -> Node:
     """Replace spaces by their compact numbers."""
     match node:
-        case Affine() | Reshape():
+        case Affine() | Reshape() | Flatten():
             return replace(node, in_space=number[node.in_space], out_space=number[node.out_space])
-        case Nonlinearity() | Dropout() | Merge():
+        case Nonlinearity() | Dropout() | Merge() | Pool():
             return replace(node, space=number[node.space])
         case Opaque():
             return node

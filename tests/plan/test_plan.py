@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from equipoise.errors import PlanError
-from equipoise.plan.plan import Assignment, Plan, Untouched, describe, law_from_dict, law_to_dict
+from equipoise.plan.plan import Assignment, Plan, Untouched
 from equipoise.plan.trace import Parameter
+from equipoise.schemes.law_data import describe, law_from_dict, law_to_dict
 from equipoise.schemes.laws import (
     DiagonalNoise,
     Frame,
@@ -17,6 +18,7 @@ from equipoise.schemes.laws import (
     OffsetBias,
     Orthogonal,
     Plain,
+    Taps,
     Uniform,
     Zero,
 )
@@ -29,6 +31,7 @@ LAWS = [
     DiagonalNoise(1.0, 0.01),
     Framed("a", "b", 3, 1.1, Mirrored(), Plain()),
     OffsetBias("w", 0.5, "mean"),
+    Taps(Framed("a", "b", 3, 1.1, Mirrored(), Plain()), (1, 1), 2, True),
 ]
 
 

@@ -10,7 +10,8 @@ from equipoise.plan.make import make_plan
 from equipoise.plan.predict import predict
 from equipoise.plan.stacks import Hidden, Stack, find_stacks
 from equipoise.plan.trace import Affine, Nonlinearity, Trace
-from equipoise.schemes.laws import DiagonalNoise, Normal, Orthogonal, Streams, Uniform, draw
+from equipoise.schemes.draw import Streams, draw
+from equipoise.schemes.laws import DiagonalNoise, Normal, Orthogonal, Uniform
 from equipoise.theory import activations
 from equipoise.theory.activations import identity
 
@@ -32,10 +33,10 @@ def simulate(stack, laws, rms, draws, rows=64):
     gradient = np.zeros((draws, len(laws)))
     for d in range(draws):
         weights = [
-            draw(law, a.weight, (a.fan_out, a.fan_in), Streams(d))
+            draw(law, a.weight, (a.out_size, a.in_size), Streams(d))
             for law, a in zip(laws, stack.affines, strict=True)
         ]
-        h = rms * rng.standard_normal((rows, stack.affines[0].fan_in))
+        h = rms * rng.standard_normal((rows, stack.affines[0].in_size))
         preactivations = []
         for w, space in zip(weights, [*stack.hidden, None], strict=True):
             preactivations.append(h @ w.T)
@@ -71,7 +72,7 @@ LAWS = [
 @pytest.mark.parametrize("widths", [[30, 60, 60, 60, 20], [60, 40, 80, 30]])
 def test_mean_squares_over_draws(activation, law, allowance, widths):
     stack = chain(widths, activation)
-    laws = [law(a.fan_in, a.fan_out) for a in stack.affines]
+    laws = [law(a.in_size, a.out_size) for a in stack.affines]
     expected = predict(stack, laws, 1.3**2)
     signal, gradient = simulate(stack, laws, 1.3, 400)
     assert within(signal, np.square(expected.signal), allowance)
@@ -120,11 +121,11 @@ def trace_of(stack):
         p
         for a in stack.affines
         for p in (
-            Parameter(a.weight, (a.fan_out, a.fan_in), "float32"),
-            Parameter(a.bias, (a.fan_out,), "float32"),
+            Parameter(a.weight, (a.out_size, a.in_size), "float32"),
+            Parameter(a.bias, (a.out_size,), "float32"),
         )
     ]
-    sizes = (stack.affines[0].fan_in, *(a.fan_out for a in stack.affines))
+    sizes = (stack.affines[0].in_size, *(a.out_size for a in stack.affines))
     return Trace(tuple(nodes), (0,), (stack.exit_value,), sizes, tuple(parameters))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from equipoise.errors import ArgumentError, PlanError
-from equipoise.plan.stack_plan import SCHEMES
+from equipoise.plan.plan_stack import SCHEMES
 from equipoise.report.card import make_card
 from equipoise.report.card_plot import check_path, draw_card
 from equipoise.theory import (

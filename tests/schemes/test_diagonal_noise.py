@@ -7,8 +7,8 @@ import pytest
 
 from equipoise.errors import ArgumentError
 from equipoise.schemes.diagonal_noise import PUBLISHED_ALPHA, diagonal_noise
+from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.fans import Fans
-from equipoise.schemes.laws import Streams, draw
 from equipoise.theory import activations
 
 SHAPES = [(16, 16), (40, 16), (16, 40), (1, 5), (5, 1)]

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.errors import ArgumentError
+from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.framed import DEFAULT_BUDGET, Entry, Space, framed_stack
-from equipoise.schemes.laws import Mirrored, OffsetBias, Plain, Streams, Zero, draw
+from equipoise.schemes.laws import Mirrored, OffsetBias, Plain, Zero
 from equipoise.theory import activations
 from equipoise.theory.oddpart import mirrored_pair
 

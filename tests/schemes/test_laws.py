@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from equipoise.errors import PlanError
+from equipoise.schemes.draw import Streams, draw, semi_orthogonal
 from equipoise.schemes.laws import (
     DiagonalNoise,
     Frame,
@@ -19,11 +20,8 @@ from equipoise.schemes.laws import (
     OffsetBias,
     Orthogonal,
     Plain,
-    Streams,
     Uniform,
     Zero,
-    draw,
-    semi_orthogonal,
 )
 
 SHAPES = [(7, 7), (12, 5), (5, 12), (1, 9), (9, 1), (1, 1), (64, 256)]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from equipoise.schemes.laws import Streams, draw
+from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.orthogonal import orthogonal
 from equipoise.theory import activations
 from equipoise.theory.activations import known_activations

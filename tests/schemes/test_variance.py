@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from equipoise.errors import ArgumentError
+from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.fans import Fans
-from equipoise.schemes.laws import Normal, Streams, Uniform, draw
+from equipoise.schemes.laws import Normal, Uniform
 from equipoise.schemes.variance import he, xavier
 from equipoise.theory import activations
 from equipoise.theory.activations import known_activations
@@ -84,7 +85,7 @@ def test_scales_must_be_positive(value):
         he(Fans(2, 2), activations.relu(), value)
 
 
-@pytest.mark.parametrize("fans", [(0, 3), (3, 0), (-1, 3), (2.5, 3), (True, 3)])
-def test_fans_must_be_positive_integers(fans):
-    with pytest.raises(ArgumentError, match="must be an integer of at least 1"):
+@pytest.mark.parametrize("fans", [(0, 3), (3, 0), (-1, 3), (float("nan"), 3), ("2", 3)])
+def test_fans_must_be_positive(fans):
+    with pytest.raises(ArgumentError, match=r"fan_(in|out) must be"):
         Fans(*fans)

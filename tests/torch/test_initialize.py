@@ -10,7 +10,7 @@ import equipoise.torch as eq
 from equipoise.errors import ArgumentError, PlanError, TraceError, UnhealthyError
 from equipoise.lab.models import mlp
 from equipoise.plan.plan import Plan
-from equipoise.plan.stack_plan import SCHEMES
+from equipoise.plan.plan_stack import SCHEMES
 
 
 def data(*shape, seed=0):

@@ -130,7 +130,7 @@ def test_a_function_with_a_pole_is_opaque_with_its_reason():
 
 def test_axes_of_a_weight_are_out_by_in():
     node = only(read(nn.Sequential(nn.Linear(8, 3))), Affine)[0]
-    assert (node.fan_in, node.fan_out, node.layer) == (8, 3, "0")
+    assert (node.in_size, node.out_size, node.layer) == (8, 3, "0")
     assert (node.weight, node.bias) == ("0.weight", "0.bias")
 
 
@@ -289,4 +289,4 @@ def test_a_meta_model_is_read_without_memory():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(8, 4000), nn.Tanh(), nn.Linear(4000, 4000))
     traced = read(model, torch.empty(6, 8, device="meta"))
-    assert [n.fan_out for n in only(traced, Affine)] == [4000, 4000]
+    assert [n.out_size for n in only(traced, Affine)] == [4000, 4000]

@@ -1,0 +1,84 @@
+"""Laws in words, and as plain JSON types."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from equipoise.errors import PlanError
+from equipoise.schemes import laws
+from equipoise.schemes.laws import Law
+
+
+def describe(law: Law) -> str:
+    """A law in a few words, for tables."""
+    match law:
+        case laws.Zero():
+            return "0"
+        case laws.Normal(std=std):
+            return f"normal, std {std:.4g}"
+        case laws.Uniform(bound=bound):
+            return f"uniform, bound {bound:.4g}"
+        case laws.Orthogonal(gain=gain):
+            return f"orthogonal, gain {gain:.4g}"
+        case laws.DiagonalNoise(diagonal=d, noise_std=std):
+            return f"diagonal {d:.4g} + noise, std {std:.4g}"
+        case laws.Framed(scale=scale, rank=rank):
+            mirrored = isinstance(law.out_layout, laws.Mirrored) or isinstance(
+                law.in_layout, laws.Mirrored
+            )
+            return f"{'mirrored' if mirrored else 'framed'}, gain {scale:.4g}, rank {rank}"
+        case laws.OffsetBias(constant=constant, centre=centre):
+            parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
+            return f"-W ({' + '.join(parts)})"
+        case laws.Taps(matrix=inner, block=block):
+            size = "centre tap" if max(block) == 1 else f"{'x'.join(map(str, block))} taps"
+            return f"{size}: {describe(inner)}"
+
+
+_LAWS: dict[str, Callable[..., Law]] = {
+    c.__name__: c
+    for c in (
+        laws.Zero, laws.Normal, laws.Uniform, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
+        laws.OffsetBias, laws.Taps,
+    )
+}  # fmt: skip
+_LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}
+
+
+def law_to_dict(law: Law) -> dict[str, Any]:
+    """A law as plain JSON types."""
+    return {"law": type(law).__name__} | {
+        f.name: _to_plain(getattr(law, f.name)) for f in fields(law)
+    }
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, laws.Layout):
+        return type(value).__name__
+    if isinstance(value, Law):
+        return law_to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def law_from_dict(data: Mapping[str, Any]) -> Law:
+    """The law that ``law_to_dict`` described.
+
+    Raises:
+        PlanError: for a law of unknown name.
+    """
+    name = data["law"]
+    if name not in _LAWS:
+        raise PlanError(f"law must be one of {', '.join(sorted(_LAWS))}, got {name!r}. Save again.")
+    return _LAWS[name](**{k: _from_plain(k, v) for k, v in data.items() if k != "law"})
+
+
+def _from_plain(name: str, value: Any) -> Any:
+    match value:
+        case str() if name.endswith("layout"):
+            return _LAYOUTS[value]
+        case dict():
+            return law_from_dict(value)
+        case list():
+            return tuple(value)
+        case _:
+            return value
