@@ -17,12 +17,16 @@ from equipoise.schemes.framed import DEFAULT_BUDGET
 from equipoise.schemes.laws import Array, Frame, Law, Zero
 from equipoise.theory.hermite import statistics
 
+PURPOSES = ("", "classification", "regression")
+
 
 def make_plan(
     trace: Trace,
     scheme: str = "auto",
     samples: Mapping[int, Array] | None = None,
     budget: float = DEFAULT_BUDGET,
+    purpose: str = "",
+    for_derivatives: bool = False,
 ) -> Plan:
     """A law for each parameter of a traced model.
 
@@ -33,6 +37,10 @@ def make_plan(
             is taken to have RMS 1.
         budget: nats of mean-square gradient growth that ``auto``, ``centred`` and ``mirrored`` may
             spend over a stack, positive.
+        purpose: what the outputs are for: ``classification`` (logits; start near the loss of a
+            guess), ``regression`` (targets of mean 0 and variance 1), or '' where it is not said.
+        for_derivatives: whether the loss reads derivatives of the network with respect to its
+            inputs, as for differential equations.
 
     Returns:
         The plan.
@@ -42,6 +50,7 @@ def make_plan(
         PlanError: if a scheme cannot serve a layer of this model, or the inputs are all 0.
     """
     _checks.one_of("scheme", scheme, SCHEMES)
+    _checks.one_of("purpose", purpose, PURPOSES)
     parameters = {p.name: p for p in trace.parameters}
     fixed = _unplannable(trace)
     stacks = find_stacks(trace, frozenset(fixed))

@@ -65,6 +65,7 @@ class Prediction:
             stack.
         stack: number of its stack.
         log_std: standard deviation over draws of the log of either, nats; 0 where negligible.
+        correlation: mean cosine between the layer's outputs for different inputs.
     """
 
     layer: str
@@ -73,6 +74,7 @@ class Prediction:
     gradient: float
     stack: int
     log_std: float = 0.0
+    correlation: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
