@@ -26,7 +26,7 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/first_light.py
+	$(BIN)/python benchmarks/one_call.py
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -19,3 +19,7 @@ class PlanError(EquipoiseError):
 
 class UnhealthyError(EquipoiseError):
     """Raised on request when a report holds a finding of severity 'error'."""
+
+
+class EquipoiseWarning(UserWarning):
+    """Something a caller should know that does not stop the call."""

@@ -15,17 +15,25 @@ ALLOWED = {
     "theory": {"errors", "_checks"},
     "schemes": {"errors", "_checks", "theory"},
     "plan": {"errors", "_checks", "theory", "schemes"},
-    "measurement": set(),
-    "diagnose": {"errors", "_checks", "theory", "schemes", "plan", "measurement"},
-    "report": {"errors", "_checks", "theory", "schemes", "plan", "measurement", "diagnose"},
+    "drift": set(),
+    "measurement": {"drift"},
+    "rules": {"errors", "_checks", "theory", "schemes", "plan", "drift", "measurement"},
+    "diagnose": {
+        "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
+    },
+    "report": {
+        "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
+        "diagnose",
+    },
     "torch": {
-        "errors", "_checks", "theory", "schemes", "plan", "measurement", "diagnose", "report",
+        "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
+        "diagnose", "report",
     },
     "lab": {
-        "errors", "_checks", "theory", "schemes", "plan", "measurement", "diagnose", "report",
-        "torch",
+        "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
+        "diagnose", "report", "torch",
     },
-    "cli": {"errors", "_checks", "theory", "report", "lab", "torch"},
+    "cli": {"errors", "_checks", "theory", "schemes", "report", "lab", "torch"},
     "__init__": {"errors", "plan", "diagnose"},
     "__main__": {"cli"},
 }  # fmt: skip

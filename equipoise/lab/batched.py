@@ -1,15 +1,14 @@
-"""Many replicas of one MLP trained in one tensor program.
+"""Many replicas of one network trained in one tensor program.
 
 Every replica has its own weights, learning rate and order of batches, and equals a run of its own.
-The replica axis leads: a layer of R replicas is one batched matrix product, all parameters are rows
-of one matrix, and Adam is five elementwise passes over it.
+``lab/layers.py`` makes the forward pass one program; all parameters of a replica are a row of one
+matrix, and Adam is five elementwise passes over it.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -17,22 +16,23 @@ from torch import nn
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.lab.data import Classification
+from equipoise.lab.layers import common_layers, forward
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+# A test part of thousands of images would not fit as one batch of many replicas.
+_MOST_TEST_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Replicas:
-    """R copies of one MLP.
+    """R copies of one network.
 
     Attributes:
-        widths: inputs, hidden widths, outputs.
-        activation: pointwise module between the layers.
-        parameters: shape (R, P); weights of shape (out, in) and biases, layer by layer.
+        layers: of the network; only their types and shapes are used.
+        parameters: shape (R, P); weights and biases, layer by layer.
     """
 
-    widths: tuple[int, ...]
-    activation: nn.Module
+    layers: tuple[nn.Module, ...]
     parameters: torch.Tensor
 
     @staticmethod
@@ -40,40 +40,34 @@ class Replicas:
         """Stack the weights of models of one shape.
 
         Args:
-            models: as ``lab.models.mlp`` makes them: Linear with bias, activation, ..., Linear.
+            models: as ``lab.models`` makes them: Linear and Conv2d with bias, Flatten, and
+                parameter-free layers that mix no units.
 
         Returns:
             Replicas in the order of the models; the models keep their own weights.
 
         Raises:
-            ArgumentError: for no model, another make or differing shapes.
+            ArgumentError: for no model, differing layers or a layer of another kind.
         """
-        if not models:
-            raise ArgumentError("models must hold at least one model, got none. Add one.")
-        shapes = {_widths(model) for model in models}
-        if len(shapes) > 1:
-            raise ArgumentError(
-                f"models must have the same widths, got {sorted(shapes)}. Train each shape apart."
-            )
+        layers = common_layers(models)
         rows = [torch.cat([p.detach().reshape(-1) for p in model.parameters()]) for model in models]
-        activation = models[0][1] if len(models[0]) > 1 else nn.Identity()
-        return Replicas(shapes.pop(), activation, torch.stack(rows))
+        return Replicas(layers, torch.stack(rows))
 
     def repeat(self, times: int) -> "Replicas":
         """Every replica again, ``times`` times over."""
-        return Replicas(self.widths, self.activation, self.parameters.repeat(times, 1))
+        return Replicas(self.layers, self.parameters.repeat(times, 1))
 
     def write(self, index: int, model: nn.Sequential) -> None:
         """Copy one replica's weights into a model of the same shape."""
-        if _widths(model) != self.widths:
+        if [repr(layer) for layer in model] != [repr(layer) for layer in self.layers]:
             raise ArgumentError(
-                f"model must have widths {self.widths}, got {_widths(model)}. Make one like it."
+                f"model must have the layers of the replicas, got {model!r}. Make one like them."
             )
         nn.utils.vector_to_parameters(self.parameters[index], model.parameters())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs, shape (R, B, out), for inputs of shape (R, B, in) or (B, in)."""
-        return _forward(self.parameters, self.widths, self.activation, x)
+        """Outputs, shape (R, B, out), for inputs of shape (R, B, ...) or (B, ...)."""
+        return forward(self.parameters, self.layers, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +122,7 @@ def train(
     for name, given in (("learning_rates", learning_rates), ("seeds", seeds)):
         if len(given) != count:
             raise ArgumentError(f"{name} must hold {count} numbers, got {len(given)}. Add some.")
-    if (replicas.widths[0], replicas.widths[-1]) != (task.features, task.classes):
-        raise ArgumentError(
-            f"widths must start with {task.features} and end with {task.classes} for this task, "
-            f"got {replicas.widths}. Change the first or the last."
-        )
+    _refuse_unfit(replicas.layers, task)
     _checks.at_least("epochs", epochs, 1)
     _checks.at_least("batch_size", batch_size, 1)
 
@@ -196,7 +186,7 @@ def _train(
         progress(epoch + 1)
     final = weights.detach()
     return Training(
-        Replicas(replicas.widths, replicas.activation, final),
+        Replicas(replicas.layers, final),
         torch.stack(losses),
         curve[-1] if curve else _accuracy(weights, replicas, task),
         torch.stack(curve) if curve else torch.empty(0, count),
@@ -231,7 +221,7 @@ def _losses(
     weights: torch.Tensor, replicas: Replicas, task: Classification, batch: torch.Tensor
 ) -> torch.Tensor:
     """Mean cross-entropy of each replica on its own batch, shape (R,)."""
-    outputs = _forward(weights, replicas.widths, replicas.activation, task.x_train[batch])
+    outputs = forward(weights, replicas.layers, task.x_train[batch])
     loss = nn.functional.cross_entropy(
         outputs.flatten(0, 1), task.y_train[batch].flatten(), reduction="none"
     )
@@ -240,44 +230,27 @@ def _losses(
 
 @torch.no_grad()
 def _accuracy(weights: torch.Tensor, replicas: Replicas, task: Classification) -> torch.Tensor:
-    x = task.x_test.expand(len(weights), *task.x_test.shape)
-    outputs = _forward(weights, replicas.widths, replicas.activation, x)
-    right = (outputs.argmax(-1) == task.y_test) & torch.isfinite(outputs).all(-1)
-    return right.float().mean(1)
+    right = torch.zeros(len(weights))
+    rows = torch.split(task.x_test, _MOST_TEST_ROWS)
+    parts = zip(rows, torch.split(task.y_test, _MOST_TEST_ROWS), strict=True)
+    for x, y in parts:
+        outputs = forward(weights, replicas.layers, x)
+        right += ((outputs.argmax(-1) == y) & torch.isfinite(outputs).all(-1)).float().sum(1)
+    return right / len(task.y_test)
 
 
-def _forward(
-    weights: torch.Tensor, widths: Sequence[int], activation: nn.Module, x: torch.Tensor
-) -> torch.Tensor:
-    count = len(weights)
-    sizes = [n for a, b in pairwise(widths) for n in (a * b, b)]
-    # One split has one backward pass: a slice for each layer would fill a whole matrix each.
-    parts = torch.split(weights, sizes, dim=1)
-    h = x.expand(count, *x.shape[-2:])
-    last = len(widths) - 2
-    for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
-        weight = parts[2 * layer].view(count, fan_out, fan_in)
-        bias = parts[2 * layer + 1].view(count, 1, fan_out)
-        h = torch.baddbmm(bias, h, weight.transpose(1, 2))
-        if layer < last:
-            h = activation(h)
-    return h
-
-
-def _widths(model: nn.Sequential) -> tuple[int, ...]:
-    """Widths of an MLP as ``mlp`` makes it; refuse anything else."""
-    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
-    layers = list(model)
-    alternates = all(isinstance(layer, nn.Linear) == (i % 2 == 0) for i, layer in enumerate(layers))
-    parametric = any(next(layer.parameters(), None) is not None for layer in layers[1::2])
-    if (
-        not alternates
-        or len(model) % 2 == 0
-        or parametric
-        or any(layer.bias is None for layer in linear)
-    ):
+def _refuse_unfit(layers: Sequence[nn.Module], task: Classification) -> None:
+    """Refuse a network whose first or last layer does not fit the task."""
+    first, last = layers[0], layers[-1]
+    shape = tuple(task.x_train.shape[1:])
+    if isinstance(first, nn.Linear):
+        fits = shape == (first.in_features,)
+    else:
+        channels = next((x.in_channels for x in layers if isinstance(x, nn.Conv2d)), 0)
+        fits = len(shape) == 3 and shape[0] == channels
+    if not fits or not isinstance(last, nn.Linear) or last.out_features != task.classes:
         raise ArgumentError(
-            "models must alternate Linear layers with bias and parameter-free activations, got "
-            f"{[type(layer).__name__ for layer in model][:6]}. Build them with lab.models.mlp."
+            f"the network must read inputs of shape {shape} and end with a Linear layer of "
+            f"{task.classes} outputs for this task, got {first!r} and {last!r}. "
+            "Change the first or the last, or pass task.images()."
         )
-    return (linear[0].in_features, *(layer.out_features for layer in linear))

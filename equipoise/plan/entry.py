@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from equipoise.plan.trace import (
     Node,
     Nonlinearity,
     Opaque,
+    Permute,
     Pool,
     Reshape,
     Trace,
 )
 from equipoise.schemes.laws import Array
+from equipoise.schemes.sites import Pooling, window_sites
 from equipoise.theory.hermite import statistics
 
 # Principal axes need more rows than axes, or they are noise; this many rows settle any width used.
@@ -35,11 +37,14 @@ class Inputs:
 
     Attributes:
         mean_square: second moment per input unit; nan where unknown.
-        rows: the values themselves, shape (rows, fan_in), or an empty array where unknown.
+        rows: the values themselves, shape (rows, features), one row for each site of a map, or an
+            empty array where unknown.
+        maps: the same as (rows, channels, sites) where a convolution reads them, else empty.
     """
 
     mean_square: float
     rows: Array
+    maps: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
     @property
     def is_known(self) -> bool:
@@ -77,6 +82,7 @@ class Levels:
     """Second moment of every value that is known so far, and rows for those the inputs reach."""
 
     def __init__(self, trace: Trace, samples: Mapping[int, Array]) -> None:
+        self._trace = trace
         self._producer: dict[int, Node] = {}
         for node in trace.nodes:
             for value in node.outputs if isinstance(node, Opaque) else (node.output,):
@@ -93,29 +99,52 @@ class Levels:
 
     def at(self, stack: Stack) -> Inputs:
         """What enters a stack."""
-        fan_in = stack.affines[0].in_size
-        rows = self._rows_of(stack.entry_value)
-        if rows.size and rows.shape[-1] != fan_in and rows.size % fan_in == 0:
-            rows = rows.reshape(-1, fan_in)
-        if rows.size and rows.shape[-1] == fan_in:
-            rows = rows.reshape(-1, fan_in)
-            return Inputs(float(np.mean(np.square(rows))), rows)
-        return Inputs(self._level_of(stack.entry_value), np.zeros((0, fan_in)))
+        first = stack.affines[0]
+        values = self._rows_of(stack.entry_value)
+        empty = np.zeros((0, first.in_size))
+        maps = np.zeros((0, first.in_size, 0))
+        if not values.size:
+            return Inputs(self._level_of(stack.entry_value), empty)
+        mean_square = float(np.mean(np.square(values)))
+        sites = len(first.in_sites)
+        if sites and values.shape[-sites - 1 :] == (first.in_size, *first.in_sites):
+            maps = values.reshape(-1, first.in_size, math.prod(first.in_sites))
+            return Inputs(mean_square, np.moveaxis(maps, 1, 2).reshape(-1, first.in_size), maps)
+        if not sites and values.ndim >= -first.axis and values.shape[first.axis] == first.in_size:
+            rows = np.moveaxis(values, first.axis, -1).reshape(-1, first.in_size)
+            return Inputs(mean_square, rows)
+        if not sites and values.size % first.in_size == 0 and not self._trace.values:
+            return Inputs(mean_square, values.reshape(-1, first.in_size))
+        return Inputs(mean_square, empty)
 
     def _rows_of(self, value: int) -> Array:
         if value not in self._rows:
-            match self._producer.get(value):
-                case Reshape(input=source, out_size=size):
-                    rows = self._rows_of(source)
-                    self._rows[value] = rows.reshape(-1, size) if rows.size else rows
-                case Dropout(input=source):
-                    self._rows[value] = self._rows_of(source)
-                case Nonlinearity(input=source, activation=activation):
-                    rows = self._rows_of(source)
-                    self._rows[value] = activation.f(rows) if rows.size else rows
-                case _:
-                    self._rows[value] = np.zeros((0,))
+            self._rows[value] = self._computed(value)
         return self._rows[value]
+
+    def _computed(self, value: int) -> Array:
+        """What operations without weights make of the inputs; empty where others are needed."""
+        node = self._producer.get(value)
+        if not isinstance(node, Reshape | Flatten | Permute | Dropout | Nonlinearity | Pool):
+            return np.zeros((0,))
+        rows = self._rows_of(node.input)
+        if not rows.size:
+            return rows
+        match node:
+            case Dropout():
+                return rows
+            case Nonlinearity(activation=activation):
+                return np.asarray(activation.f(rows))
+            case Permute(order=order):
+                return rows.transpose(order)
+            case Pool():
+                return pooled_values(node, rows)
+            case Flatten() if not self._trace.values:
+                return rows.reshape(len(rows), -1)
+            case Reshape(out_size=size) if not self._trace.values:
+                return rows.reshape(-1, size)
+            case _:
+                return rows.reshape(self._trace.values[value].shape)
 
     def _level_of(self, value: int) -> float:
         if value in self._level:
@@ -132,10 +161,34 @@ class Levels:
                     level = statistics(activation, before).second_moment
             case Merge(inputs=sources):
                 level = sum(self._level_of(source) for source in sources)
-            case Affine() | Pool() | Flatten() | Opaque() | None:
+            case Permute(input=source) | Flatten(input=source):
+                level = self._level_of(source)
+            case Affine() | Pool() | Opaque() | None:
                 pass
         self._level[value] = level
         return level
+
+
+def pooling(node: Pool) -> Pooling:
+    """The table of a pooling."""
+    return Pooling(
+        node.kind,
+        window_sites(
+            node.in_sites, node.out_sites, node.window, node.stride, node.padding, node.dilation
+        ),
+        node.counts_padding,
+    )
+
+
+def pooled_values(node: Pool, values: Array) -> Array:
+    """What a pooling makes of values of any shape."""
+    count = len(node.in_sites)
+    axes = node.axes or tuple(range(-count, 0))
+    last = tuple(range(-count, 0))
+    moved = np.moveaxis(values, axes, last)
+    maps = moved.reshape(1, -1, math.prod(node.in_sites))
+    shape = (*moved.shape[:-count], *node.out_sites)
+    return np.moveaxis(pooling(node).pooled(maps).reshape(shape), last, axes)
 
 
 def principal_axes(rows: Array, count: int) -> PrincipalAxes | None:

@@ -1,17 +1,30 @@
 """Schemes that couple the weights of a stack by frames."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from equipoise.errors import PlanError
 from equipoise.plan.choose import Choice, cannot_be_centred
 from equipoise.plan.entry import Inputs, mean_matters, principal_axes
+from equipoise.plan.stack_maps import (
+    Patches,
+    block_of,
+    cannot_be_framed,
+    first_patches,
+    has_maps,
+    kernel_point,
+    passages,
+    remarks,
+)
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
-from equipoise.schemes.framed import Entry, Space, framed_stack
+from equipoise.schemes.framed import framed_stack
 from equipoise.schemes.laws import Array, Mirrored, Plain
+from equipoise.schemes.maps import Maps, Passage
+from equipoise.schemes.sites import central_slices
+from equipoise.schemes.space import Entry, Space
 from equipoise.theory.hermite import statistics
 from equipoise.theory.oddpart import ActivationClass, classify
 
@@ -22,6 +35,11 @@ _NUDGE, _STEEPEST = 1.01, 1.001
 def named_choice(stack: Stack, scheme: str) -> Choice:
     """The choice that asking for ``centred`` or ``mirrored`` by name amounts to."""
     reason = f"{scheme}, as asked for"
+    apart = cannot_be_framed(stack)
+    if apart:
+        raise PlanError(
+            f"scheme must suit the model, got {scheme!r}: {apart}. Use 'auto' or 'orthogonal'."
+        )
     for affine, h in zip(stack.affines, stack.hidden, strict=False):
         found = classify(h.activation)
         if h.activation.jumps or (scheme == "mirrored" and math.isnan(found.odd_nonlinearity)):
@@ -51,22 +69,42 @@ def named_choice(stack: Stack, scheme: str) -> Choice:
 
 def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, budget: float) -> StackPlan:
     """Laws on frames for a stack, with the layouts that were chosen."""
+    first, last = stack.affines[0], stack.affines[-1]
+    pairs = bool(choice.layouts) and isinstance(choice.layouts[0], Mirrored)
+    units = first.out_size // 2 if pairs else first.out_size
+    blocks = [block_of(a, units, i == 0) for i, a in enumerate(stack.affines)]
+    taps = [math.prod(block) for block in blocks[1:]]
     spaces = [
-        Space(f"{a.weight}:out", h.width, h.activation, layout)
-        for a, h, layout in zip(stack.affines, stack.hidden, choice.layouts, strict=False)
+        Space(f"{a.weight}:out", h.width, h.activation, layout, h.copies * joined, block, shift)
+        for a, h, layout, joined, block, shift in zip(
+            stack.affines,
+            stack.hidden,
+            choice.layouts,
+            taps,
+            blocks[1:],
+            stack.can_shift[1:],
+            strict=False,
+        )
     ]
-    entry, arrays = _entry(stack, inputs, spaces[0].size if spaces else stack.affines[-1].out_size)
+    way = passages(stack, blocks) if has_maps(stack) else ()
+    patches = None
+    if has_maps(stack):
+        patches = first_patches(stack, inputs, blocks[0], way[0].count if way else 1)
+    entry, arrays = _entry(stack, inputs, units, blocks[0], patches)
+    maps = _maps(entry, arrays, blocks[0], patches, way) if patches and spaces else None
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,
         spaces,
-        f"{stack.affines[-1].weight}:out",
-        stack.affines[-1].out_size,
+        f"{last.weight}:out",
+        last.out_size,
         budget=budget,
+        maps=maps,
     )
     reason = choice.reason
     if entry.basis:
         reason += f"; the {spaces[0].size} columns that fit follow the inputs' principal axes"
+    reason = "; ".join([reason, *remarks(stack, way, patches)])
     return StackPlan(
         planned.weights, planned.biases, planned.signal, planned.gradient, reason,
         planned.log_std, choice.warning or _unstable(spaces, planned.levels), planned.frames,
@@ -74,30 +112,57 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, budget: float) -> 
     )  # fmt: skip
 
 
-def _entry(stack: Stack, inputs: Inputs, units: int) -> tuple[Entry, dict[str, Array]]:
+def _entry(
+    stack: Stack, inputs: Inputs, units: int, block: tuple[int, ...], patches: Patches | None
+) -> tuple[Entry, dict[str, Array]]:
     """The entry of a framed stack, with axes and mean where the inputs can settle them."""
     first = stack.affines[0]
     frame = f"{first.weight}:in"
-    rank = min(first.in_size, units)
-    found = principal_axes(inputs.rows, rank)
+    size = first.in_size * math.prod(block)
+    rank = min(size, units)
+    rows, mean_square = inputs.rows, inputs.mean_square
+    if patches and first.convolution.kernel:
+        rows = patches.rows
+        mean_square = float(np.mean(np.square(rows)))
+        if not patches.is_known:
+            rows = np.zeros((0, size))
+    found = principal_axes(rows, rank)
     if found is None:
-        return Entry(frame, first.in_size, inputs.mean_square), {}
+        return Entry(frame, size, mean_square, block=block), {}
     arrays: dict[str, Array] = {}
-    mean_square, centre, basis = inputs.mean_square, "", ""
+    centre, basis = "", ""
     spectrum: tuple[float, ...] = ()
-    if stack.hidden and stack.can_shift[0] and mean_matters(found, len(inputs.rows)):
+    if stack.hidden and stack.can_shift[0] and mean_matters(found, len(rows)):
         centre = f"{frame}:mean"
-        arrays[centre] = found.mean
-        mean_square = found.total_variance / first.in_size
-    if stack.hidden and first.in_size > rank == len(found.axes):
+        arrays[centre] = kernel_point(first, block, found.mean) if block else found.mean
+        mean_square = found.total_variance / size
+    if stack.hidden and size > rank == len(found.axes):
         basis = f"{frame}:axes"
         arrays[basis] = found.axes
         along = found.variances + (0.0 if centre else np.square(found.axes @ found.mean))
         spectrum = tuple(float(v) for v in along)
         mean_square = float(np.mean(along))
     participation = found.participation if centre else found.participation_with_mean
-    entry = Entry(frame, first.in_size, mean_square, basis, centre, spectrum, participation)
+    entry = Entry(frame, size, mean_square, basis, centre, spectrum, participation, block)
     return entry, arrays
+
+
+def _maps(
+    entry: Entry,
+    arrays: Mapping[str, Array],
+    block: tuple[int, ...],
+    patches: Patches,
+    way: tuple[Passage, ...],
+) -> Maps:
+    """The inputs in the columns of the entry's frame."""
+    values = patches.values
+    if entry.centre:
+        mean = arrays[entry.centre]
+        kept = mean[(slice(None), *central_slices(mean.shape[1:], block))] if block else mean
+        values = values - kept.reshape(1, -1, 1)
+    if entry.basis:
+        values = np.einsum("kf,rfs->rks", arrays[entry.basis], values)
+    return Maps(values, bool(entry.basis), way)
 
 
 def _unstable(spaces: Sequence[Space], levels: Sequence[float]) -> str:

@@ -9,10 +9,11 @@ from equipoise import _checks
 from equipoise.errors import PlanError
 from equipoise.plan.entry import Levels
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
-from equipoise.plan.plan_stack import SCHEMES, plan_stack
+from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack, find_stacks
 from equipoise.plan.trace import Affine, Nonlinearity, Opaque, Trace
+from equipoise.schemes.catalogue import parse_scheme
 from equipoise.schemes.framed import DEFAULT_BUDGET
 from equipoise.schemes.laws import Array, Frame, Law, Zero
 from equipoise.theory.hermite import statistics
@@ -32,7 +33,7 @@ def make_plan(
 
     Args:
         trace: the model.
-        scheme: one of ``SCHEMES``.
+        scheme: name of a scheme, with options in brackets (``schemes.catalogue``).
         samples: values of the model's inputs by value number, shape (rows, ...); what is left out
             is taken to have RMS 1.
         budget: nats of mean-square gradient growth that ``auto``, ``centred`` and ``mirrored`` may
@@ -49,7 +50,7 @@ def make_plan(
         ArgumentError: for an unknown scheme.
         PlanError: if a scheme cannot serve a layer of this model, or the inputs are all 0.
     """
-    _checks.one_of("scheme", scheme, SCHEMES)
+    parse_scheme(scheme)
     _checks.one_of("purpose", purpose, PURPOSES)
     parameters = {p.name: p for p in trace.parameters}
     fixed = _unplannable(trace)

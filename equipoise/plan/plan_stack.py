@@ -6,14 +6,17 @@ from dataclasses import replace
 from equipoise.plan.choose import choose
 from equipoise.plan.entry import Inputs
 from equipoise.plan.framed_plan import named_choice, plan_framed
-from equipoise.plan.independent import laws_apart, plan_apart
+from equipoise.plan.independent import laws_apart, plan_apart, why_apart
+from equipoise.plan.shifted_plan import plan_shifted, plan_spread
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
+from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
 from equipoise.schemes.framed import DEFAULT_BUDGET
+from equipoise.schemes.laws import Taps
 from equipoise.schemes.orthogonal import orthogonal
 from equipoise.theory.activations import identity
 
-SCHEMES = ("auto", "xavier", "he", "orthogonal", "diagonal_noise", "centred", "mirrored")
+__all__ = ["SCHEMES", "plan_stack"]
 
 
 def plan_stack(
@@ -23,29 +26,39 @@ def plan_stack(
 
     Args:
         stack: the layers.
-        scheme: one of ``SCHEMES``.
+        scheme: name of a scheme, with options in brackets (``schemes.catalogue``).
         inputs: what enters.
         uses: how often the model uses the stack's weight.
-        budget: nats of gradient growth that framed stacks may spend.
+        budget: nats of gradient growth that framed stacks may spend; a budget among the options
+            goes before it.
 
     Returns:
         Its part of the plan.
 
     Raises:
+        ArgumentError: for a scheme or option that is not known.
         PlanError: if the scheme cannot serve a layer.
     """
+    wanted = parse_scheme(scheme)
     if uses > 1:
         # Its input and output may be the same units, for which frames make a projection.
-        law = orthogonal(identity())
-        return plan_apart(stack, [law], inputs, f"orthogonal, since it is used {uses} times")
-    if scheme == "auto":
+        law, first = orthogonal(identity()), stack.affines[0].convolution
+        at = Taps(law, first.stride_block, first.groups, first.is_transposed)
+        reason = f"orthogonal, since it is used {uses} times"
+        return plan_apart(stack, [at if first.kernel else law], inputs, reason)
+    if wanted.name == "auto":
         choice = choose(stack)
         if choice.scheme == "he":
-            laws = laws_apart(stack, "he", math.sqrt(inputs.mean_square))
+            laws = laws_apart(stack, Scheme("he"), math.sqrt(inputs.mean_square))
             planned = plan_apart(stack, laws, inputs, choice.reason)
         else:
             planned = plan_framed(stack, choice, inputs, budget)
         return replace(planned, warning=choice.warning or planned.warning)
-    if scheme in ("centred", "mirrored"):
-        return plan_framed(stack, named_choice(stack, scheme), inputs, budget)
-    return plan_apart(stack, laws_apart(stack, scheme), inputs, f"{scheme}, as asked for")
+    if wanted.name in ("centred", "mirrored", "shifted"):
+        spent = wanted.number("budget") if wanted.has("budget") else budget
+        if wanted.name == "shifted":
+            return plan_shifted(stack, wanted.number("shift"), inputs, spent)
+        if wanted.name == "mirrored" and wanted.number("spread") > 0:
+            return plan_spread(stack, wanted.number("spread"), inputs, spent)
+        return plan_framed(stack, named_choice(stack, wanted.name), inputs, spent)
+    return plan_apart(stack, laws_apart(stack, wanted), inputs, why_apart(stack, wanted))

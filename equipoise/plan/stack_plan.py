@@ -1,9 +1,44 @@
-"""What one stack contributes to a plan."""
+"""What one stack contributes to a plan, and what is expected of it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from equipoise.schemes.laws import Array, Frame, Law
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is expected at the output of each affine layer of a stack, nan where nothing is.
+
+    Attributes:
+        signal: RMS over units and inputs, in the median draw.
+        gradient: RMS relative to the last layer's, in the median draw.
+        log_std: standard deviation over draws of the log of the signal's RMS, nats; of the draws
+            that live.
+        gradient_log_std: the same of the gradient.
+        correlation: mean cosine of the outputs for two different inputs.
+        odds: chance that a draw is usable (``plan.odds``).
+        odds_error: standard error of that number.
+        method: how all this was found.
+        note: why something is nan, or ''; ``method`` is '' where nothing is expected.
+    """
+
+    signal: tuple[float, ...]
+    gradient: tuple[float, ...]
+    log_std: tuple[float, ...]
+    gradient_log_std: tuple[float, ...]
+    correlation: tuple[float, ...]
+    odds: float = math.nan
+    odds_error: float = math.nan
+    method: str = ""
+    note: str = ""
+
+    @staticmethod
+    def nothing(layers: int, note: str) -> "Expected":
+        """No expectation, and why."""
+        nan = (math.nan,) * layers
+        return Expected(nan, nan, nan, nan, nan, note=note)
 
 
 @dataclass(frozen=True)
@@ -17,6 +52,7 @@ class StackPlan:
         log_std: how far a draw strays from what is expected, nats.
         warning: what theory says against any scheme here, or ''.
         frames, arrays: what the laws refer to.
+        expected: all of what is expected, where the scheme has found it out already.
     """
 
     weights: tuple[Law, ...]
@@ -28,3 +64,4 @@ class StackPlan:
     warning: str = ""
     frames: tuple[Frame, ...] = ()
     arrays: Mapping[str, Array] = field(default_factory=dict)
+    expected: Expected | None = None

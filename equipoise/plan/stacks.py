@@ -1,13 +1,33 @@
 """Stacks: runs of affine layers whose hidden units nothing else reads or writes.
 
 Only inside a stack may laws couple layers. A stack ends where a value is read twice, at a sum, at
-an opaque node, where a reshape changes the feature axis, and at a weight that is used twice.
+an opaque node, where a reshape changes the feature axis other than by joining all sites to it, and
+at a weight that is used twice. Grouped and transposed convolutions stand alone: a frame of all
+channels is no frame of a group's, and a transposed kernel of stride s reaches each site through
+other taps than its neighbour.
 """
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
-from equipoise.plan.trace import Affine, Dropout, Node, Nonlinearity, Reshape, Trace, readers
+import numpy as np
+
+from equipoise.plan.trace import (
+    Affine,
+    Dropout,
+    Flatten,
+    Merge,
+    Node,
+    Nonlinearity,
+    Opaque,
+    Permute,
+    Pool,
+    Reshape,
+    Trace,
+    readers,
+)
 from equipoise.theory.activations import Activation, identity
 
 
@@ -17,10 +37,16 @@ class Hidden:
 
     Attributes:
         space: id of their space.
-        width: how many they are.
+        width: how many they are; channels, of a convolution.
         activation: what is applied there.
         dropout: probability of being dropped while training.
         active_dropout: the same as the model now stands; 0 in evaluation.
+        sites: sizes of the axes of sites at the activation; () after a linear layer.
+        pools: between the activation and the next weight, in order.
+        copies: sites that a flatten joins with the channels before the next weight, whose in_size
+            is ``width * copies``; 1 elsewhere.
+        early_pools: between the previous weight and the activation, in order. Only those that do
+            not commute with it: a maximum pool before an increasing activation is one of ``pools``.
     """
 
     space: int
@@ -28,6 +54,10 @@ class Hidden:
     activation: Activation
     dropout: float = 0.0
     active_dropout: float = 0.0
+    sites: tuple[int, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    copies: int = 1
+    early_pools: tuple[Pool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +71,8 @@ class Stack:
         exit_value: number of the value that leaves the stack.
         can_shift: for each layer, whether it has a bias of its own that may be drawn.
         keeps_bias: whether some layer has a bias whose values stay as they are.
+        entry_activation: the last one applied to what enters, identity where there is none.
+        is_last: whether what leaves is an output of the model.
     """
 
     affines: tuple[Affine, ...]
@@ -49,6 +81,8 @@ class Stack:
     exit_value: int
     can_shift: tuple[bool, ...]
     keeps_bias: bool = False
+    entry_activation: Activation = field(default_factory=identity)
+    is_last: bool = True
 
     @property
     def entry_value(self) -> int:
@@ -75,14 +109,21 @@ def find_stacks(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stac
     layers = [node for node in trace.nodes if isinstance(node, Affine)]
     uses = Counter(node.weight for node in layers)
     biases = Counter(node.bias for node in layers if node.bias)
-    # A weight that stands alone, fixed or used twice, has no partner to be coupled with.
-    alone = fixed | {name for name, count in uses.items() if count > 1}
+    # A weight that stands alone has no partner to be coupled with.
+    alone = (
+        fixed
+        | {name for name, count in uses.items() if count > 1}
+        | {n.weight for n in layers if n.convolution.groups > 1 or n.convolution.is_transposed}
+    )
+    producers: dict[int, Node] = {
+        n.output: n for n in trace.nodes if not isinstance(n, Opaque)
+    }
     inside: set[int] = set()
     stacks = []
     for node in layers:
         if node.output in inside:
             continue
-        affines, hidden, activation, exit_value = _follow(node, reading, alone, set(trace.outputs))
+        affines, hidden, activation, exit_value = _follow(node, trace, reading, alone)
         inside.update(affine.output for affine in affines)
         stacks.append(
             Stack(
@@ -92,60 +133,152 @@ def find_stacks(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stac
                 exit_value,
                 tuple(biases[a.bias] == 1 and a.bias not in fixed for a in affines),
                 any(a.bias in fixed for a in affines),
+                _applied_last(node.input, producers),
+                exit_value in trace.outputs,
             )
         )
     return tuple(stacks)
 
 
+def _applied_last(value: int, producers: dict[int, Node]) -> Activation:
+    """The activation that a value has passed since it was made, identity where there is none."""
+    while True:
+        match producers.get(value):
+            case Nonlinearity(activation=activation):
+                return activation
+            case Dropout() | Reshape() | Permute() | Pool() | Flatten() as node:
+                value = node.input
+            case _:
+                return identity()
+
+
 def _follow(
     first: Affine,
+    trace: Trace,
     reading: dict[int, list[Node]],
     alone: frozenset[str],
-    outputs: set[int],
 ) -> tuple[tuple[Affine, ...], tuple[Hidden, ...], Activation, int]:
     """Walk from a layer to the end of its stack."""
     affines, hidden = [first], list[Hidden]()
     while True:
         here = affines[-1]
-        activation, kept, active, value = _pointwise_path(here, reading, outputs)
-        after = [] if value in outputs else reading.get(value, [])
-        following = after[0] if len(after) == 1 else None
+        path = _Path(here)
+        after = path.walk(trace, reading)
         if (
-            not isinstance(following, Affine)
+            not isinstance(after, Affine)
             or here.weight in alone
-            or following.weight in alone
-            or following.in_space != here.out_space
+            or after.weight in alone
+            or not path.leads_to(after)
         ):
-            return tuple(affines), tuple(hidden), activation, value
-        hidden.append(
-            Hidden(following.in_space, following.in_size, activation, 1.0 - kept, 1.0 - active)
+            return tuple(affines), tuple(hidden), path.exit_activation, path.exit_value
+        hidden.append(path.hidden(after))
+        affines.append(after)
+
+
+class _Path:
+    """What lies behind an affine layer, as long as one node reads it and its units stay."""
+
+    def __init__(self, affine: Affine) -> None:
+        self.affine = affine
+        self.value = self.exit_value = affine.output
+        self.space, self.sites, self.copies = affine.out_space, affine.out_sites, 1
+        self.activation: Activation | None = None
+        self.exit_activation = identity()
+        self.kept = self.active = 1.0
+        self.early: list[Pool] = []
+        self.late: list[Pool] = []
+
+    def walk(self, trace: Trace, reading: dict[int, list[Node]]) -> Node | None:
+        """Go on to the first node that is not part of the path; None where there is not one."""
+        while self.value not in trace.outputs:
+            after = reading.get(self.value, [])
+            if len(after) != 1:
+                return None
+            node = after[0]
+            # A sum or an opaque node makes other values: they have no single ``output`` to go on.
+            if isinstance(node, Merge | Opaque | Affine) or not self._takes(node, trace):
+                return node
+            self.value = node.output
+            if not self.early and not self.late and self.space == self.affine.out_space:
+                self.exit_value = self.value
+                self.exit_activation = self.activation or identity()
+        return None
+
+    def _takes(
+        self, node: Nonlinearity | Dropout | Pool | Flatten | Reshape | Permute, trace: Trace
+    ) -> bool:
+        """Whether the path goes on through a node."""
+        match node:
+            case Nonlinearity():
+                if self.activation is not None:
+                    return False
+                self.activation = node.activation
+            case Dropout():
+                self.kept *= 1.0 - node.probability
+                self.active *= 1.0 - node.probability * node.is_active
+            case Reshape():
+                return node.in_space == node.out_space
+            case Permute():
+                place = trace.values[node.input].axis % len(node.order)
+                others = [axis for axis in node.order if axis != place]
+                return others == sorted(others)
+            case Flatten():
+                if node.in_space != self.space or not self.sites:
+                    return False
+                self.copies, self.sites, self.space = node.sites, (), node.out_space
+            case Pool():
+                return self._pools(node)
+        return True
+
+    def _pools(self, node: Pool) -> bool:
+        if node.in_sites != self.sites:
+            # Sites in one axis instead of several: only pooling over all of them is the same.
+            if not node.is_global or math.prod(node.in_sites) != math.prod(self.sites):
+                return False
+            ones = (1,) * len(self.sites)
+            node = replace(
+                node, window=self.sites, stride=self.sites, in_sites=self.sites, out_sites=ones
+            )
+        self.sites = node.out_sites
+        (self.early if self.activation is None else self.late).append(node)
+        return True
+
+    def leads_to(self, affine: Affine) -> bool:
+        """Whether a layer reads the units of this path, on the sites where they are."""
+        on_sites = not affine.in_sites or affine.in_sites == self.sites
+        # A linear layer on maps does not say what sites there are: the convolution behind it does.
+        after_linear = not self.affine.out_sites and not self.late and not self.early
+        return affine.in_space == self.space and (on_sites or after_linear)
+
+    def hidden(self, following: Affine) -> Hidden:
+        """The units on this path."""
+        early, late = self.early, self.late
+        activation = self.activation or identity()
+        # What commutes with the activation is told in the order that is easier to reason about.
+        split = len(early)
+        while split and (
+            self.activation is None
+            or (early[split - 1].kind == "maximum" and _is_increasing(activation))
+        ):
+            split -= 1
+        early, late = early[:split], early[split:] + late
+        sites = self.affine.out_sites or following.in_sites
+        return Hidden(
+            self.affine.out_space,
+            self.affine.out_size,
+            activation,
+            1.0 - self.kept,
+            1.0 - self.active,
+            early[-1].out_sites if early else sites,
+            tuple(late),
+            self.copies,
+            tuple(early),
         )
-        affines.append(following)
 
 
-def _pointwise_path(
-    affine: Affine, reading: dict[int, list[Node]], outputs: set[int]
-) -> tuple[Activation, float, float, int]:
-    """Follow a value as long as one pointwise node reads it and its feature axis stays.
-
-    Returns the activation, the shares of entries that dropout keeps in training and now, and the
-    value where the path ends.
-    """
-    activation, kept, active, value = identity(), 1.0, 1.0, affine.output
-    seen_activation = False
-    while value not in outputs:
-        after = reading.get(value, [])
-        if len(after) != 1:
-            break
-        match after[0]:
-            case Nonlinearity() as node if not seen_activation:
-                activation, seen_activation = node.activation, True
-            case Dropout() as node:
-                kept *= 1.0 - node.probability
-                active *= 1.0 - node.probability * node.is_active
-            case Reshape() as node if node.in_space == node.out_space:
-                pass
-            case _:
-                break
-        value = node.output
-    return activation, kept, active, value
+@lru_cache(maxsize=256)
+def _is_increasing(activation: Activation) -> bool:
+    """Whether f never falls, on a grid that is finer than any kink or wiggle of known functions."""
+    x = np.concatenate([np.linspace(-30.0, 30.0, 60_001), [0.0, *activation.breaks]])
+    values = activation.f(np.sort(x))
+    return bool(np.all(np.diff(values) >= -1e-12 * np.abs(values[1:])))

@@ -1,10 +1,14 @@
 """A Trace: what a model computes, as far as initialization must know, with no framework in it.
 
-Values are numbered; nodes read and make them. Spaces say which feature axes are the same units:
-values joined by pointwise operations share one, and so do the axes of every weight that touches
-them. What cannot be read is an ``Opaque`` node with its reason; nothing is guessed.
+Values are numbered; nodes read and make them. Every axis of a value has a space, which says what
+its entries index: values joined by pointwise operations share spaces axis by axis, and so do the
+values that one weight reads or makes. One axis of a value is its feature axis: the one that the
+affine layer made which it comes from, wherever a permutation has moved it since. Axes are counted
+from the end, so a batch axis in front changes nothing. What cannot be read is an ``Opaque`` node
+with its reason; nothing is guessed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,8 +37,32 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Value:
+    """One tensor of the computation.
+
+    Attributes:
+        shape: its shape on the inputs that were traced.
+        spaces: space id of each axis.
+        axis: the feature axis, counted from the end. The last one is presumed for an input of the
+            model, or what an opaque node made, that no affine layer or pooling reads.
+    """
+
+    shape: tuple[int, ...]
+    spaces: tuple[int, ...]
+    axis: int = -1
+
+    @property
+    def space(self) -> int:
+        """Space of the feature axis; -1 for a scalar, which has none."""
+        return self.spaces[self.axis] if self.spaces else -1
+
+
+@dataclass(frozen=True)
 class Affine:
     """y = x W^T + b on the feature axis: a linear map at each site, or a convolution over sites.
+
+    An array x of the input becomes rows of features by
+    ``np.moveaxis(x, affine.axis, -1).reshape(-1, affine.in_size)``, one row for each site.
 
     Attributes:
         layer: name of the module, or of the weight where there is none.
@@ -44,7 +72,11 @@ class Affine:
         in_space, out_space: space ids of the two feature axes (channels, of a convolution).
         in_size, out_size: sizes of these axes.
         convolution: how sites are joined; ``DENSE`` for a linear layer.
-        in_sites, out_sites: sizes of the axes that a convolution runs over; () for a linear layer.
+        in_sites, out_sites: sizes of the axes that a convolution runs over, before any padding; ()
+            for a linear layer. A transposed convolution has as its padding the sites that are cut
+            off, fewer at the end by torch's ``output_padding``.
+        axis: position of the feature axis in input and output alike, counted from the end: -1 for
+            a linear layer, -3 for a convolution over two axes.
     """
 
     layer: str
@@ -59,6 +91,7 @@ class Affine:
     convolution: Convolution = DENSE
     in_sites: tuple[int, ...] = ()
     out_sites: tuple[int, ...] = ()
+    axis: int = -1
 
     @property
     def fans(self) -> Fans:
@@ -80,6 +113,8 @@ class Pool:
         in_sites, out_sites: sizes of the axes that are pooled.
         padding: sites of nothing added at both ends of each axis.
         counts_padding: whether an average divides by the whole window at the border.
+        dilation: distance of the sites of a window along each axis; () where it is 1.
+        axes: the axes that are pooled, counted from the end; () for the last ones.
     """
 
     layer: str
@@ -93,6 +128,13 @@ class Pool:
     out_sites: tuple[int, ...]
     padding: tuple[int, ...] = ()
     counts_padding: bool = True
+    dilation: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
+
+    @property
+    def is_global(self) -> bool:
+        """Whether one window holds all sites."""
+        return self.window == self.in_sites and math.prod(self.out_sites) == 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +157,10 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Nonlinearity:
-    """y = f(x), entry by entry; ``parameters`` are one-entry parameters inside f."""
+    """y = f(x), entry by entry.
+
+    ``space`` is that of the feature axis; ``parameters`` are one-entry parameters inside f.
+    """
 
     layer: str
     activation: Activation
@@ -127,7 +172,13 @@ class Nonlinearity:
 
 @dataclass(frozen=True)
 class Reshape:
-    """The same entries in the same order under another shape; the last axis is ``out_space``."""
+    """The same entries in the same order under another shape, which ``Trace.values`` holds.
+
+    Attributes:
+        input, output: value numbers.
+        in_space, out_space: of the two feature axes; equal where the reshape keeps that axis.
+        out_size: size of the feature axis of the output; its last axis where none was kept.
+    """
 
     input: int
     output: int
@@ -137,8 +188,28 @@ class Reshape:
 
 
 @dataclass(frozen=True)
+class Permute:
+    """The same entries with the axes in another order.
+
+    Attributes:
+        input, output: value numbers.
+        space: of the feature axis, which keeps its units and may change its place.
+        order: for each axis of the output, the axis of the input that it was, from the front.
+    """
+
+    input: int
+    output: int
+    space: int
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Dropout:
-    """Entries set to 0 with probability p, the others divided by 1 - p, while it is active."""
+    """Entries set to 0 with probability p, the others divided by 1 - p, while it is active.
+
+    Whole channels fall together in the kinds for convolutions. ``space`` is that of the feature
+    axis.
+    """
 
     layer: str
     probability: float
@@ -150,7 +221,7 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Merge:
-    """The sum of values that live in one space."""
+    """The sum of values of one shape; ``space`` is that of their feature axis."""
 
     inputs: tuple[int, ...]
     output: int
@@ -175,7 +246,7 @@ class Opaque:
     outputs: tuple[int, ...]
 
 
-Node = Affine | Nonlinearity | Pool | Flatten | Reshape | Dropout | Merge | Opaque
+Node = Affine | Nonlinearity | Pool | Flatten | Reshape | Permute | Dropout | Merge | Opaque
 
 
 @dataclass(frozen=True)
@@ -188,6 +259,7 @@ class Trace:
         outputs: value numbers of its outputs.
         sizes: number of units of each space, by space id.
         parameters: every parameter of the model once.
+        values: shape and spaces of every value, by its number; () in a trace made by hand.
     """
 
     nodes: tuple[Node, ...]
@@ -195,10 +267,11 @@ class Trace:
     outputs: tuple[int, ...]
     sizes: tuple[int, ...]
     parameters: tuple[Parameter, ...]
+    values: tuple[Value, ...] = ()
 
 
 class Spaces:
-    """Union-find over feature axes while a trace is being made."""
+    """Union-find over axes while a trace is being made."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []

@@ -16,11 +16,12 @@ from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.plan.entry import Inputs
 from equipoise.plan.plan import without_nan
-from equipoise.plan.plan_stack import SCHEMES, plan_stack
+from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.plan.trace import Affine
 from equipoise.report.growth import Growth, growths
 from equipoise.report.snippet import snippet
+from equipoise.schemes.catalogue import parse_scheme
 from equipoise.schemes.law_data import describe
 from equipoise.theory.activations import Activation, identity
 from equipoise.theory.critical import critical_line, critical_weight_var
@@ -192,7 +193,7 @@ def make_card(
     """
     _checks.at_least("width", width, 2, "One unit has no stack to balance.")
     _checks.at_least("depth", depth, 1)
-    _checks.one_of("scheme", scheme, SCHEMES)
+    parse_scheme(scheme)
     if isinstance(activation, Activation):
         f, evidence = activation, _declared(activation)
     else:

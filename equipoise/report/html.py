@@ -7,30 +7,23 @@ it enters a picture: plotly reads its texts as a small dialect of HTML.
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan
+from equipoise.report.panels import Panel, panels_figure, shown
 from equipoise.schemes.law_data import describe
 
 if TYPE_CHECKING:
+    from equipoise.report.diagnosis import Diagnosis
     from equipoise.report.report import Report
-
-_LONG_NAME = 60
-# Blue and orange keep a contrast of 3 on white and on near black, and differ for the colour-blind.
-_BLUE, _ORANGE, _GREY, _GRID = "#3b82d6", "#d2691e", "#808080", "rgba(128,128,128,0.25)"
-_AXIS = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "fixedrange": True}
-_X_TITLE = {"text": "layer in order of computation", "standoff": 8, "font": {"size": 13}}
-_ZERO, _LOST = "exactly 0", "not finite"
-_SYMBOLS = {_ZERO: "x", _LOST: "diamond"}
 
 
 def page(report: "Report") -> str:
@@ -41,7 +34,7 @@ def page(report: "Report") -> str:
     course = Markup(figure_html(figure_signal_gradient(measured, plan, caption)))
     cosine = Markup(figure_html(figure_correlation(measured, caption)))
     stray = max((p.log_std for p in plan.predictions), default=0.0)
-    words = _number(math.exp(min(stray, 700.0))) if stray > math.log(2.0) else ""
+    words = shown(math.exp(min(stray, 700.0))) if stray > math.log(2.0) else ""
     expected = list(zip(*_expected(measured, plan), strict=True))
     body = _pieces().report(report, course, cosine, Markup(plan_table(report)), expected, words)
     return document(f"{report.model} starts {'in' if report.ok else 'out of'} balance", [str(body)])
@@ -75,6 +68,18 @@ def figure_html(figure: go.Figure) -> str:
     return str(_pieces().figure(data, title, meta.get("alt", title)))
 
 
+def diagnosis_html(
+    diagnosis: "Diagnosis",
+    course: go.Figure,
+    difference: go.Figure,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+) -> str:
+    """The body of a diagnosis: findings, pictures, theory's word and numbers by layer."""
+    pictures = [Markup(figure_html(figure)) for figure in (course, difference)]
+    return str(_pieces().diagnosis(diagnosis, *pictures, diagnosis.words, columns, rows))
+
+
 def plan_table(report: "Report") -> str:
     """Every parameter that is drawn: its shape, its law in words and the reason."""
     return str(_pieces().parameters(report.plan.assignments))
@@ -96,9 +101,9 @@ def figure_signal_gradient(measurements: Measurements, plan: Plan | None, title:
     layers = measurements.layers
     signal, gradient = _expected(measurements, plan)
     names = [x.layer for x in layers]
-    return _figure([
-        _Panel("Signal", "signal RMS", names, [x.signal for x in layers], signal),
-        _Panel("Gradient", "gradient RMS", names, [x.gradient for x in layers], gradient),
+    return panels_figure([
+        Panel("Signal", "signal RMS", names, [x.signal for x in layers], signal),
+        Panel("Gradient", "gradient RMS", names, [x.gradient for x in layers], gradient),
     ], title)  # fmt: skip
 
 
@@ -107,166 +112,8 @@ def figure_correlation(measurements: Measurements, title: str) -> go.Figure:
     layers, start = measurements.layers, measurements.input_correlation
     names, values = [x.layer for x in layers], [x.correlation for x in layers]
     held = [start] * len(layers)
-    return _figure([_Panel("Cosine", "mean cosine", names, values, held, "inputs", False)], title)
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One pair of axes: values by layer, and the line they are held against."""
-
-    heading: str
-    quantity: str
-    names: list[str]
-    values: list[float]
-    expected: list[float]
-    against: str = "expected by theory"
-    is_log: bool = True
-
-    def place(self, y: float) -> float | None:
-        """The value, or None where the axis has no place for it."""
-        return y if math.isfinite(y) and (y > 0 or not self.is_log) else None
-
-    def kept(self, values: Iterable[float]) -> list[float]:
-        """Those values that the axis has a place for."""
-        return [y for y in values if self.place(y) is not None]
-
-    def lost(self) -> dict[str, list[int]]:
-        """Indices of the layers that the axis has no place for, by the words for it."""
-        found: dict[str, list[int]] = {}
-        for i, y in enumerate(self.values):
-            if self.place(y) is None:
-                found.setdefault(_ZERO if y == 0 else _LOST, []).append(i)
-        return found
-
-    def message(self) -> str:
-        """What the panel shows, in a few words."""
-        seen, n = self.kept(self.values), len(self.values)
-        if lost := self.lost():
-            words = ", ".join(
-                f"{w.removeprefix('exactly ')} in {len(at)}" for w, at in lost.items()
-            )
-            return f"{self.heading} {words} of {n}"
-        if not seen:
-            return f"{self.heading}: no layer"
-        if self.is_log:
-            return f"{self.heading} spans a factor of {_number(max(seen) / min(seen))}"
-        return f"{self.heading} {_number(seen[0])} at first, {_number(seen[-1])} at last"
-
-    def alternative(self) -> str:
-        """The panel in words, for those who do not see it."""
-        words = [self.message()]
-        for label, values in (("measured", self.values), (self.against, self.expected)):
-            if seen := self.kept(values):
-                words.append(f"{label} {_number(min(seen))} to {_number(max(seen))}")
-        return ", ".join(words) + "."
-
-    def hover(self, i: int) -> str:
-        """Text for one layer."""
-        name, value, held = self.names[i], self.values[i], self.expected[i]
-        if len(name) > _LONG_NAME:
-            name = f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
-        shown = _LOST if not math.isfinite(value) else _ZERO if value == 0 else _number(value)
-        lines = [f"{name} ({i + 1} of {len(self.names)})", f"{self.quantity}: {shown}"]
-        lines += [f"{self.against}: {_number(y)}" for y in self.kept([held])]
-        return "<br>".join(str(escape(line)) for line in lines)
-
-    def axis(self) -> tuple[dict[str, Any], float]:
-        """Range and ticks of the vertical axis, and the height of the row for lost values."""
-        seen = self.kept([*self.values, *self.expected])
-        if self.is_log:
-            logs = [math.log10(y) for y in seen] or [0.0]
-            middle = (min(logs) + max(logs)) / 2
-            # Never less than two decades, so that what is level looks level.
-            low, high = min(min(logs) - 0.1, middle - 1), max(max(logs) + 0.1, middle + 1)
-            step = math.ceil((high - low) / 6)
-            marks = (1, 2, 5) if high - low < 2.5 else (1,)
-            decades = range(math.floor(low), math.floor(high) + 1)
-            at = [m * 10.0**k for k in decades if k % step == 0 for m in marks
-                  if low <= math.log10(m) + k <= high]  # fmt: skip
-            is_plain = all(1e-3 <= y <= 1e3 for y in at)
-            text = [f"{y:g}" if is_plain else _power(y) for y in at]
-        else:
-            low, high = -1.05 if min(seen, default=0.0) < -0.25 else -0.3, 1.05
-            at = [k / 4 for k in range(-4, 5) if low < k / 4]
-            text = [f"{y:g}" for y in at]
-        floor = low - 0.08 * (high - low)
-        row = 10.0**floor if self.is_log else floor
-        if lost := self.lost():
-            low = floor - 0.06 * (high - low)
-            text.append(", ".join("0" if w == _ZERO else "nan" for w in lost))
-            at.append(row)
-        scale = {"type": "log" if self.is_log else "linear", "range": [low, high],
-                 "tickvals": at, "ticktext": text, "automargin": True}  # fmt: skip
-        return scale, row
-
-    def traces(self, k: str) -> list[go.Scatter]:
-        """The curves, on the axes numbered k."""
-        n, reached, row = len(self.values), self.kept(self.expected), self.axis()[1]
-        both: dict[str, Any] = {"xaxis": f"x{k}", "yaxis": f"y{k}", "cliponaxis": False}
-        both["x"] = list(range(1, n + 1))
-        measured = both | {
-            "name": "measured", "y": [self.place(y) for y in self.values],
-            "mode": "lines+markers", "hoverinfo": "text",
-            "hovertext": [self.hover(i) for i in range(n)], "line": {"width": 1.5, "color": _BLUE},
-            "marker": {"size": 4 if n > 40 else 7, "color": _BLUE},
-        }  # fmt: skip
-        held = both | {
-            "name": self.against, "y": [self.place(y) for y in self.expected],
-            "mode": "lines" if len(reached) == n > 1 else "lines+markers", "hoverinfo": "skip",
-            "line": {"dash": "dash", "width": 2, "color": _ORANGE},
-            "marker": {"symbol": "line-ew-open", "size": 12, "color": _ORANGE},
-        }  # fmt: skip
-        rows = [
-            both | {
-                "name": words, "x": [i + 1 for i in at], "y": [row] * len(at), "mode": "markers",
-                "hoverinfo": "text", "hovertext": [self.hover(i) for i in at],
-                "marker": {"symbol": _SYMBOLS[words], "size": 7, "color": _GREY},
-            }
-            for words, at in self.lost().items()
-        ]  # fmt: skip
-        return [go.Scatter(t) for t in (measured, *([held] if reached else []), *rows)]
-
-
-def _figure(panels: Sequence[_Panel], title: str) -> go.Figure:
-    """Panels side by side, one above the other on narrow screens."""
-    count = len(panels)
-    traces = [t for i, p in enumerate(panels) for t in p.traces(str(i + 1) if i else "")]
-    for i, t in enumerate(traces):
-        t.showlegend = t.name not in [earlier.name for earlier in traces[:i]]
-    kinds = len({t.name for t in traces})
-    # A narrow screen has room for two names side by side, and for more only one above the other.
-    below = 56 + 22 * kinds if kinds > 2 else 80
-    wide: dict[str, Any] = {"height": 380, "margin.b": 80}
-    narrow: dict[str, Any] = {"height": 36 + below + 250 * count, "margin.b": below}
-    layout: dict[str, Any] = {
-        "title": {"text": str(escape(title))}, "template": "none", "dragmode": False,
-        "font": {"color": _GREY, "family": "system-ui, sans-serif", "size": 13},
-        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 52, "r": 12, "t": 36}, "hoverlabel": {"align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom",
-                   "itemclick": False, "itemdoubleclick": False},
-        "annotations": [],
-    }  # fmt: skip
-    for i, p in enumerate(panels):
-        k, n = str(i + 1) if i else "", len(p.values)
-        step = next(s for e in range(9) for m in (1, 2, 5) if (s := m * 10**e) * 8 >= n)
-        layout[f"yaxis{k}"] = _AXIS | p.axis()[0] | {"anchor": f"x{k}"}
-        layout[f"xaxis{k}"] = _AXIS | {
-            "anchor": f"y{k}", "showgrid": False, "title": _X_TITLE,
-            "range": [0.5, n + 0.5], "tick0": 0, "dtick": step,
-        }  # fmt: skip
-        layout["annotations"].append({
-            "text": f"<b>{escape(p.message())}</b>", "xref": f"x{k} domain", "yref": f"y{k} domain",
-            "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 6, "showarrow": False,
-        })  # fmt: skip
-        wide |= {f"xaxis{k}.domain": [0.56 * i, 0.56 * i + (0.44 if count > 1 else 1)],
-                 f"yaxis{k}.domain": [0, 1]}  # fmt: skip
-        bottom = 0.58 if i + 1 < count else 0
-        narrow |= {f"xaxis{k}.domain": [0, 1], f"yaxis{k}.domain": [bottom, 1 - 0.58 * i]}
-    alt = f"{title}. {' '.join(p.alternative() for p in panels)}"
-    layout["meta"] = {"title": title, "alt": alt, "wide": wide, "narrow": narrow}
-    return go.Figure(traces, layout).update_layout(
-        {key.replace(".", "_"): value for key, value in wide.items()}
+    return panels_figure(
+        [Panel("Cosine", "mean cosine", names, values, held, "inputs", False)], title
     )
 
 
@@ -276,22 +123,11 @@ def _expected(measurements: Measurements, plan: Plan | None) -> tuple[list[float
     return [e.signal for e in found], [e.gradient for e in found]
 
 
-def _number(x: float, otherwise: str = _LOST) -> str:
-    if not math.isfinite(x):
-        return otherwise
-    return f"{float(f'{x:.3g}'):,.0f}" if 1e3 <= abs(x) < 1e6 else f"{x:.3g}"
-
-
-def _power(y: float) -> str:
-    digit, _, power = f"{y:.0e}".partition("e")
-    return f"{digit}\N{MIDDLE DOT}10<sup>{int(power)}</sup>".removeprefix("1\N{MIDDLE DOT}")
-
-
 @cache
 def _pieces() -> Any:
     """The macros of the template; autoescape holds for all of them."""
     loader = PackageLoader("equipoise.report", "")
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, undefined=StrictUndefined, **options)
-    environment.filters |= {"describe": describe, "number": _number}
+    environment.filters |= {"describe": describe, "number": shown}
     return environment.get_template("page.html.j2").module

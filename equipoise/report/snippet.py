@@ -4,14 +4,21 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from equipoise.schemes.laws import (
+    BestOf,
+    Constant,
     DiagonalNoise,
     Framed,
+    Identity,
     Law,
     Mirrored,
     Normal,
     OffsetBias,
     Orthogonal,
+    Paired,
+    Sparse,
+    SpreadBias,
     Taps,
+    TruncatedNormal,
     Uniform,
     Zero,
 )
@@ -47,6 +54,8 @@ def snippet(f: Activation, laws: Sequence[Law], scheme: str = "auto") -> str:
         # No weight lies between hidden units.
         return call
     lines = _by_hand(f, laws[0], laws[1], laws[-1])
+    if not lines:
+        return call
     return "\n".join([call, _BY_HAND, *(f"    {line}" for line in lines)])
 
 
@@ -70,18 +79,35 @@ def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
             return [f"nn.init.orthogonal_(layer.weight, gain={gain:.6g})", bias]
         case Orthogonal(gain=gain):
             return [f"nn.init.orthogonal_(layer.weight, gain={gain:.6g})", bias]
-        case Normal(std=std):
-            return [f"nn.init.normal_(layer.weight, std={std:.6g})", bias]
-        case Uniform(bound=bound):
-            return [f"nn.init.uniform_(layer.weight, -{bound:.6g}, {bound:.6g})", bias]
-        case DiagonalNoise(diagonal=diagonal, noise_std=std):
+        case Normal(std=std, mean=mean):
+            at = f"mean={mean:.6g}, " if mean else ""
+            return [f"nn.init.normal_(layer.weight, {at}std={std:.6g})", bias]
+        case Uniform(bound=bound, mean=mean):
+            low, high = mean - bound, mean + bound
+            return [f"nn.init.uniform_(layer.weight, {low:.6g}, {high:.6g})", bias]
+        case TruncatedNormal(scale=scale, low=low, high=high, mean=mean):
+            return [
+                f"nn.init.trunc_normal_(layer.weight, {mean:.6g}, {scale:.6g}, {low:.6g}, "
+                f"{high:.6g})",
+                bias,
+            ]
+        case Constant(value=value):
+            return [f"nn.init.constant_(layer.weight, {value:.6g})", bias]
+        case Sparse(share=share, std=std):
+            return [f"nn.init.sparse_(layer.weight, {share:.6g}, {std:.6g})", bias]
+        case Identity(gain=gain):
+            return [f"layer.weight.copy_({gain:.6g} * torch.eye(width))", bias]
+        case DiagonalNoise(diagonal=diagonal, noise_std=std, noise="normal"):
             return [
                 f"nn.init.normal_(layer.weight, std={std:.6g})",
                 f"layer.weight.add_({diagonal:.6g} * torch.eye(width))",
                 bias,
             ]
-        case Zero() | OffsetBias() | Taps():
-            return [bias]
+        case Zero():
+            return ["layer.weight.zero_()", bias]
+        case DiagonalNoise() | Paired() | BestOf() | Taps() | OffsetBias() | SpreadBias():
+            # More than a few lines of plain PyTorch.
+            return []
         case _:
             assert_never(hidden)
 

@@ -57,5 +57,19 @@ class Convolution:
             return Fans(fan_in / self.steps, fan_out)
         return Fans(fan_in, fan_out / self.steps)
 
+    def block_shape(self, block: tuple[int, ...], in_size: int, out_size: int) -> tuple[int, int]:
+        """Shape of the matrix that a block of taps is, for one group of channels (``laws.Taps``).
+
+        >>> Convolution((3, 3), (2, 2)).block_shape((2, 2), 8, 16)
+        (16, 32)
+        """
+        rows, columns, taps = out_size // self.groups, in_size // self.groups, math.prod(block)
+        return (rows * taps, columns) if self.is_transposed else (rows, columns * taps)
+
+    @property
+    def stride_block(self) -> tuple[int, ...]:
+        """Taps that touch every site once: as many along each axis as the step has sites."""
+        return tuple(min(k, s) for k, s in zip(self.kernel, self.stride, strict=True))
+
 
 DENSE = Convolution()

@@ -13,21 +13,38 @@ from typing import assert_never
 import numpy as np
 
 from equipoise.errors import PlanError
+from equipoise.schemes import entries
+from equipoise.schemes.call_text import activation_of
+from equipoise.schemes.entries import semi_orthogonal
 from equipoise.schemes.laws import (
     Array,
+    BestOf,
+    Constant,
     DiagonalNoise,
     Frame,
     Framed,
+    Identity,
     Law,
     Matrix,
     Mirrored,
     Normal,
     OffsetBias,
     Orthogonal,
+    Paired,
+    Sparse,
+    SpreadBias,
     Taps,
+    TruncatedNormal,
     Uniform,
     Zero,
 )
+
+__all__ = ["PROBES", "Streams", "draw", "semi_orthogonal"]
+
+# Probes that follow the signal past sampled weights. Deep in a network they are all alike, but for
+# one weight alone 16 of them would leave more noise than there is difference between candidates.
+PROBES = 64
+_NEEDS_TWO_AXES = (Sparse, Identity, Orthogonal, DiagonalNoise, Framed, Paired, BestOf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +64,8 @@ class Streams:
     weights: Mapping[str, tuple[Law, tuple[int, ...]]] = field(default_factory=dict)
     # Two weights touch each frame: without this every frame would be factorized twice.
     _columns: dict[str, Array] = field(default_factory=dict, repr=False)
+    # Likewise a sampled weight needs the signal that all before it have passed on.
+    _signals: dict[str, Array] = field(default_factory=dict, repr=False)
 
     def rng(self, kind: str, name: str) -> np.random.Generator:
         """The generator of one 'parameter' or 'frame'."""
@@ -79,6 +98,32 @@ class Streams:
         joined = np.einsum("ck,kpj->cpj", carried, sites)
         return np.asarray(joined.reshape(frame.size, frame.columns))
 
+    def signal_before(self, law: BestOf, name: str, inputs: int) -> Array:
+        """Probes at the input of a sampled weight, shape (inputs, probes)."""
+        chain = []
+        previous = law.previous
+        while previous and previous not in self._signals:
+            chain.append(previous)
+            before, _ = self.weights[previous]
+            assert isinstance(before, BestOf)
+            previous = before.previous
+        # From the start of the stack on, so that no depth exhausts Python's own stack.
+        for weight in reversed(chain):
+            found, shape = self.weights[weight]
+            draw(found, weight, shape, self)
+        if law.previous:
+            return self._signals[law.previous]
+        feed = activation_of(law.feed)
+        probes = feed.f(self.rng("probes", name).standard_normal((inputs, PROBES)))
+        if feed.homogeneity == 1.0:
+            # Only their direction counts; the level of each would add its own fluctuation.
+            return np.asarray(probes / np.exp(entries.log_rms(probes)))
+        return probes
+
+    def keep_signal(self, name: str, signal: Array) -> None:
+        """Remember what a sampled weight passes on."""
+        self._signals[name] = signal
+
 
 def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array:
     """Draw one parameter.
@@ -101,17 +146,37 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
     True
     """
     match law:
-        case OffsetBias(weight=weight, constant=constant, centre=centre):
+        case OffsetBias(weight=weight, constant=constant, centre=centre, level=level):
             weight_law, weight_shape = streams.weights[weight]
             w = draw(weight_law, weight, weight_shape, streams)
-            # A kernel gathers the same offset at every tap.
-            w = w.reshape(len(w), weight_shape[1], -1).sum(-1)
+            taps = math.prod(weight_shape[2:])
+            # The mean of a patch has a value for each tap, any other is the same at all of them.
             point = streams.arrays[centre] if centre else np.zeros(weight_shape[1])
-            return np.asarray(-w @ (constant + point))
+            point = np.broadcast_to(point.reshape(weight_shape[1], -1), (weight_shape[1], taps))
+            return np.asarray(level - w.reshape(len(w), -1) @ (constant + point).ravel())
+        case SpreadBias():
+            return _spread_bias(law, shape, streams)
         case Taps():
             return _kernel(law, name, shape, streams)
         case _:
             return _draw_matrix(law, name, shape, streams, streams.rng("parameter", name))
+
+
+def _spread_bias(law: SpreadBias, shape: tuple[int, ...], streams: Streams) -> Array:
+    """Opposite spreads for the two units of each pair, less what the pairs before send on."""
+    bias = np.zeros(shape)
+    if law.std:
+        half = shape[0] // 2
+        beta = law.std * streams.rng("spread", law.space).standard_normal(half)
+        bias[: 2 * half] = np.concatenate([beta, -beta])
+    weight_law, weight_shape = streams.weights[law.weight]
+    w = draw(weight_law, law.weight, weight_shape, streams)
+    inputs = weight_shape[1]
+    point = streams.arrays[law.centre] if law.centre else np.zeros(inputs)
+    if law.in_std:
+        beta = law.in_std * streams.rng("spread", law.in_space).standard_normal(inputs // 2)
+        point = point + np.concatenate([law.slope * beta, np.zeros(inputs - inputs // 2)])
+    return np.asarray(bias - w @ point)
 
 
 def _draw_matrix(
@@ -121,7 +186,7 @@ def _draw_matrix(
     streams: Streams,
     rng: np.random.Generator,
 ) -> Array:
-    if len(shape) != 2 and isinstance(law, Orthogonal | DiagonalNoise | Framed):
+    if len(shape) != 2 and isinstance(law, _NEEDS_TWO_AXES):
         raise PlanError(
             f"{name!r} has shape {shape}: {type(law).__name__} needs 2 axes. "
             "Wrap it in Taps for a convolution; leave other shapes to Normal, Uniform or Zero."
@@ -129,20 +194,48 @@ def _draw_matrix(
     match law:
         case Zero():
             return np.zeros(shape)
-        case Normal(std=std):
-            return np.asarray(std * rng.standard_normal(shape))
-        case Uniform(bound=bound):
-            return np.asarray(rng.uniform(-bound, bound, shape))
+        case Constant(value=value):
+            return np.full(shape, value, dtype=np.float64)
+        case Normal(std=std, mean=mean):
+            return np.asarray(mean + std * rng.standard_normal(shape))
+        case Uniform(bound=bound, mean=mean):
+            return np.asarray(rng.uniform(mean - bound, mean + bound, shape))
+        case TruncatedNormal():
+            return entries.truncated_normal(law, shape, rng)
+        case Sparse():
+            return entries.sparse(law, shape, rng)
+        case Identity(gain=gain):
+            return gain * np.eye(shape[0], shape[1])
         case Orthogonal(gain=gain):
             return gain * semi_orthogonal(rng.standard_normal((max(shape), min(shape))), shape)
-        case DiagonalNoise(diagonal=diagonal, noise_std=noise_std):
-            rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
-            ones = (rows % shape[1] == columns).astype(np.float64)
-            return np.asarray(diagonal * ones + noise_std * rng.standard_normal(shape))
+        case DiagonalNoise():
+            return entries.diagonal_noise(law, shape, rng)
         case Framed():
             return _framed(law, name, shape, streams, rng)
+        case Paired(matrix=inner, rows=rows, columns=columns):
+            half = (shape[0] // (1 + rows), shape[1] // (1 + columns))
+            core = _draw_matrix(inner, name, half, streams, rng)
+            return entries.paired(core, shape, rows, columns, rng)
+        case BestOf():
+            return _best(law, name, shape, streams, rng)
         case _:
             assert_never(law)
+
+
+def _best(
+    law: BestOf, name: str, shape: tuple[int, ...], streams: Streams, rng: np.random.Generator
+) -> Array:
+    """The candidate after which the probes' mean log RMS is nearest to the target."""
+    f, signal = activation_of(law.activation).f, streams.signal_before(law, name, shape[1])
+    best, kept, nearest = np.zeros(shape), np.zeros((shape[0], signal.shape[1])), math.inf
+    for _ in range(law.draws):
+        candidate = _draw_matrix(law.matrix, name, shape, streams, rng)
+        sent = f(candidate @ signal)
+        distance = abs(float(entries.log_rms(sent).mean()) - law.target)
+        if distance < nearest:
+            best, kept, nearest = candidate, sent, distance
+    streams.keep_signal(name, kept)
+    return best
 
 
 def _kernel(law: Taps, name: str, shape: tuple[int, ...], streams: Streams) -> Array:
@@ -174,18 +267,6 @@ def _kernel(law: Taps, name: str, shape: tuple[int, ...], streams: Streams) -> A
     return weight
 
 
-def semi_orthogonal(normals: Array, shape: tuple[int, int] | tuple[int, ...]) -> Array:
-    """Haar semi-orthogonal matrix of a shape, from normals of shape (max, min) of it.
-
-    QR with the signs of R's diagonal folded in, without which the law is not Haar.
-    Source: arXiv math-ph/0609050.
-    """
-    q, r = np.linalg.qr(normals)
-    signs = np.where(np.diagonal(r) < 0, -1.0, 1.0)
-    q = q * signs
-    return np.ascontiguousarray(q if shape[0] >= shape[1] else q.T)
-
-
 def _framed(
     law: Framed, name: str, shape: tuple[int, ...], streams: Streams, rng: np.random.Generator
 ) -> Array:
@@ -194,7 +275,7 @@ def _framed(
     right = streams.columns(law.in_frame)[:, : law.rank]
     core = law.scale * left @ right.T
     expected = tuple(
-        2 * f.size + n % 2 if isinstance(layout, Mirrored) else f.size
+        2 * f.size + f.copies * (n // f.copies % 2) if isinstance(layout, Mirrored) else f.size
         for f, layout, n in zip(
             (out_frame, in_frame), (law.out_layout, law.in_layout), shape, strict=True
         )
@@ -204,16 +285,5 @@ def _framed(
             f"{name!r} has shape {tuple(shape)}, but its frames make {expected}. "
             "Make the plan anew for this model."
         )
-    weight = core
-    if isinstance(law.in_layout, Mirrored):
-        weight = np.concatenate([weight, -weight], axis=1)
-    if isinstance(law.out_layout, Mirrored):
-        weight = np.concatenate([weight, -weight], axis=0)
-    missing_row, missing_column = shape[0] - weight.shape[0], shape[1] - weight.shape[1]
-    if missing_row:
-        row = rng.standard_normal((1, weight.shape[1]))
-        norm = np.linalg.norm(weight) / math.sqrt(weight.shape[0]) if weight.size else law.scale
-        weight = np.concatenate([weight, row * (norm / np.linalg.norm(row))], axis=0)
-    if missing_column:
-        weight = np.concatenate([weight, np.zeros((weight.shape[0], 1))], axis=1)
-    return np.asarray(weight)
+    rows, columns = (isinstance(x, Mirrored) for x in (law.out_layout, law.in_layout))
+    return entries.paired(core, shape, rows, columns, rng)

@@ -2,22 +2,29 @@
 
 A hidden space is either plain, with its units centred at f(0), or mirrored, with units in pairs
 (v, -v) that together compute the odd part of f. The gains of all weights are solved together.
+
+A convolution reads a block of taps around the centre of its kernel: one tap where it does not
+stride, so that at birth each site is a dense network; as many as the stride is long otherwise, so
+that every site is read once. Such a patch, and a flattened map, have a frame that stays inside what
+the channels carry. A mirrored layout survives, since channels come first in both.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-
-from scipy.special import polygamma
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
-from equipoise.schemes.laws import Frame, Framed, Layout, Mirrored, OffsetBias, Plain, Zero
-from equipoise.theory.activations import Activation, linear
+from equipoise.schemes.laws import Frame, Framed, Layout, Mirrored, OffsetBias, Plain, Taps, Zero
+from equipoise.schemes.maps import Maps
+from equipoise.schemes.space import Entry, Space
+from equipoise.schemes.walk import walk
+from equipoise.theory.columns import Columns
 from equipoise.theory.hermite import statistics
-from equipoise.theory.oddpart import affine_departure, mirrored_pair
 from equipoise.theory.structured import BalancedStack, HiddenLayer, balance
+
+__all__ = ["DEFAULT_BUDGET", "Entry", "FramedStack", "Space", "framed_stack"]
 
 # Nats of growth of the mean-square gradient over a whole stack. Digits through 50 and 100 layers of
 # tanh are learnt alike from 0.05 to 1.2 (benchmarks/budget.py); 2.4 costs one to two percent.
@@ -25,78 +32,10 @@ DEFAULT_BUDGET = 0.3
 
 
 @dataclass(frozen=True)
-class Space:
-    """The units between two weights of a stack.
-
-    Attributes:
-        frame: name for the frame of the space.
-        width: number of units.
-        activation: what is applied there.
-        layout: plain or mirrored.
-    """
-
-    frame: str
-    width: int
-    activation: Activation
-    layout: Layout
-
-    @property
-    def size(self) -> int:
-        """Number of units that have a frame of their own: pairs where mirrored."""
-        return self.width // 2 if isinstance(self.layout, Mirrored) else self.width
-
-    @property
-    def function(self) -> Activation:
-        """What one column of the frame sees: f, or f(v) - f(-v)."""
-        if isinstance(self.layout, Plain):
-            return self.activation
-        pair = mirrored_pair(self.activation)
-        # Gates x g(x) with g(x) + g(-x) = 1 leave rounding only: the exact line has no spurious
-        # gradient growth to be budgeted.
-        return linear(pair.slope) if affine_departure(pair) == 0.0 else pair
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What enters a stack.
-
-    Attributes:
-        frame: name for the frame of the inputs.
-        size: number of inputs.
-        mean_square: second moment per input (per kept axis and centred, if those are given).
-        basis: name of the array of principal axes, or '' for a Haar frame.
-        centre: name of the array of input means, or ''.
-        spectrum: second moment along each axis of the basis, or empty for equal ones.
-        participation: effective number of directions in which the inputs vary, 0 for ``size``.
-    """
-
-    frame: str
-    size: int
-    mean_square: float
-    basis: str = ""
-    centre: str = ""
-    spectrum: tuple[float, ...] = ()
-    participation: float = 0.0
-
-    def log_variance(self, rank: int) -> float:
-        """Variance of the log energy that a Haar frame of some rank catches of these inputs.
-
-        For covariance eigenvalues l the energy has relative variance
-        (2 / k) (1 - k / n) (sum l^2 / (sum l)^2 - 1 / n) and is nearly a scaled chi-squared; inputs
-        that vary alike in all directions always give the same.
-        """
-        uneven = 1.0 / (self.participation or self.size) - 1.0 / self.size
-        relative = 2.0 / rank * (1.0 - rank / self.size) * uneven
-        if self.basis or relative <= 0.0:
-            return 0.0
-        return float(polygamma(1, 1.0 / relative))
-
-
-@dataclass(frozen=True)
 class FramedStack:
     """Laws for all weights and biases of a stack, in order, and what they lead to."""
 
-    weights: tuple[Framed, ...]
+    weights: tuple[Framed | Taps, ...]
     biases: tuple[OffsetBias | Zero, ...]
     frames: tuple[Frame, ...]
     balanced: BalancedStack | None
@@ -118,6 +57,7 @@ def framed_stack(
     fan_out: int,
     output_rms: float = 1.0,
     budget: float = DEFAULT_BUDGET,
+    maps: Maps | None = None,
 ) -> FramedStack:
     """Laws of a stack whose signal neither fades nor grows and whose gradient grows by exp(budget).
 
@@ -132,6 +72,8 @@ def framed_stack(
         fan_out: number of outputs.
         output_rms: RMS wanted of the outputs.
         budget: nats of mean-square gradient growth.
+        maps: a sample of inputs with the poolings and windows between the weights. Where it is
+            left out all sites are taken to be as loud as each other and nothing is pooled.
 
     Returns:
         The laws, the frames, the expected RMS of each weight's output (``signal``) and the RMS
@@ -152,64 +94,143 @@ def framed_stack(
     _checks.positive("output_rms", output_rms)
     _checks.positive("mean_square", entry.mean_square, "Give inputs that are not all 0.")
 
+    columns = _columns(entry, spaces, fan_out)
+    ranks = columns.kept
     sizes = [entry.size, *(space.size for space in spaces), fan_out]
-    ranks = [min(a, b) for a, b in pairwise(sizes)]
     names = [entry.frame, *(space.frame for space in spaces), exit_frame]
-    layouts: list[Layout] = [Plain(), *(space.layout for space in spaces), Plain()]
-    frames = tuple(
-        Frame(name, size, max(ranks[max(i - 1, 0) : i + 1]), entry.basis if i == 0 else "")
-        for i, (name, size) in enumerate(zip(names, sizes, strict=True))
-    )
+    used = [max(a, b) for a, b in pairwise([0, *ranks, 0])]
+    used[1:-1] = [max(a, b) for a, b in zip(ranks[:-1], columns.read[1:], strict=True)]
+    frames = [
+        Frame(name, size, count, entry.basis if i == 0 else "")
+        for i, (name, size, count) in enumerate(zip(names, sizes, used, strict=True))
+    ]
+    # What a weight reads where it joins sites: the same units at each of them.
+    sources = names[:-1]
+    for i, space in enumerate(spaces, 1):
+        if space.copies > 1:
+            sources[i] = f"{space.frame}:joined"
+            size = space.size * space.copies
+            frames[i] = replace(frames[i], columns=columns.read[i])
+            frames.append(Frame(sources[i], size, ranks[i], "", space.frame, space.copies))
 
-    balanced, scales, signal, gradient = _scales(entry, spaces, ranks, fan_out, output_rms, budget)
-    weights = tuple(
-        Framed(names[i + 1], names[i], ranks[i], scales[i], layouts[i + 1], layouts[i])
+    found = _expected(entry, spaces, columns, fan_out, output_rms, budget, maps)
+    layouts: list[Layout] = [Plain(), *(space.layout for space in spaces), Plain()]
+    matrices = [
+        Framed(names[i + 1], sources[i], ranks[i], found.scales[i], layouts[i + 1], layouts[i])
         for i in range(len(ranks))
+    ]
+    blocks = [entry.block, *(space.block for space in spaces)]
+    weights = tuple(
+        Taps(matrix, block) if block else matrix
+        for matrix, block in zip(matrices, blocks, strict=True)
     )
-    offsets = [0.0, *(
-        space.activation.value_at_zero if isinstance(space.layout, Plain) else 0.0
-        for space in spaces
-    )]  # fmt: skip
     biases: list[OffsetBias | Zero] = []
-    for i, (name, offset) in enumerate(zip(weight_names, offsets, strict=True)):
+    for i, (name, offset) in enumerate(zip(weight_names, (0.0, *found.offsets), strict=True)):
         centre = entry.centre if i == 0 else ""
         biases.append(OffsetBias(name, offset, centre) if offset or centre else Zero())
-    growth = balanced.gradient_log_growth if balanced else 0.0
+    growth = found.balanced.gradient_log_growth if found.balanced else 0.0
     narrowest = min((space.size for space in spaces), default=1)
-    chance = 20 * max(growth, 0.0) / narrowest + entry.log_variance(min(ranks))
-    log_std = math.sqrt(chance) / 2
-    return FramedStack(weights, tuple(biases), frames, balanced, signal, gradient, log_std)
+    # What comes behind joined sites is counted there.
+    joined = next((i for i, m in enumerate(columns.copies) if m > 1), len(ranks))
+    chance = 20 * max(growth, 0.0) / narrowest + entry.log_variance(min(ranks[:joined]))
+    log_std = math.sqrt(chance + found.log_variance) / 2
+    return FramedStack(
+        weights, tuple(biases), tuple(frames), found.balanced, found.signal, found.gradient, log_std
+    )
 
 
-def _scales(
+@dataclass(frozen=True)
+class _Expected:
+    """Scale of each weight, and the RMS of signal and gradient at its output."""
+
+    balanced: BalancedStack | None
+    scales: tuple[float, ...]
+    signal: tuple[float, ...]
+    gradient: tuple[float, ...]
+    offsets: tuple[float, ...]
+    log_variance: float = 0.0
+
+
+def _columns(entry: Entry, spaces: Sequence[Space], fan_out: int) -> Columns:
+    if not spaces:
+        # One weight alone: nothing is ordered, nothing joined.
+        rank = min(entry.size, fan_out)
+        return Columns((rank,), (rank,), (rank,), (1.0,), (rank,), rank, (1,))
+    return Columns.of(
+        [space.size for space in spaces],
+        entry.size,
+        fan_out,
+        entry.spectrum,
+        [space.copies for space in spaces],
+    )
+
+
+def _expected(
     entry: Entry,
     spaces: Sequence[Space],
-    ranks: Sequence[int],
+    columns: Columns,
     fan_out: int,
     output_rms: float,
     budget: float,
-) -> tuple[BalancedStack | None, list[float], tuple[float, ...], tuple[float, ...]]:
-    """Scale of each weight, and the RMS of signal and gradient at its output."""
+    maps: Maps | None,
+) -> _Expected:
     if not spaces:
-        arriving = entry.mean_square * ranks[0] / fan_out
-        return None, [output_rms / math.sqrt(arriving)], (output_rms,), (1.0,)
+        arriving = entry.mean_square * columns.kept[0] / fan_out
+        scale = output_rms / math.sqrt(arriving)
+        return _Expected(None, (scale,), (output_rms,), (1.0,), ())
 
-    layers = [HiddenLayer(space.size, space.function) for space in spaces]
+    layers = [HiddenLayer(space.size, space.function, space.copies) for space in spaces]
+    if maps:
+        balanced, is_centred = _balance_maps(layers, entry, spaces, fan_out, budget, maps)
+        found = walk(maps, spaces, balanced, columns, fan_out, output_rms, is_centred)
+        return _Expected(
+            balanced, found.scales, found.signal, found.gradient, found.offsets, found.log_variance
+        )
     balanced = balance(layers, entry.size, fan_out, budget, entry.spectrum)
-    surviving = min(ranks[0], *(space.size for space in spaces))
+    surviving = columns.surviving
     unit = sum(entry.spectrum[:surviving]) / surviving if entry.spectrum else entry.mean_square
     first = math.sqrt(balanced.column_energy / unit)
     last = output_rms * math.sqrt(fan_out / balanced.exit_energy)
-    scales = [first, *balanced.gains[:-1], last]
+    scales = (first, *balanced.gains[:-1], last)
 
     signal = (*(math.sqrt(q) for q in balanced.q), output_rms)
-    arriving = last**2 * ranks[-1]
+    arriving = last**2 * columns.kept[-1]
     gradient = []
-    for space, q, log_total in zip(spaces, balanced.q, balanced.cotangent_log, strict=True):
-        mean_square = arriving * math.exp(log_total) / space.size
+    for i, (space, q) in enumerate(zip(spaces, balanced.q, strict=True)):
+        # Cotangents are summed over the sites that are joined further on.
+        sites = math.prod(after.copies for after in spaces[i:])
+        mean_square = arriving * math.exp(balanced.cotangent_log[i]) / space.size / sites
         if isinstance(space.layout, Mirrored):
             # A pair's cotangent is shared out over its two units by their own slopes.
             own = statistics(space.activation, q).slope_energy
             mean_square *= own / statistics(space.function, q).slope_energy
         gradient.append(math.sqrt(mean_square))
-    return balanced, scales, signal, (*gradient, 1.0)
+    offsets = tuple(
+        space.activation.value_at_zero if isinstance(space.layout, Plain) else 0.0
+        for space in spaces
+    )
+    return _Expected(balanced, scales, signal, (*gradient, 1.0), offsets)
+
+
+def _balance_maps(
+    layers: Sequence[HiddenLayer],
+    entry: Entry,
+    spaces: Sequence[Space],
+    fan_out: int,
+    budget: float,
+    maps: Maps,
+) -> tuple[BalancedStack, bool]:
+    """Gains and levels, and whether biases take E f away and not only f(0).
+
+    An average over sites keeps what is alike everywhere, the mean of functions such as ELU, and
+    little of what differs. Without that mean SELU, which is kinked, overspends at every level.
+    """
+    if any(pool.kind == "average" for passage in maps.passages for pool in passage.late):
+        centred = [
+            replace(layer, is_centred=space.can_shift and isinstance(space.layout, Plain))
+            for layer, space in zip(layers, spaces, strict=True)
+        ]
+        found = balance(centred, entry.size, fan_out, budget, entry.spectrum)
+        if found.reached:
+            return found, True
+    return balance(layers, entry.size, fan_out, budget, entry.spectrum), False

@@ -14,32 +14,54 @@ def describe(law: Law) -> str:
     match law:
         case laws.Zero():
             return "0"
-        case laws.Normal(std=std):
-            return f"normal, std {std:.4g}"
-        case laws.Uniform(bound=bound):
-            return f"uniform, bound {bound:.4g}"
+        case laws.Constant(value=value):
+            return f"{value:.4g}"
+        case laws.Normal(std=std, mean=mean):
+            return f"normal, std {std:.4g}" + _mean(mean)
+        case laws.Uniform(bound=bound, mean=mean):
+            return f"uniform, bound {bound:.4g}" + _mean(mean)
+        case laws.TruncatedNormal(scale=scale, low=low, high=high, mean=mean):
+            return f"normal, std {scale:.4g}{_mean(mean)}, cut at {low:.4g} and {high:.4g}"
+        case laws.Sparse(share=share, std=std):
+            return f"normal, std {std:.4g}, {share:.4g} of each column 0"
+        case laws.Identity(gain=gain):
+            return f"identity, gain {gain:.4g}"
         case laws.Orthogonal(gain=gain):
             return f"orthogonal, gain {gain:.4g}"
-        case laws.DiagonalNoise(diagonal=d, noise_std=std):
-            return f"diagonal {d:.4g} + noise, std {std:.4g}"
+        case laws.DiagonalNoise(diagonal=d, noise_std=std, noise=noise):
+            kind = "noise" if noise == "normal" else f"{noise} noise"
+            return f"diagonal {d:.4g} + {kind}, std {std:.4g}"
         case laws.Framed(scale=scale, rank=rank):
             mirrored = isinstance(law.out_layout, laws.Mirrored) or isinstance(
                 law.in_layout, laws.Mirrored
             )
             return f"{'mirrored' if mirrored else 'framed'}, gain {scale:.4g}, rank {rank}"
-        case laws.OffsetBias(constant=constant, centre=centre):
+        case laws.OffsetBias(constant=constant, centre=centre, level=level):
             parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
-            return f"-W ({' + '.join(parts)})"
+            offset = f"-W ({' + '.join(parts)})" if parts else ""
+            return f"{level:.4g} {offset}".strip() if level or not offset else offset
+        case laws.SpreadBias(std=std, centre=centre):
+            centred = ", input mean taken away" if centre else ""
+            return f"kinks spread by {std:.4g}, undone behind{centred}"
+        case laws.Paired(matrix=inner):
+            return f"pairs (v, -v): {describe(inner)}"
+        case laws.BestOf(matrix=inner, draws=draws):
+            return f"best of {draws}: {describe(inner)}"
         case laws.Taps(matrix=inner, block=block):
             size = "centre tap" if max(block) == 1 else f"{'x'.join(map(str, block))} taps"
             return f"{size}: {describe(inner)}"
 
 
+def _mean(mean: float) -> str:
+    return f" around {mean:.4g}" if mean else ""
+
+
 _LAWS: dict[str, Callable[..., Law]] = {
     c.__name__: c
     for c in (
-        laws.Zero, laws.Normal, laws.Uniform, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
-        laws.OffsetBias, laws.Taps,
+        laws.Zero, laws.Constant, laws.Normal, laws.Uniform, laws.TruncatedNormal, laws.Sparse,
+        laws.Identity, laws.Orthogonal, laws.DiagonalNoise, laws.Framed, laws.Paired, laws.BestOf,
+        laws.OffsetBias, laws.SpreadBias, laws.Taps,
     )
 }  # fmt: skip
 _LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}

@@ -122,13 +122,19 @@ def stack_correlation(
             f"stack must be that of the {len(layers)} layers given, got one of {len(stack.q)}. "
             "Balance these layers."
         )
-    columns = Columns.of([layer.width for layer in layers], fan_in, fan_out, spectrum)
+    columns = Columns.of(
+        [layer.width for layer in layers],
+        fan_in,
+        fan_out,
+        spectrum,
+        [layer.copies for layer in layers],
+    )
     ends, sizes = columns.ends, columns.sizes
-    profile = [correlation * stack.column_energy * e for e in columns.entry]
+    profile = tuple(correlation * stack.column_energy * e for e in columns.entry)
     # A correlation at its fixed point, or inputs that stay the same, need one expectation only.
     known: dict[tuple[Activation, float, float], float] = {}
     hidden = []
-    for layer, q, gain, k in zip(layers, stack.q, stack.gains, columns.kept[1:], strict=True):
+    for weight, (layer, q, gain) in enumerate(zip(layers, stack.q, stack.gains, strict=True), 1):
         inside = sum(e * n for e, n, end in zip(profile, sizes, ends, strict=True)
                      if end <= layer.width)  # fmt: skip
         # Rounding may carry the correlation of equal inputs past 1.
@@ -138,8 +144,7 @@ def stack_correlation(
         if key not in known:
             known[key] = residual_covariance(*key)
         linear = statistics(layer.activation, key[1]).linear ** 2
-        profile = [gain**2 * (linear * e + known[key]) if end <= k else 0.0
-                   for e, end in zip(profile, ends, strict=True)]  # fmt: skip
+        profile = columns.carried(weight, [gain**2 * (linear * e + known[key]) for e in profile])
     leaving = sum(e * n for e, n in zip(profile, sizes, strict=True))
     output = leaving / (stack.exit_energy * stack.gains[-1] ** 2)
     return StackCorrelation(tuple(hidden), min(1.0, max(-1.0, output)))

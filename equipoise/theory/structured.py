@@ -10,6 +10,13 @@ keeps the first k. A cotangent behaves alike with alpha^2 and r = E f'^2 - alpha
 The gain keeps the energy of the kept columns, so the signal is at a fixed point in every layer;
 what then remains free, the energy itself, is set so that the mean-square gradient grows by exp(B)
 over the whole depth, for a budget B.
+
+What f0 has for a mean, which all inputs share, may be taken away by the next bias; r is then
+E f0^2 - (E f0)^2 - alpha^2 q, and the growth of a layer the mean Hermite degree without degree 0.
+
+A convolution that reads one tap is a dense layer at each site. A weight that joins sites mixes the
+carried columns of all of them (``theory.columns``); energies are then those of one site, cotangents
+are summed over the sites that were joined.
 """
 
 import math
@@ -35,12 +42,16 @@ class HiddenLayer:
     """One hidden space of units and the function applied there.
 
     Attributes:
-        width: number of units, or of mirrored pairs of units.
+        width: number of units, or of mirrored pairs of units; channels, in a convolution.
         activation: f, or for pairs f(v) - f(-v).
+        copies: number of sites of each unit that the next weight reads at once.
+        is_centred: whether the next bias takes E f(z) away, and not only f(0).
     """
 
     width: int
     activation: Activation
+    copies: int = 1
+    is_centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ class BalancedStack:
         exit_energy: total second moment of f0 in the columns that leave the stack, before that
             last weight.
         cotangent_log: log of the total mean-square cotangent at the preactivations of each hidden
-            layer, shape (L,), for one of total 1 at the last hidden layer's outputs.
+            layer, shape (L,), for one of total 1 at what the last weight reads; summed over the
+            sites that are joined further on.
         gradient_log_growth: log of the mean-square gradient at the first hidden layer over that
             at the last; the budget if it was reached.
         reached: whether the budget was reached.
@@ -121,7 +133,13 @@ def balance(
             raise ArgumentError(
                 f"activation must not be constant, got {layer.activation}. No signal passes it."
             )
-    columns = Columns.of([layer.width for layer in layers], fan_in, fan_out, spectrum)
+    columns = Columns.of(
+        [layer.width for layer in layers],
+        fan_in,
+        fan_out,
+        spectrum,
+        [layer.copies for layer in layers],
+    )
     kinds = _kinds(layers)
 
     def run(log_energy: float, reached: bool = True) -> BalancedStack:
@@ -180,10 +198,10 @@ def _run(
     forward: dict[tuple[object, ...], _Step] = {}
     profile = tuple(column_energy * e for e in columns.entry)
     steps: list[_Step] = []
-    for layer, kind, k in zip(layers, kinds, columns.kept[1:], strict=True):
-        key = (kind, k, profile)
+    for weight, (layer, kind) in enumerate(zip(layers, kinds, strict=True), 1):
+        key = (kind, columns.kept[weight], columns.read[weight], profile)
         if key not in forward:
-            forward[key] = _forward(layer, k, profile, columns)
+            forward[key] = _forward(layer, weight, profile, columns)
         steps.append(forward[key])
         profile = steps[-1].profile
 
@@ -192,16 +210,12 @@ def _run(
                       for end in columns.ends)  # fmt: skip
     log_total, logs = 0.0, []
     gain = 1.0
-    for layer, kind, step, k in zip(
-        reversed(layers),
-        reversed(kinds),
-        reversed(steps),
-        reversed(columns.kept[1:]),
-        strict=True,
-    ):
-        back = (kind, step.q, gain, k, cotangent)
+    for weight in range(len(layers), 0, -1):
+        layer, step = layers[weight - 1], steps[weight - 1]
+        back = (kinds[weight - 1], step.q, gain, columns.kept[weight], columns.read[weight],
+                cotangent)  # fmt: skip
         if back not in backward:
-            backward[back] = _backward(layer, step.q, gain, k, cotangent, columns)
+            backward[back] = _backward(layer, step.q, gain, weight, cotangent, columns)
         total, cotangent = backward[back]
         log_total += math.log(total)
         logs.append(log_total)
@@ -235,7 +249,9 @@ def _statistics(layer: HiddenLayer, q: float) -> GaussianStatistics:
     return statistics(layer.activation, float(f"{q:.12e}"))
 
 
-def _forward(layer: HiddenLayer, k: int, profile: tuple[float, ...], columns: Columns) -> _Step:
+def _forward(
+    layer: HiddenLayer, weight: int, profile: tuple[float, ...], columns: Columns
+) -> _Step:
     ends, sizes = columns.ends, columns.sizes
     inside = [e * n if end <= layer.width else 0.0
               for e, n, end in zip(profile, sizes, ends, strict=True)]  # fmt: skip
@@ -247,9 +263,12 @@ def _forward(layer: HiddenLayer, k: int, profile: tuple[float, ...], columns: Co
             "Pass one that grows more slowly, or a smaller budget."
         )
     linear = s.linear**2
-    spread = max(0.0, s.centred_energy - linear * q)
-    out = [linear * e + spread if end <= k else 0.0 for e, end in zip(profile, ends, strict=True)]
-    before = sum(e for e, end in zip(inside, ends, strict=True) if end <= k)
+    mean = s.mean - layer.activation.value_at_zero if layer.is_centred else 0.0
+    spread = max(0.0, s.centred_energy - mean * mean - linear * q)
+    own = [e if end <= layer.width else 0.0 for e, end in zip(profile, ends, strict=True)]
+    carried = columns.carried(weight, own)
+    before = sum(e * n for e, n in zip(carried, sizes, strict=True))
+    out = columns.carried(weight, [linear * e + spread for e in profile])
     power = before / sum(e * n for e, n in zip(out, sizes, strict=True))
     return _Step(q, math.sqrt(power), before, tuple(power * e for e in out))
 
@@ -258,7 +277,7 @@ def _backward(
     layer: HiddenLayer,
     q: float,
     gain: float,
-    k: int,
+    weight: int,
     profile: tuple[float, ...],
     columns: Columns,
 ) -> tuple[float, tuple[float, ...]]:
@@ -266,7 +285,7 @@ def _backward(
     ends, sizes = columns.ends, columns.sizes
     s = _statistics(layer, q)
     linear = s.linear**2
-    arriving = [gain**2 * b if end <= k else 0.0 for b, end in zip(profile, ends, strict=True)]
+    arriving = columns.returned(weight, [gain**2 * b for b in profile])
     mean = sum(b * n for b, n in zip(arriving, sizes, strict=True)) / layer.width
     spread = max(0.0, s.slope_energy - linear) * mean
     out = [

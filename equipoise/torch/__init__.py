@@ -3,7 +3,8 @@
 from equipoise.diagnose import Finding
 from equipoise.plan.plan import Assignment, Plan, Untouched
 from equipoise.torch.apply import apply, draw_
-from equipoise.torch.initialize import Diagnosis, Initialization, diagnose, initialize, plan
+from equipoise.torch.diagnosis import Diagnosis, diagnose
+from equipoise.torch.initialize import Initialization, initialize, plan
 
 __all__ = [
     "Assignment",

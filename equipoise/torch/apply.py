@@ -1,6 +1,7 @@
 """Draw a plan into a model: everything is drawn and checked before the first weight changes."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -8,10 +9,18 @@ from torch import nn
 from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan.plan import Plan
 from equipoise.schemes.draw import Streams, draw
-from equipoise.schemes.laws import Law
+from equipoise.schemes.laws import Array, Law
 from equipoise.torch.parameters import parameters_of
+from equipoise.torch.refusals import (
+    refuse_aliases,
+    refuse_unwritable,
+    usable,
+    warn_of_training,
+)
 
 _LARGEST_SEED = 2**63 - 1
+# Rounding that changes a weight by more than this share of its norm has lost it.
+_MOST_LOST = 0.01
 
 
 def root_seed(generator: torch.Generator | None) -> int:
@@ -40,17 +49,18 @@ def draw_(
         The tensor.
 
     Raises:
-        PlanError: if the tensor is on the meta device or the law cannot fill it.
+        PlanError: if the law cannot fill the tensor; if it is on the meta device, integer, complex,
+            sparse or quantized, has entries that share memory, or is too narrow for the values.
 
     >>> from equipoise.schemes.laws import Orthogonal
     >>> w = draw_(torch.empty(3, 5), Orthogonal(2.0), torch.Generator().manual_seed(0))
     >>> torch.allclose(w @ w.T, 4 * torch.eye(3), atol=1e-5)
     True
     """
-    _refuse_meta(name, tensor)
+    refuse_unwritable(name, tensor)
     values = draw(law, name, tuple(tensor.shape), Streams(root_seed(generator)))
     with torch.no_grad():
-        tensor.copy_(torch.from_numpy(values))
+        tensor.copy_(_rounded(name, values, tensor.dtype))
     return tensor
 
 
@@ -66,26 +76,21 @@ def draw_all(model: nn.Module, plan: Plan, seed: int) -> dict[str, torch.Tensor]
         New tensors by parameter name.
 
     Raises:
-        PlanError: if the plan does not fit the model, a parameter is on the meta device, or a value
-            does not fit its dtype.
+        PlanError: if the plan does not fit the model, a parameter cannot be written (on the meta
+            device, integer, complex, sparse, sharing memory), or values do not fit its dtype.
     """
     plan.verify_complete(parameters_of(model))
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for assignment in plan.assignments:
-        _refuse_meta(assignment.parameter, parameters[assignment.parameter])
+        refuse_unwritable(assignment.parameter, parameters[assignment.parameter])
+    refuse_aliases(model, [a.parameter for a in plan.assignments])
     streams = plan.streams(seed)
     drawn = {}
     for assignment in plan.assignments:
         name = assignment.parameter
         values = draw(assignment.law, name, assignment.shape, streams)
         target = parameters[name]
-        tensor = torch.from_numpy(values).to(target.dtype)
-        if not bool(torch.isfinite(tensor).all()):
-            raise PlanError(
-                f"values of {name!r} must fit {target.dtype}, got up to {abs(values).max():.3g}. "
-                "Use a wider dtype or scale the inputs."
-            )
-        drawn[name] = tensor.to(target.device)
+        drawn[name] = _rounded(name, values, target.dtype).to(target.device)
     return drawn
 
 
@@ -101,26 +106,94 @@ def apply(model: nn.Module, plan: Plan, generator: torch.Generator | None = None
         The root seed: the same plan and seed give the same weights in any process.
 
     Raises:
-        PlanError: if the plan does not fit the model or the model is on the meta device.
+        ArgumentError: if the model is no eager module with parameters.
+        PlanError: if the plan does not fit the model or a parameter cannot be written.
+
+    >>> from equipoise.torch.initialize import plan
+    >>> first, second = nn.Linear(4, 3), nn.Linear(4, 3)
+    >>> made = plan(first, torch.eye(4))
+    >>> seed = apply(first, made, torch.Generator().manual_seed(0))
+    >>> apply(second, made, torch.Generator().manual_seed(0)) == seed
+    True
+    >>> torch.equal(first.weight, second.weight)
+    True
     """
-    seed = root_seed(generator)
-    write(model, draw_all(model, plan, seed))
-    return seed
+    with torch.inference_mode(False), unless_refused(generator):
+        model = usable(model)
+        seed = root_seed(generator)
+        values = draw_all(model, plan, seed)
+        warn_of_training(model, stacklevel=2)
+        write(model, values)
+        return seed
+
+
+@contextlib.contextmanager
+def unless_refused(generator: torch.Generator | None) -> Iterator[None]:
+    """Put the generator back to where it stood if what runs inside is refused."""
+    used = generator if isinstance(generator, torch.Generator) else torch.default_generator
+    state = used.get_state()
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            used.set_state(state)
 
 
 def write(model: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copy values into parameters by name and return copies of what stood there."""
+    """Copy values into parameters by name and return copies of what stood there.
+
+    Values are written in place, whatever the strides and the device: version counters advance, so
+    that autograd refuses a backward pass through a graph that was made before. If one parameter
+    refuses, those written before it are put back.
+
+    Raises:
+        PlanError: if a parameter refuses; all hold what they held.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     before = {name: parameters[name].detach().clone() for name in values}
-    with torch.no_grad():
-        for name, value in values.items():
-            parameters[name].copy_(value)
+    begun: list[str] = []
+    done = False
+    try:
+        with torch.no_grad():
+            for name, value in values.items():
+                begun.append(name)
+                parameters[name].copy_(value)
+        done = True
+    except RuntimeError as error:
+        raise PlanError(
+            f"parameter {begun[-1]!r} must take the values drawn for it, it raised: "
+            f"{str(error).splitlines()[0]} Every parameter holds what it held before."
+        ) from error
+    finally:
+        # Whatever stopped it, an interrupt too: half a network is no network.
+        if not done:
+            for name in begun:
+                _put_back(parameters[name], before[name])
     return before
 
 
-def _refuse_meta(name: str, tensor: torch.Tensor) -> None:
-    if tensor.is_meta:
+def _put_back(parameter: torch.Tensor, value: torch.Tensor) -> None:
+    """Restore what can be restored; a parameter that refuses every write was never changed."""
+    with torch.no_grad(), contextlib.suppress(RuntimeError):
+        parameter.copy_(value)
+
+
+def _rounded(name: str, values: Array, dtype: torch.dtype) -> torch.Tensor:
+    """Values in a dtype; refused where they overflow, or vanish in its smallest numbers."""
+    exact = torch.from_numpy(values)
+    rounded = exact.to(dtype)
+    if not bool(torch.isfinite(rounded).all()):
         raise PlanError(
-            f"parameter {name!r} must have storage, got one on the meta device. Call "
-            "model.to_empty(device='cpu') first; a plan can be made without it."
+            f"values of {name!r} must fit {dtype}, got up to {abs(values).max():.3g}. "
+            "Use a wider dtype or scale the inputs."
         )
+    size = float(exact.norm())
+    if float((rounded.double() - exact).norm()) > _MOST_LOST * size:
+        raise PlanError(
+            f"values of {name!r} must fit {dtype}, got an RMS of {size / exact.numel() ** 0.5:.3g} "
+            f"where the smallest number of full precision is {torch.finfo(dtype).tiny:.3g}. "
+            "Use a wider dtype or scale the inputs."
+        )
+    return rounded

@@ -1,17 +1,20 @@
 """torch.export with errors that say whose fault it is."""
 
 import gc
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 import torch.fx.config
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from equipoise.errors import TraceError
 from equipoise.torch.inputs import ModelInputs
+from equipoise.torch.stateless import undisturbed
 
 # Torch versions without this switch export a little slower.
 _STACK_TRACES = "do_not_emit_stack_traces"
@@ -31,11 +34,26 @@ def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgra
         TraceError: if forward raises on these inputs, or cannot be followed.
     """
     try:
-        with _lean_export():
-            return torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
+        # A graph that export gave up on is printed to stderr: the error says what matters in it.
+        with _lean_export(), undisturbed(model), redirect_stderr(io.StringIO()):
+            program = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
     # What a model's forward raises is its own: any kind is possible and all mean the same here.
     except Exception as error:
         raise TraceError(_why(model, inputs, error)) from error
+    _refuse_open_shapes(model, program)
+    return program
+
+
+def _refuse_open_shapes(model: nn.Module, program: torch.export.ExportedProgram) -> None:
+    """Refuse graphs in which a shape follows from values, as behind a selection of rows."""
+    for node in program.graph.nodes:
+        for value in pytree.tree_leaves(node.meta.get("val")):
+            if isinstance(value, torch.Tensor) and not all(type(n) is int for n in value.shape):
+                raise TraceError(
+                    f"forward of {type(model).__name__} must make tensors of shapes that do not "
+                    f"depend on values, got one from operation {str(node.target)!r}. Multiply by "
+                    "a mask in place of selecting rows, or initialize its parts one by one."
+                )
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Exported graphs: names, shapes and modules of their nodes, and which of them share memory."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,10 +36,35 @@ def first_operand(node: fx.Node) -> fx.Node:
     return first
 
 
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of an ATen operation by their names, defaults included."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    named = {}
+    for place, argument in enumerate(node.target._schema.arguments):
+        if place < len(node.args):
+            named[argument.name] = node.args[place]
+        elif argument.name in node.kwargs:
+            named[argument.name] = node.kwargs[argument.name]
+        elif argument.has_default_value():
+            named[argument.name] = argument.default_value
+    return named
+
+
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """Shape of a tensor in the graph; None for anything else (tuples, numbers)."""
     value = node.meta.get("val")
     return tuple(int(n) for n in value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def shapes_of(node: fx.Node) -> dict[int, tuple[int, ...]]:
+    """Shapes of all tensors that an operation makes, by their place among its results."""
+    value = node.meta.get("val")
+    made = value if isinstance(value, list | tuple) else (value,)
+    return {
+        i: tuple(int(n) for n in tensor.shape)
+        for i, tensor in enumerate(made)
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def layer_of(node: fx.Node) -> str:
@@ -58,10 +83,35 @@ def why_not_read(node: fx.Node) -> str:
     return f"{operation} of {kind} is not modelled" if kind else f"{operation} is not modelled"
 
 
-class Memory:
-    """Follows in-place operations and views in the order of computation."""
+def autocast_body(node: fx.Node) -> tuple[fx.Graph, tuple[fx.Node, ...]] | None:
+    """The graph of a region under autocast and what is passed to it; None for any other node."""
+    if op_name(node) != "wrap_with_autocast":
+        return None
+    _device, _dtype, _is_enabled, _caches, body, *given = node.args
+    assert isinstance(body, fx.Node)
+    assert isinstance(body.target, str)
+    module = getattr(node.graph.owning_module, body.target)
+    return module.graph, tuple(a for a in given if isinstance(a, fx.Node))
 
-    def __init__(self) -> None:
+
+def in_order(graph: fx.Graph) -> Iterator[fx.Node]:
+    """Nodes in the order of computation, those of regions under autocast before their region."""
+    for node in graph.nodes:
+        body = autocast_body(node) if node.op == "call_function" else None
+        if body is not None:
+            yield from in_order(body[0])
+        yield node
+
+
+class Memory:
+    """Follows in-place operations and views in the order of computation.
+
+    Args:
+        nodes: all operations in that order.
+    """
+
+    def __init__(self, nodes: Iterable[fx.Node]) -> None:
+        self._place = {node: i for i, node in enumerate(nodes)}
         self._result: dict[fx.Node, fx.Node] = {}
         self._root: dict[fx.Node, fx.Node] = {}
         self._views: dict[fx.Node, list[fx.Node]] = {}
@@ -72,11 +122,32 @@ class Memory:
             node = self._result[node]
         return node
 
-    def sharing(self, node: fx.Node) -> list[fx.Node]:
-        """All whose memory a write to this one changes, empty if there is only itself."""
-        root = self._root.get(node, node)
-        views = self._views.get(root, [])
-        return [root, *views] if views else []
+    def place(self, node: fx.Node) -> int:
+        """Place of an operation in the order of computation."""
+        return self._place[node]
+
+    def sharing(self, write: fx.Node, written: fx.Node) -> list[fx.Node]:
+        """All whose memory a write changes, if any but what is written is read later; else none."""
+        root = self._root.get(written, written)
+        everyone = [root, *self._views.get(root, [])]
+        own = self._stages(written)
+        others = (stage for n in everyone for stage in self._stages(n) if stage not in own)
+        is_read_later = any(
+            self._place[user] > self._place[write] for n in others for user in n.users
+        )
+        return everyone if is_read_later else []
+
+    def _stages(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes that held one after another what stood in a node's memory."""
+        stages = [node]
+        while stages[-1] in self._result:
+            stages.append(self._result[stages[-1]])
+        return stages
+
+    def is_view_of(self, node: fx.Node, source: fx.Node) -> None:
+        """Take note that a node shares the memory of another."""
+        self._root[node] = self._root.get(source, source)
+        self._views.setdefault(self._root[node], []).append(node)
 
     def follow(self, node: fx.Node) -> None:
         """Take note of an operation, if it writes in place or makes a view."""
@@ -85,9 +156,7 @@ class Memory:
             self._root[node] = self._root.get(written, written)
             self._result[self.now(written)] = node
         elif _is_view(node):
-            source = first_operand(node)
-            self._root[node] = self._root.get(source, source)
-            self._views.setdefault(self._root[node], []).append(node)
+            self.is_view_of(node, first_operand(node))
 
 
 def _is_view(node: fx.Node) -> bool:

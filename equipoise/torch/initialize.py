@@ -1,4 +1,4 @@
-"""The calls a user makes: plan, initialize, diagnose."""
+"""The calls a user makes to start a model: plan, initialize."""
 
 from dataclasses import dataclass, field
 
@@ -6,18 +6,24 @@ import torch
 from torch import nn
 
 from equipoise import _checks
-from equipoise.diagnose import Finding
 from equipoise.diagnose import diagnose as find
-from equipoise.errors import ArgumentError, PlanError
-from equipoise.measurement import Measurements
-from equipoise.plan.make import make_plan
+from equipoise.errors import PlanError
+from equipoise.plan.make import PURPOSES, make_plan
 from equipoise.plan.plan import Plan
-from equipoise.plan.plan_stack import SCHEMES
 from equipoise.plan.trace import Trace
 from equipoise.report.report import Report
-from equipoise.torch.apply import draw_all, root_seed, write
+from equipoise.schemes.catalogue import parse_scheme
+from equipoise.torch.apply import draw_all, root_seed, unless_refused, write
 from equipoise.torch.inputs import Inputs, ModelInputs, read_inputs
 from equipoise.torch.measure import measure
+from equipoise.torch.refusals import (
+    refuse_meta,
+    refuse_mixed_meta,
+    refuse_unwritable,
+    usable,
+    warn_of_hidden_layers,
+    warn_of_training,
+)
 from equipoise.torch.trace import trace
 
 
@@ -31,45 +37,41 @@ class Initialization(Report):
     def undo(self) -> None:
         """Put back, bit for bit, the parameters that stood there before.
 
+        Also after training: what was learned in between is lost, since the values from before are
+        kept nowhere else. Buffers, gradients and optimizers are not touched.
+
         Raises:
-            PlanError: if nothing was written (a dry run) or it was undone already.
+            PlanError: if nothing was written (a dry run), it was undone already, or a parameter has
+                gone or has another shape or dtype by now; nothing is changed then.
         """
         if not self._before:
             raise PlanError(
                 "undo must follow an initialization that wrote weights, got a dry run or a second "
                 "call. Nothing is to be put back."
             )
+        now = dict(self._model.named_parameters(remove_duplicate=False))
+        for name, value in self._before.items():
+            found = now.get(name)
+            if found is None or (found.shape, found.dtype) != (value.shape, value.dtype):
+                held = "none" if found is None else f"{tuple(found.shape)} of {found.dtype}"
+                raise PlanError(
+                    f"parameter {name!r} must still have shape {tuple(value.shape)} and "
+                    f"{value.dtype} to be put back bit for bit, got {held}. Convert the model back "
+                    "first."
+                )
+            refuse_unwritable(name, found)
         write(self._model, self._before)
         self._before.clear()
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """What a model's forward and backward pass showed, and what is wrong.
-
-    Attributes:
-        model: name of the model's class.
-        measurements: by layer.
-        findings: the gravest first.
-    """
-
-    model: str
-    measurements: Measurements
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether no finding is an error or a warning."""
-        return all(f.severity == "info" for f in self.findings)
-
-    def __str__(self) -> str:
-        words = [str(f) for f in self.findings] or [
-            "in balance: signal and gradient reach every layer."
-        ]
-        return "\n".join([f"{self.model}, {len(self.measurements.layers)} affine layers:", *words])
-
-
-def plan(model: nn.Module, inputs: Inputs = None, scheme: str = "auto") -> Plan:
+def plan(
+    model: nn.Module,
+    inputs: Inputs = None,
+    scheme: str = "auto",
+    *,
+    purpose: str = "",
+    for_derivatives: bool = False,
+) -> Plan:
     """What ``initialize`` would draw; no tensor is touched, and meta-device models are welcome.
 
     Forward runs once on tensors without values: hooks and Python side effects in it take place.
@@ -79,8 +81,12 @@ def plan(model: nn.Module, inputs: Inputs = None, scheme: str = "auto") -> Plan:
         inputs: a batch as forward takes it: a tensor, a tuple of positional arguments or a dict of
             keyword arguments. May be left out for a Sequential that starts with Linear. Its scale,
             mean and principal axes are read.
-        scheme: ``auto``, ``xavier``, ``he``, ``orthogonal``, ``diagonal_noise``, ``centred`` or
-            ``mirrored``.
+        scheme: ``auto``, or a scheme of the catalogue with its options, such as ``he`` or
+            ``"he(distribution='uniform')"``; ``equipoise schemes`` lists them.
+        purpose: what the outputs are for: ``classification`` (logits), ``regression`` (targets of
+            mean 0 and variance 1), or '' where it is not said.
+        for_derivatives: whether the loss reads derivatives with respect to the inputs, as for
+            differential equations.
 
     Returns:
         The plan.
@@ -94,7 +100,10 @@ def plan(model: nn.Module, inputs: Inputs = None, scheme: str = "auto") -> Plan:
     >>> [a.parameter for a in p.assignments]
     ['0.weight', '0.bias', '2.weight', '2.bias']
     """
-    return _plan(model, inputs, scheme)[0]
+    with torch.inference_mode(False):
+        model = usable(model)
+        refuse_mixed_meta(model)
+        return _plan(model, inputs, scheme, purpose, for_derivatives)[0]
 
 
 def initialize(
@@ -103,12 +112,17 @@ def initialize(
     scheme: str = "auto",
     generator: torch.Generator | None = None,
     dry_run: bool = False,
+    *,
+    purpose: str = "",
+    for_derivatives: bool = False,
 ) -> Initialization:
     """Start a model in balance, in place, and report what was done and what came of it.
 
     The model is traced, every parameter gets a law or a reason to be left alone, all values are
     drawn and checked, and only then written. One forward and one backward pass on the inputs
-    measure the result. On any error the model is as it was, bit for bit.
+    measure the result. On any error the model is as it was, bit for bit, and so is the generator.
+    Of a model from ``torch.compile`` the module inside is meant. Where parameters hold gradients or
+    layers stand in a plain list, an ``EquipoiseWarning`` says so.
 
     Args:
         model: any module that torch.export can follow.
@@ -117,6 +131,8 @@ def initialize(
         generator: as in ``torch.nn.init``; one number is drawn from it as the root seed. Torch's
             global state is used where it is left out.
         dry_run: draw and measure without writing.
+        purpose: as for ``plan``.
+        for_derivatives: as for ``plan``.
 
     Returns:
         The report, with ``undo``.
@@ -130,13 +146,20 @@ def initialize(
     >>> initialize(net, torch.randn(64, 16), generator=torch.Generator().manual_seed(0)).ok
     True
     """
-    made, traced, arguments = _plan(model, inputs, scheme)
-    seed = root_seed(generator)
-    values = draw_all(model, made, seed)
-    measured = measure(model, traced, arguments, values)
-    findings = find(measured, made)
-    # Nothing can fail from here on.
-    before = {} if dry_run else write(model, values)
+    with torch.inference_mode(False), unless_refused(generator):
+        model = usable(model)
+        refuse_mixed_meta(model)
+        refuse_meta(model)
+        made, traced, arguments = _plan(model, inputs, scheme, purpose, for_derivatives)
+        seed = root_seed(generator)
+        values = draw_all(model, made, seed)
+        measured = measure(model, traced, arguments, values)
+        findings = find(measured, made)
+        # Here a filter may turn warnings into errors: nothing is written yet.
+        warn_of_hidden_layers(model, stacklevel=2)
+        if not dry_run:
+            warn_of_training(model, stacklevel=2)
+        before = {} if dry_run else write(model, values)
     return Initialization(
         type(model).__name__,
         made,
@@ -149,41 +172,11 @@ def initialize(
     )
 
 
-def diagnose(model: nn.Module, inputs: Inputs = None) -> Diagnosis:
-    """Measure a model as it stands and say what is wrong with it; nothing is touched.
-
-    Args:
-        model: any module that torch.export can follow.
-        inputs: as for ``plan``.
-
-    Returns:
-        Measurements and findings.
-
-    Raises:
-        ArgumentError: for an empty model or inputs that are not usable.
-        TraceError: if forward fails or cannot be followed.
-        PlanError: if the model is on the meta device.
-
-    >>> dead = nn.Sequential(*[nn.Linear(16, 16) for _ in range(60)])
-    >>> diagnose(dead, torch.randn(64, 16)).ok
-    False
-    """
-    _refuse_unusable(model)
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise PlanError(
-                f"parameter {name!r} must have storage, got one on the meta device. "
-                "Call model.to_empty(device='cpu') and load or initialize it first."
-            )
-    arguments = read_inputs(model, inputs)
-    traced = trace(model, arguments)
-    measured = measure(model, traced, arguments)
-    return Diagnosis(type(model).__name__, measured, find(measured))
-
-
-def _plan(model: nn.Module, inputs: Inputs, scheme: str) -> tuple[Plan, Trace, ModelInputs]:
-    _checks.one_of("scheme", scheme, SCHEMES)
-    _refuse_unusable(model)
+def _plan(
+    model: nn.Module, inputs: Inputs, scheme: str, purpose: str, for_derivatives: bool
+) -> tuple[Plan, Trace, ModelInputs]:
+    parse_scheme(scheme)
+    _checks.one_of("purpose", purpose, PURPOSES)
     arguments = read_inputs(model, inputs)
     # A model without storage is traced without data; their scale and axes are read all the same.
     has_storage = not any(p.is_meta for p in model.parameters())
@@ -192,31 +185,5 @@ def _plan(model: nn.Module, inputs: Inputs, scheme: str) -> tuple[Plan, Trace, M
     if not arguments.is_given:
         # Made-up inputs tell a scale of 1 and nothing more.
         samples = {}
-    return make_plan(traced, scheme, samples), traced, arguments
-
-
-def _refuse_unusable(model: nn.Module) -> None:
-    """Refuse what is no model, holds nothing, or hides its layers."""
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}. Wrap functions in one."
-        )
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ArgumentError(
-            f"model must be the module itself, got {type(model).__name__}. Pass model.module."
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ArgumentError(
-            "model must be an eager module, got a ScriptModule. Initialize it before scripting."
-        )
-    if next(model.parameters(), None) is None:
-        raise ArgumentError(
-            f"model must have parameters, got none in {type(model).__name__}. "
-            "Pass the module that holds the layers."
-        )
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ArgumentError(
-                f"parameter {name!r} must have a shape, got a lazy one. "
-                "Run one forward pass on real data first."
-            )
+    made = make_plan(traced, scheme, samples, purpose=purpose, for_derivatives=for_derivatives)
+    return made, traced, arguments

@@ -1,5 +1,7 @@
 """The inputs a caller gives: a tensor, a tuple, a dict of keyword arguments, or none."""
 
+import dataclasses
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,11 @@ from equipoise.torch.stateless import Copies, own_randomness
 
 Inputs = torch.Tensor | tuple[Any, ...] | Mapping[str, Any] | None
 _ROWS_WITHOUT_INPUTS = 256
+# What may stand beside tensors among the arguments of an exported forward.
+_CONSTANTS = (
+    torch.Tensor, bool, int, float, complex, str, type(None), enum.Enum,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +96,9 @@ def read_inputs(model: nn.Module, inputs: Inputs) -> ModelInputs:
         The arguments of forward.
 
     Raises:
-        ArgumentError: for another type, for values that are not finite, for empty tensors, or for
-            None where the first layer does not tell the shape.
+        ArgumentError: for another type, for values that are not finite, for tensors that are empty
+            or not dense, for meta tensors where the model has storage, or for None where the first
+            layer does not tell the shape.
     """
     match inputs:
         case None:
@@ -104,26 +112,86 @@ def read_inputs(model: nn.Module, inputs: Inputs) -> ModelInputs:
         case _:
             raise ArgumentError(
                 "inputs must be a tensor, a tuple of positional arguments or a dict of keyword "
-                f"arguments, got {type(inputs).__name__}. Wrap lists in a tuple."
+                f"arguments, got {type(inputs).__name__}. {_remedy(inputs)}"
             )
+    _refuse_foreign(found)
+    has_storage = not any(p.is_meta for p in model.parameters())
     for name, tensor in found.tensors():
-        if tensor.layout != torch.strided:
-            raise ArgumentError(
-                f"{name} must be dense, got layout {tensor.layout}. Call .to_dense() on a batch."
-            )
-        if tensor.numel() == 0:
-            raise ArgumentError(
-                f"{name} must hold at least one entry, got shape {tuple(tensor.shape)}. "
-                "Pass a batch of data."
-            )
-        if tensor.is_floating_point() and not tensor.is_meta:
-            bad = int((~torch.isfinite(tensor)).sum())
-            if bad:
-                raise ArgumentError(
-                    f"{name} must be finite, got {bad} nan or infinite of {tensor.numel()} "
-                    "entries. Clean the data before the model is initialized with it."
-                )
+        _refuse_unusable(name, tensor, has_storage)
     return _outside_inference(found)
+
+
+def _remedy(value: object) -> str:
+    """How to make inputs of what is none."""
+    match value:
+        case list():
+            return (
+                "Wrap lists in a tuple: (batch,) for a list that is one argument; batch[0] for "
+                "(inputs, targets) from a DataLoader."
+            )
+        case np.ndarray():
+            return "Pass torch.from_numpy(array), in the dtype of the model's weights."
+        case torch.utils.data.DataLoader() | torch.utils.data.Dataset():
+            return "Pass one batch of it: next(iter(DataLoader(...)))[0]."
+    if dataclasses.is_dataclass(value):
+        return "Pass its fields: a tuple of tensors, or a dict by the names that forward takes."
+    return "Pass one batch as forward takes it."
+
+
+def _refuse_foreign(inputs: ModelInputs) -> None:
+    """Refuse arguments that no exported forward takes."""
+    leaves = pytree.tree_leaves_with_path((inputs.args, dict(inputs.kwargs)))
+    for path, leaf in leaves:
+        if isinstance(leaf, _CONSTANTS):
+            continue
+        name = f"inputs{pytree.keystr(path[1:])}"
+        remedy = _remedy(leaf)
+        if dataclasses.is_dataclass(leaf):
+            kind = type(leaf).__name__
+            remedy = f"Call torch.export.register_dataclass({kind}) once, or pass its fields."
+        raise ArgumentError(
+            f"{name} must be a tensor, a number, a string, None or a list, tuple or dict of them, "
+            f"got {type(leaf).__name__}. {remedy}"
+        )
+
+
+def _refuse_unusable(name: str, tensor: torch.Tensor, has_storage: bool) -> None:
+    """Refuse tensors whose values cannot be read."""
+    if tensor.is_nested:
+        raise ArgumentError(
+            f"{name} must be dense, got a nested tensor. Pad it with "
+            "torch.nested.to_padded_tensor(x, 0.0), or pass rows of one length."
+        )
+    if tensor.layout != torch.strided:
+        raise ArgumentError(
+            f"{name} must be dense, got layout {tensor.layout}. Call .to_dense() on a batch."
+        )
+    if tensor.is_quantized:
+        raise ArgumentError(
+            f"{name} must hold plain numbers, got {tensor.dtype}. Call .dequantize() on it."
+        )
+    if tensor.numel() == 0:
+        raise ArgumentError(
+            f"{name} must hold at least one entry, got shape {tuple(tensor.shape)}. "
+            "Pass a batch of data."
+        )
+    if tensor.is_meta:
+        if has_storage:
+            raise ArgumentError(
+                f"{name} must hold values as the model does, got a tensor on the meta device. "
+                "Pass a batch of data on the model's device."
+            )
+        return
+    if tensor.is_floating_point() or tensor.is_complex():
+        # Types of 8 bits have no test of their own.
+        readable = tensor if tensor.is_complex() else tensor.detach().float()
+        wide = tensor if tensor.dtype.itemsize > 4 else readable
+        bad = int((~torch.isfinite(wide)).sum())
+        if bad:
+            raise ArgumentError(
+                f"{name} must be finite, got {bad} nan or infinite of {tensor.numel()} "
+                "entries. Clean the data before the model is initialized with it."
+            )
 
 
 def _outside_inference(inputs: ModelInputs) -> ModelInputs:
@@ -149,8 +217,9 @@ def _made_up(model: nn.Module) -> ModelInputs:
     weight = first.weight
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(
-        _ROWS_WITHOUT_INPUTS, first.in_features, generator=generator, dtype=torch.float32
-    )
+        _ROWS_WITHOUT_INPUTS, first.in_features,
+        generator=generator, dtype=torch.float32, device="cpu",
+    )  # fmt: skip
     return ModelInputs((rows.to(weight.device, weight.dtype),), is_given=False)
 
 

@@ -1,14 +1,12 @@
 """One forward and one backward pass, watched at every affine layer; no side effects."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from equipoise.errors import TraceError
@@ -17,11 +15,13 @@ from equipoise.plan.stacks import find_stacks
 from equipoise.plan.trace import Affine, Trace
 from equipoise.theory.activations import Activation, identity
 from equipoise.torch.inputs import ModelInputs, batch_rms
+from equipoise.torch.measure_layer import by_input, cosine, input_share, layer_measurement
+from equipoise.torch.measure_loss import NO_LOSS, Loss
+from equipoise.torch.measure_watch import Seen, Watch
 from equipoise.torch.stateless import Copies, own_randomness
 
-_MOST_ROWS = 128
-# The cosine of scalars is 1 or -1, of pairs not much else.
-_LEAST_UNITS = 4
+# More rows than these change no number that is measured by more than its own error.
+_MOST_INPUTS = 1024
 
 
 def measure(
@@ -29,27 +29,50 @@ def measure(
     trace: Trace,
     inputs: ModelInputs,
     values: Mapping[str, torch.Tensor] | None = None,
+    loss: Loss = NO_LOSS,
 ) -> Measurements:
-    """Send the inputs forward and a random cotangent back.
+    """Send the inputs forward, and the gradient of a loss or a random cotangent back.
 
-    The cotangent has independent normal entries of variance 1 / (number of output entries), so
-    gradients do not depend on a loss or on targets. Buffers are copied, random state is restored
-    and no gradient is left on any parameter.
+    Without a loss the cotangent has independent normal entries of variance 1 / (number of output
+    entries), so gradients depend on no targets. Of more than 1,024 rows as many are sent, evenly
+    spaced. Buffers are copied, random state is restored and no gradient is left on any parameter.
+    Hooks of the model fire once, as in any call.
 
     Args:
         model: the model.
-        trace: its trace.
+        trace: its trace; it says which activation follows a layer.
         inputs: what to send.
         values: tensors to use in place of parameters, by name; the model's own where left out.
+        loss: what gradients are of.
 
     Returns:
         The measurements.
 
     Raises:
-        TraceError: if forward raises.
+        ArgumentError: if the loss cannot be computed from outputs and targets.
+        TraceError: if forward or backward raises.
     """
-    copies = Copies(model, values or {}, with_gradient=True)
-    watch = _Watch({id(copy): name for name, copy in copies.by_name.items()})
+    given = _batch(inputs)
+    sent, loss = _fewer(inputs, loss, given)
+    try:
+        return _pass(model, trace, sent, values or {}, loss, given)
+    except TraceError:
+        if sent is inputs:
+            raise
+    # A forward that knows the size of its batch takes no other.
+    return _pass(model, trace, inputs, values or {}, loss, given)
+
+
+def _pass(
+    model: nn.Module,
+    trace: Trace,
+    inputs: ModelInputs,
+    values: Mapping[str, torch.Tensor],
+    loss: Loss,
+    given: int,
+) -> Measurements:
+    copies = Copies(model, values, with_gradient=True)
+    watch = Watch({id(copy): name for name, copy in copies.by_name.items()})
     # Dropout and the cotangent are the same at each call: a report can be repeated.
     with torch.inference_mode(False), torch.enable_grad(), own_randomness(model):
         try:
@@ -65,60 +88,42 @@ def measure(
             t for t in pytree.tree_leaves(output)
             if isinstance(t, torch.Tensor) and t.is_floating_point()
         ]  # fmt: skip
-        gradients = _backward(
-            model, outputs, [*watch.outputs, *(copies.by_name[n] for n in watch.weights)]
-        )
-
-    affines = [n for n in trace.nodes if isinstance(n, Affine)]
-    feeds = _following_activations(trace)
-    count = len(watch.outputs)
-    layers = []
-    for i, (name, seen) in enumerate(zip(watch.weights, watch.outputs, strict=True)):
-        matches = i < len(affines) and affines[i].weight == name
-        layer = affines[i].layer if matches else name.rpartition(".")[0] or name
-        activation = feeds.get(affines[i].output, identity()) if matches else identity()
-        layers.append(_layer(layer, name, seen, gradients[i], gradients[count + i], activation))
-    return _summary(layers, inputs, outputs)
+        value, facts = loss.of(output)
+        names = [n for n, p in copies.by_name.items() if p.requires_grad]
+        wanted = [s.output for s in watch.seen] + [copies.by_name[n] for n in names]
+        heads, cotangents = ([value], None) if value is not None else (outputs, _random(outputs))
+        found = _backward(model, heads, cotangents, wanted)
+    at_outputs = found[: len(watch.seen)]
+    at_parameters = dict(zip(names, found[len(watch.seen) :], strict=True))
+    layers = _layers(trace, watch.seen, at_outputs, at_parameters, copies, model)
+    summary = _summary(layers, inputs, outputs, given)
+    return replace(summary, **facts.__dict__, **_reach(model, at_parameters))
 
 
-class _Watch(TorchFunctionMode):
-    """Records the output of every linear map whose weight is a parameter, however it is called."""
-
-    def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__()
-        self._names = names
-        self.weights: list[str] = []
-        self.outputs: list[torch.Tensor] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is nn.functional.linear:
-            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
-            if id(weight) in self._names:
-                self.weights.append(self._names[id(weight)])
-                self.outputs.append(out)
-                # An in-place activation behind it must not overwrite what is to be measured.
-                return out.clone()
-        return out
+def _random(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    count = sum(t.numel() for t in outputs if t.requires_grad)
+    return [
+        torch.randn(t.shape, dtype=torch.float32, device="cpu").to(t) / math.sqrt(count)
+        if t.requires_grad
+        else t
+        for t in outputs
+    ]
 
 
 def _backward(
-    model: nn.Module, outputs: list[torch.Tensor], targets: list[torch.Tensor]
+    model: nn.Module,
+    heads: list[torch.Tensor],
+    cotangents: list[torch.Tensor] | None,
+    targets: list[torch.Tensor],
 ) -> list[torch.Tensor | None]:
-    live = [t for t in outputs if t.requires_grad]
+    """Gradients at the targets, None where none arrives."""
+    live = [i for i, t in enumerate(heads) if t.requires_grad]
     wanted = [t for t in targets if t.requires_grad]
     if not live or not wanted:
         return [None] * len(targets)
-    count = sum(t.numel() for t in live)
-    cotangents = [torch.randn(t.shape, dtype=torch.float32).to(t) / math.sqrt(count) for t in live]
+    into = None if cotangents is None else [cotangents[i] for i in live]
     try:
-        found = iter(torch.autograd.grad(live, wanted, cotangents, allow_unused=True))
+        found = iter(torch.autograd.grad([heads[i] for i in live], wanted, into, allow_unused=True))
     except RuntimeError as error:
         raise TraceError(
             f"backward of {type(model).__name__} must run, it raised: {str(error).splitlines()[0]} "
@@ -127,58 +132,36 @@ def _backward(
     return [next(found) if t.requires_grad else None for t in targets]
 
 
-def _layer(
-    layer: str,
-    weight: str,
-    output: torch.Tensor,
-    gradient: torch.Tensor | None,
-    weight_gradient: torch.Tensor | None,
-    activation: Activation,
-) -> LayerMeasurement:
-    if output.numel() == 0:
-        nan = math.nan
-        return LayerMeasurement(layer, weight, output.shape[-1], nan, nan, nan, nan, 0.0, 0.0)
-    rows = output.detach().double().reshape(-1, output.shape[-1])
-    if len(rows) > _MOST_ROWS:
-        rows = rows[torch.linspace(0, len(rows) - 1, _MOST_ROWS).long()]
-    z = rows.cpu().numpy()
-    with torch.no_grad():
-        dead = float((abs(activation.f(z)).max(axis=0) == 0).mean())
-        # A kinked unit is flat on half its inputs by design: only bounded functions saturate.
-        steepest = _steepest_if_bounded(activation)
-        flat = float((abs(activation.df(z)) < 0.01 * steepest).mean()) if steepest else 0.0
-    return LayerMeasurement(
-        layer,
-        weight,
-        output.shape[-1],
-        batch_rms(output),
-        batch_rms(gradient) if gradient is not None else math.nan,
-        float(weight_gradient.double().norm()) if weight_gradient is not None else math.nan,
-        _correlation(rows, _LEAST_UNITS),
-        flat,
-        dead,
-    )
-
-
-@lru_cache
-def _steepest_if_bounded(activation: Activation) -> float:
-    """Largest |f'| of a bounded activation; 0 for an unbounded one, or one flat on a side of 0."""
-    if 0.0 in (activation.slope_left, activation.slope_right):
-        return 0.0
-    far = float(abs(activation.f(np.array([-1e4, 1e4]))).max())
-    return float(abs(activation.df(np.linspace(-6, 6, 2001))).max()) if far < 1e3 else 0.0
-
-
-def _correlation(rows: torch.Tensor, least_units: int = 1) -> float:
-    """Mean cosine over pairs of different rows; nan for fewer units than say anything."""
-    n = len(rows)
-    if rows.shape[1] < least_units:
-        return math.nan
-    norms = rows.norm(dim=1, keepdim=True)
-    if n < 2 or not bool((norms > 0).all()):
-        return math.nan
-    total = float((rows / norms).sum(0).square().sum())
-    return (total - n) / (n * (n - 1))
+def _layers(
+    trace: Trace,
+    seen: list[Seen],
+    gradients: list[torch.Tensor | None],
+    at_parameters: Mapping[str, torch.Tensor | None],
+    copies: Copies,
+    model: nn.Module,
+) -> list[LayerMeasurement]:
+    """Each call of a layer beside the node of the trace that is the same turn of its weight."""
+    nodes: dict[str, list[Affine]] = {}
+    for node in trace.nodes:
+        if isinstance(node, Affine):
+            nodes.setdefault(node.weight, []).append(node)
+    feeds = _following_activations(trace)
+    trainable = {n: p.requires_grad for n, p in model.named_parameters()}
+    found = []
+    for one, gradient in zip(seen, gradients, strict=True):
+        waiting = nodes.get(one.weight)
+        turn = waiting.pop(0) if waiting else None
+        layer = turn.layer if turn else one.weight.rpartition(".")[0] or one.weight
+        measured = layer_measurement(
+            layer,
+            one,
+            copies.by_name[one.weight],
+            gradient,
+            at_parameters.get(one.weight),
+            feeds.get(turn.output, identity()) if turn else identity(),
+        )
+        found.append(replace(measured, is_trainable=trainable.get(one.weight, True)))
+    return found
 
 
 def _following_activations(trace: Trace) -> dict[int, Activation]:
@@ -190,20 +173,74 @@ def _following_activations(trace: Trace) -> dict[int, Activation]:
     return found
 
 
+def _reach(model: nn.Module, gradients: Mapping[str, torch.Tensor | None]) -> dict[str, Any]:
+    """How many of the trainable numbers have no gradient, and which parameters have none at all."""
+    total = still = 0
+    silent = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or name not in gradients or not parameter.numel():
+            continue
+        gradient = gradients[name]
+        # An embedding may have a sparse gradient.
+        zeros = parameter.numel()
+        if gradient is not None:
+            zeros = int((gradient.to_dense() == 0).sum())
+        total, still = total + parameter.numel(), still + zeros
+        if zeros == parameter.numel():
+            silent.append(name)
+    return {"without_gradient": still / total if total else 0.0, "silent": tuple(silent)}
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """Entries of several tensors, float64."""
+
+    numbers: torch.Tensor
+
+    @staticmethod
+    def of(tensors: list[torch.Tensor]) -> "_Flat":
+        return _Flat(
+            torch.cat(
+                [t.detach().double().reshape(-1).cpu() for t in tensors]
+                or [torch.empty(0, device="cpu")]
+            )
+        )
+
+
 def _summary(
-    layers: list[LayerMeasurement], inputs: ModelInputs, outputs: list[torch.Tensor]
+    layers: list[LayerMeasurement], inputs: ModelInputs, outputs: list[torch.Tensor], given: int
 ) -> Measurements:
-    given = [t for _, t in inputs.tensors() if t.is_floating_point()]
-    numbers = torch.cat([t.detach().double().reshape(-1).cpu() for t in given] or [torch.empty(0)])
-    first = given[0].detach().double() if given else torch.ones(1, 1, dtype=torch.float64)
-    rows = first.reshape(len(first), -1) if first.dim() else first.reshape(1, 1)
-    made = torch.cat([t.detach().double().reshape(-1).cpu() for t in outputs] or [torch.empty(0)])
+    tensors = [t for _, t in inputs.tensors() if t.is_floating_point()]
+    numbers, made = _Flat.of(tensors).numbers, _Flat.of(outputs).numbers
+    rows = by_input(tensors[0].detach()) if tensors else torch.ones(1, 1, device="cpu")
+    shares = [input_share(by_input(t.detach())) for t in outputs[:1] if t.dim() > 1]
     return Measurements(
         tuple(layers),
         batch_rms(numbers),
         float(numbers.mean()) if numbers.numel() else math.nan,
-        _correlation(rows),
+        cosine(rows),
         batch_rms(made),
         bool(torch.isfinite(made).all()),
-        len(rows),
+        _batch(inputs),
+        given,
+        shares[0] if shares else math.nan,
     )
+
+
+def _batch(inputs: ModelInputs) -> int:
+    """Number of rows of the first tensor that has any."""
+    return next((len(t) for _, t in inputs.tensors() if t.dim()), 1)
+
+
+def _fewer(inputs: ModelInputs, loss: Loss, count: int) -> tuple[ModelInputs, Loss]:
+    """Evenly spaced rows, where every tensor is clearly a batch of the same rows."""
+    tensors = [t for _, t in inputs.tensors()]
+    together = tensors + ([loss.targets] if loss.targets is not None else [])
+    are_rows = all(t.dim() and len(t) == count and count not in t.shape[1:] for t in together)
+    if count <= _MOST_INPUTS or not are_rows:
+        return inputs, loss
+    rows = torch.linspace(0, count - 1, _MOST_INPUTS, device="cpu").long()
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda t: t[rows.to(t.device)], (inputs.args, dict(inputs.kwargs))
+    )
+    return ModelInputs(args, kwargs, inputs.is_given), loss.at(rows)

@@ -7,7 +7,7 @@ arguments is named at once; everything else is evaluated and probed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from equipoise.errors import ArgumentError
 from equipoise.theory import activations
 from equipoise.theory.activations import Activation, Array
 from equipoise.theory.probe import probe
-from equipoise.torch.graph import op_name, written_operand
+from equipoise.torch.graph import first_operand, op_name
 
 # Pointwise operations that torch does not tag as such.
 _UNTAGGED = frozenset(
@@ -37,25 +37,76 @@ _UNTAGGED = frozenset(
 _NOT_A_FUNCTION = frozenset({"dropout", "bernoulli", "normal", "rand_like", "randn_like"})
 
 
+# What an operand of a step stands for: the result of an earlier step, a parameter, or the value
+# that the chain starts from, by its number.
+Operand = fx.Node | int
+
+_CASTS = frozenset({"to", "_to_copy", "float", "clone"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a chain.
+
+    Attributes:
+        node: the operation.
+        place: its place in the order of computation.
+        operands: what each graph node among its arguments stands for at that moment.
+    """
+
+    node: fx.Node
+    place: int
+    operands: tuple[tuple[fx.Node, Operand], ...]
+
+
 @dataclass(frozen=True)
 class Expression:
     """A chain of pointwise operations on one value.
 
     Attributes:
         base: number of the value.
-        source: graph node that holds the value.
-        nodes: the operations in order.
+        steps: the operations in order.
         constants: values of one-entry parameters among the operands, by graph node.
         parameters: names of those parameters.
         layer: module of the last operation.
     """
 
     base: int
-    source: fx.Node
-    nodes: tuple[fx.Node, ...]
-    constants: tuple[tuple[fx.Node, float], ...]
-    parameters: tuple[str, ...]
-    layer: str
+    steps: tuple[Step, ...] = ()
+    constants: tuple[tuple[fx.Node, float], ...] = ()
+    parameters: tuple[str, ...] = ()
+    layer: str = ""
+
+    @property
+    def is_cast(self) -> bool:
+        """Whether it changes nothing but the floating-point type or the memory of its value."""
+        return all(is_cast(step.node) for step in self.steps)
+
+
+def is_cast(node: fx.Node) -> bool:
+    """Whether a graph node changes floating-point type, device or memory and no number."""
+    return op_name(node) in _CASTS and node.meta["val"].is_floating_point()
+
+
+def grown(
+    parts: list[Expression],
+    step: Step,
+    constants: dict[fx.Node, float],
+    parameters: list[str],
+    layer: str,
+) -> Expression:
+    """The chain that ends in a step which reads these chains of one value, and constants."""
+    steps = {earlier.place: earlier for part in parts for earlier in part.steps}
+    for part in parts:
+        constants = dict(part.constants) | constants
+        parameters = [*part.parameters, *parameters]
+    return Expression(
+        parts[0].base,
+        (*(steps[place] for place in sorted(steps)), step),
+        tuple(constants.items()),
+        tuple(dict.fromkeys(parameters)),
+        layer,
+    )
 
 
 def is_pointwise(node: fx.Node) -> bool:
@@ -91,30 +142,41 @@ class ActivationReader:
 
 
 def _key(expression: Expression) -> object:
-    place = {node: i for i, node in enumerate((expression.source, *expression.nodes))}
+    place: dict[Operand, int] = {expression.base: 0}
+    for i, step in enumerate(expression.steps):
+        place[step.node] = i + 1
     constants = dict(expression.constants)
 
-    def argument(a: Any) -> object:
-        if isinstance(a, fx.Node):
-            return ("constant", constants[a]) if a in constants else ("node", place[a])
-        return repr(a)
+    def argument(a: Any, operands: dict[fx.Node, Operand]) -> object:
+        if not isinstance(a, fx.Node):
+            return repr(a)
+        operand = operands[a]
+        if isinstance(operand, fx.Node) and operand in constants:
+            return ("constant", constants[operand])
+        return ("step", place[operand])
 
     return tuple(
-        (str(n.target), tuple(argument(a) for a in n.args), repr(sorted(n.kwargs.items(), key=str)))
-        for n in expression.nodes
+        (
+            str(step.node.target),
+            tuple(argument(a, dict(step.operands)) for a in step.node.args),
+            repr(sorted(step.node.kwargs.items(), key=str)),
+        )
+        for step in expression.steps
     )
 
 
 def _named(expression: Expression) -> Activation | None:
     """A single operation of a parametric family, by its arguments."""
-    if len(expression.nodes) != 1:
+    if len(expression.steps) != 1:
         return None
-    node = expression.nodes[0]
-    constants = dict(expression.constants)
-    if node.args[0] is not expression.source or node.kwargs:
+    node = expression.steps[0].node
+    constants, operands = dict(expression.constants), dict(expression.steps[0].operands)
+    first = node.args[0]
+    if not isinstance(first, fx.Node) or operands[first] != expression.base or node.kwargs:
         return None
     arguments: list[Any] = [
-        constants.get(a, a) if isinstance(a, fx.Node) else a for a in node.args[1:]
+        constants.get(cast(fx.Node, operands[a]), a) if isinstance(a, fx.Node) else a
+        for a in node.args[1:]
     ]
     match op_name(node), arguments:
         case "leaky_relu", [*rest]:
@@ -140,7 +202,7 @@ def _named(expression: Expression) -> Activation | None:
 
 
 def _probed(expression: Expression) -> Activation:
-    names = [op_name(n) for n in expression.nodes]
+    names = [op_name(step.node) for step in expression.steps]
     run = _callable(expression)
 
     def f(x: Array) -> Array:
@@ -160,34 +222,26 @@ def _probed(expression: Expression) -> Activation:
 
 
 def _callable(expression: Expression) -> Callable[[torch.Tensor], torch.Tensor]:
-    constants: dict[fx.Node, Any] = dict(expression.constants)
-
     def run(x: torch.Tensor) -> torch.Tensor:
-        values: dict[fx.Node, Any] = {expression.source: x, **constants}
-
-        def look(a: Any) -> Any:
-            if isinstance(a, fx.Node):
-                v = values[a]
-                return torch.tensor(v, dtype=x.dtype) if isinstance(v, float) else v
-            return a
-
-        for node in expression.nodes:
-            name = op_name(node)
-            if name in ("to", "_to_copy", "float", "clone"):
-                # A cast changes no number here: probing stays in float64.
-                values[node] = look(node.args[0])
+        values: dict[Operand, torch.Tensor] = {expression.base: x}
+        for parameter, number in expression.constants:
+            values[parameter] = torch.tensor(number, dtype=x.dtype, device=x.device)
+        for step in expression.steps:
+            node, operands = step.node, dict(step.operands)
+            read = {raw: values[operand] for raw, operand in operands.items()}
+            if is_cast(node):
+                # Probing stays in float64, whatever type the model casts to.
+                values[node] = read[first_operand(node)].to(x.dtype)
                 continue
             assert isinstance(node.target, torch._ops.OpOverload)
-            args = tuple(fx.node.map_arg(a, look) for a in node.args)
-            kwargs = {k: fx.node.map_arg(v, look) for k, v in node.kwargs.items()}
+            args = tuple(fx.node.map_arg(a, read.__getitem__) for a in node.args)
+            kwargs = {k: fx.node.map_arg(v, read.__getitem__) for k, v in node.kwargs.items()}
             values[node] = _out_of_place(node.target)(*args, **kwargs)
-            written = written_operand(node)
-            if written is not None:
-                values[written] = values[node]
-        out = values[expression.nodes[-1]]
+        last = expression.steps[-1].node
+        out = values[last]
         if not isinstance(out, torch.Tensor) or not out.is_floating_point():
             raise ArgumentError(
-                f"{op_name(expression.nodes[-1])} must give floating-point numbers, got "
+                f"{op_name(last)} must give floating-point numbers, got "
                 f"{getattr(out, 'dtype', type(out).__name__)}. It is not an activation."
             )
         return out

@@ -1,9 +1,12 @@
 """Calling a model on copies: whatever forward does, the model and the caller's data stay."""
 
+import random
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -43,7 +46,9 @@ class Copies:
                 if id(tensor) not in made:
                     # Values are the caller's to spend; what the model holds is not.
                     given = values.get(first.get(id(tensor), ""))
-                    copy = tensor.detach().clone() if given is None else given.detach()
+                    # A copy made in inference mode could carry no gradient.
+                    with torch.inference_mode(False):
+                        copy = tensor.detach().clone() if given is None else given.detach()
                     if id(tensor) in first:
                         copy.requires_grad_(with_gradient and copy.is_floating_point())
                         self.by_name[first[id(tensor)]] = copy
@@ -51,13 +56,76 @@ class Copies:
                 self.by_slot[f"{prefix}.{name}" if prefix else name] = made[id(tensor)]
 
     def call(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The model's output for copies of the arguments, computed with these copies."""
+        """The model's output for copies of the arguments, computed with these copies.
+
+        What forward stores in attributes of modules is put back.
+        """
         arguments, keywords = pytree.tree_map_only(
             torch.Tensor, lambda t: t.detach().clone(), (args, dict(kwargs))
         )
-        return torch.func.functional_call(
-            model, self.by_slot, arguments, keywords, tie_weights=False
-        )
+        with undisturbed(model):
+            return torch.func.functional_call(
+                model, self.by_slot, arguments, keywords, tie_weights=False
+            )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run a model's forward as it is written, and put back what it stores in its modules.
+
+    Forward may count its calls, keep its last output, register buffers or draw from the random
+    generators of Python and numpy. Attributes, the contents of plain containers in them, tensors in
+    attributes and those generators are as before when this ends. Compiled parts run uncompiled, so
+    that their operations can be seen.
+    """
+    kept = [_Attributes(module) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for attributes in kept:
+            attributes.put_back()
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+class _Attributes:
+    """What stands in the attributes of one module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._values = dict(vars(module))
+        self._contents = [
+            (value, value.copy())
+            for value in self._values.values()
+            if isinstance(value, list | dict | set | deque)
+        ]
+        # Forward may write into tensors that are neither parameters nor buffers: it gets copies.
+        for name, value in self._values.items():
+            if isinstance(value, torch.Tensor):
+                vars(module)[name] = value.detach().clone().requires_grad_(value.requires_grad)
+
+    def put_back(self) -> None:
+        now = vars(self._module)
+        for name in [name for name in now if name not in self._values]:
+            del now[name]
+        now.update(self._values)
+        for value, before in self._contents:
+            _refill(value, before)
+
+
+def _refill(value: Any, before: Any) -> None:
+    """Give a plain container the contents it had, in their order."""
+    match value:
+        case list():
+            value[:] = before
+        case deque():
+            value.clear()
+            value.extend(before)
+        case dict() | set():
+            value.clear()
+            value.update(before)
 
 
 @contextmanager

@@ -1,51 +1,41 @@
 """nn.Module -> Trace, by torch.export; the only place where the axes of weights are read."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import fx, nn
 
-from equipoise.errors import ArgumentError, TraceError
-from equipoise.plan.trace import (
-    Affine,
-    Dropout,
-    Flatten,
-    Merge,
-    Node,
-    Nonlinearity,
-    Opaque,
-    Pool,
-    Reshape,
-    Spaces,
-    Trace,
-)
+from equipoise.errors import TraceError
+from equipoise.plan.trace import Dropout, Opaque, Permute, Trace
+from equipoise.schemes.convolution import DENSE
+from equipoise.torch.axes import axis_order, is_reshape
 from equipoise.torch.export import export
+from equipoise.torch.geometry import (
+    is_convolution,
+    is_pad,
+    pooled_axes,
+    read_convolution,
+    read_pad,
+    read_windows,
+)
 from equipoise.torch.graph import (
-    Memory,
-    first_operand,
+    arguments,
+    autocast_body,
+    in_order,
     layer_of,
     op_name,
     shape_of,
+    shapes_of,
     why_not_read,
     written_operand,
 )
 from equipoise.torch.inputs import ModelInputs
+from equipoise.torch.layers import affine, is_reduction, pool, reduction
 from equipoise.torch.parameters import parameters_of
-from equipoise.torch.pointwise import (
-    ActivationReader,
-    Expression,
-    is_pointwise,
-)
+from equipoise.torch.pointwise import is_cast, is_pointwise
+from equipoise.torch.reading import Reading
+from equipoise.torch.values import Held, renumbered, without_dead_ends
 
-_RESHAPES = frozenset(
-    {"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "_unsafe_view",
-     "contiguous", "clone", "alias", "view_as", "reshape_as"}
-)  # fmt: skip
 # Alpha dropout sets entries to another value and shifts all: it is not read.
 _DROPOUTS = frozenset({"dropout", "feature_dropout"})
-_MERGES = frozenset({"add"})
 
 
 def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
@@ -64,159 +54,208 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
     return _Reader(model, export(model, inputs)).read()
 
 
-class _Value:
-    """A value of the graph: its number, the space of its last axis and its shape."""
-
-    def __init__(self, number: int, space: int, shape: tuple[int, ...]) -> None:
-        self.number, self.space, self.shape = number, space, shape
-
-
 class _Reader:
     """One pass over an exported graph."""
 
     def __init__(self, model: nn.Module, program: torch.export.ExportedProgram) -> None:
         self.program = program
         self.parameters = parameters_of(model)
-        first = {alias: p.name for p in self.parameters for alias in (p.name, *p.aliases)}
-        signature = program.graph_signature
-        self.parameter_of = {
-            placeholder: first[name] for placeholder, name in signature.inputs_to_parameters.items()
-        }
-        self.tensors = dict(model.named_parameters(remove_duplicate=False))
-        self.user_inputs = {n for n in signature.user_inputs if isinstance(n, str)}
-        self.spaces = Spaces()
-        self.nodes: list[Node] = []
-        self.values: dict[fx.Node, _Value] = {}
-        self.expressions: dict[fx.Node, Expression] = {}
-        self.memory = Memory()
-        self.activations = ActivationReader()
+        self.state = Reading(model, in_order(program.graph))
         self.weight_spaces: dict[str, tuple[int, int]] = {}
-        self.count = 0
+        self.casts = False
         self.inputs: list[int] = []
         self.outputs: list[int] = []
 
     def read(self) -> Trace:
+        signature = self.program.graph_signature
+        first = {alias: p.name for p in self.parameters for alias in (p.name, *p.aliases)}
+        user_inputs = {n for n in signature.user_inputs if isinstance(n, str)}
+        user_outputs = {n for n in signature.user_outputs if isinstance(n, str)}
         for node in self.program.graph.nodes:
-            if node.op == "placeholder":
-                self._placeholder(node)
+            if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
+                self.state.parameter_of[node] = first[signature.inputs_to_parameters[node.name]]
+            elif node.op == "placeholder" and node.name in user_inputs:
+                self._input(node)
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
-                self._output(node)
-        number, sizes = self.spaces.compact()
+                results = [n for n in node.all_input_nodes if n.name in user_outputs]
+                self.outputs += [
+                    self.state.value(n).number for n in results if self.state.is_read(n)
+                ]
+        number, sizes, values = self.state.values.compact()
         return Trace(
-            tuple(_renumber(node, number) for node in self.nodes),
+            tuple(
+                renumbered(node, number, self.state.values.held)
+                for node in without_dead_ends(self.state.nodes, self.outputs)
+            ),
             tuple(self.inputs),
             tuple(self.outputs),
             sizes,
             self.parameters,
+            values,
         )
 
-    def _placeholder(self, node: fx.Node) -> None:
+    def _input(self, node: fx.Node) -> None:
         shape = shape_of(node)
-        if node.name in self.user_inputs and shape is not None:
-            value = self._new(node, shape)
+        if shape is not None:
+            self.state.held[node] = self.state.values.new(shape, {})
             if node.meta["val"].is_floating_point():
-                self.inputs.append(value.number)
-
-    def _output(self, node: fx.Node) -> None:
-        names = {n for n in self.program.graph_signature.user_outputs if isinstance(n, str)}
-        for result in node.all_input_nodes:
-            if result.name in names and self._is_read(result):
-                self.outputs.append(self._value(result).number)
+                self.inputs.append(self.state.held[node].number)
 
     def _call(self, node: fx.Node) -> None:
+        body = autocast_body(node)
+        if body is not None:
+            self._inline(node, *body)
+            return
         written = written_operand(node)
-        sharing = self.memory.sharing(written) if written is not None else []
+        sharing = self.state.memory.sharing(node, written) if written is not None else []
         if sharing:
             self._write_through_views(node, sharing)
             return
         self._read_call(node)
-        self.memory.follow(node)
+        self.state.memory.follow(node)
+
+    def _inline(self, region: fx.Node, body: fx.Graph, given: tuple[fx.Node, ...]) -> None:
+        """Read what a region under autocast computes as if it stood in the graph itself."""
+        operands, before = iter(given), self.casts
+        self.casts = region.args[2] is not False
+        for node in body.nodes:
+            if node.op == "placeholder":
+                outer = self.state.memory.now(next(operands))
+                if outer in self.state.parameter_of:
+                    self.state.parameter_of[node] = self.state.parameter_of[outer]
+                elif self.state.is_read(outer):
+                    self.state.held[node] = self.state.value(outer)
+                    self.state.memory.is_view_of(node, outer)
+            elif node.op == "call_function":
+                self._call(node)
+            elif node.op == "output":
+                results = enumerate(node.all_input_nodes)
+                self.state.several[region] = {
+                    i: self.state.value(n) for i, n in results if self.state.is_read(n)
+                }
+        self.casts = before
 
     def _read_call(self, node: fx.Node) -> None:
-        name = op_name(node)
-        if name == "linear" and self._affine(node):
+        """The first reading that fits makes the node; one that fails leaves nothing behind."""
+        first = node.args[0] if node.args else None
+        source = self.state.memory.now(first) if isinstance(first, fx.Node) else None
+        if op_name(node) == "getitem":
+            self._item(node)
+        elif source in self.state.parameter_of and is_cast(node):
+            self.state.parameter_of[node] = self.state.parameter_of[source]
+        elif op_name(node) == "linear" or is_convolution(node):
+            self._affine(node)
+        elif source is None or not self.state.is_read(source) or not self._read_of(node, source):
+            if not (is_pointwise(node) and (self.state.pointwise(node) or self.state.merge(node))):
+                self.state.opaque(node, why_not_read(node))
+
+    def _read_of(self, node: fx.Node, source: fx.Node) -> bool:
+        """Read an operation on a value that moves or gathers its entries; whether it was one."""
+        if is_pad(node):
+            pad = read_pad(node, self.state.value(source))
+            if pad is None:
+                return False
+            self.state.pads[node] = pad
+        elif op_name(node) in _DROPOUTS:
+            self._dropout(node, self.state.value(source))
+        elif is_reshape(node):
+            self._reshape(node, self.state.value(source))
+        elif (order := axis_order(node)) is not None:
+            before = self.state.value(source)
+            self.state.held[node] = after = self.state.values.permuted(before, order)
+            self.state.nodes.append(Permute(before.number, after.number, before.space, order))
+        elif pooled_axes(node):
+            self._pool(node, self.state.value(source))
+        elif is_reduction(node):
+            made = reduction(node, self.state.values, self.state.value(source), layer_of(node))
+            if made is None:
+                return False
+            self.state.nodes += made
+            self.state.results(node, {0: self.state.values.held[-1]})
+        else:
+            return False
+        return True
+
+    def _item(self, node: fx.Node) -> None:
+        """One of several results."""
+        whole, place = node.args
+        made = self.state.several.get(whole, {}) if isinstance(whole, fx.Node) else {}
+        if not made or not isinstance(place, int):
             return
-        if name in _DROPOUTS and self._is_read(first_operand(node)):
-            self._dropout(node)
-            return
-        if name in _RESHAPES and self._reshape(node):
-            return
-        if is_pointwise(node) and self._pointwise(node):
-            return
-        if name in _MERGES and self._merge(node):
-            return
-        self._opaque(node, why_not_read(node))
+        if place not in made:
+            # Of a maximum, values were read; places were not.
+            made[place] = places = self.state.values.new(shape_of(node) or (), {})
+            reason = "places of maxima are not modelled"
+            self.state.nodes.append(
+                Opaque(layer_of(node), reason, (), (made[0].number,), (places.number,))
+            )
+        self.state.held[node] = made[place]
 
     def _write_through_views(self, node: fx.Node, sharing: list[fx.Node]) -> None:
         """After a write to shared memory, none of the values that share it is what was read."""
-        sharing = [n for n in sharing if self._is_read(n)]
-        read = tuple(self._value(n).number for n in sharing)
+        sharing = [n for n in sharing if self.state.is_read(n)]
+        read = tuple(self.state.value(n) for n in sharing)
         reason = f"in-place operation {op_name(node)!r} changes values that share memory"
         made = []
-        for n in (*(self.memory.now(n) for n in sharing), node):
+        for n in (*(self.state.memory.now(n) for n in sharing), node):
             shape = shape_of(n)
             if shape is not None:
-                self.expressions.pop(n, None)
-                made.append(self._new(n, shape).number)
-        self.nodes.append(Opaque(layer_of(node), reason, (), read, tuple(made)))
+                self.state.expressions.pop(n, None)
+                self.state.pads.pop(n, None)
+                self.state.held[n] = self.state.values.new(shape, {})
+                made.append(self.state.held[n].number)
+        self.state.nodes.append(
+            Opaque(layer_of(node), reason, (), tuple(v.number for v in read), tuple(made))
+        )
 
-    def _dropout(self, node: fx.Node) -> None:
-        source = self._value(first_operand(node))
-        value = self._new(node, source.shape, source.space)
-        probability: Any = node.args[1]
-        self.nodes.append(
+    def _dropout(self, node: fx.Node, source: Held) -> None:
+        self.state.held[node] = made = self.state.values.same(source)
+        given = arguments(node)
+        self.state.nodes.append(
             Dropout(
                 layer_of(node),
-                float(probability),
-                bool(node.args[2]),
+                float(given["p"]),
+                bool(given["train"]),
                 source.number,
-                value.number,
+                made.number,
                 source.space,
             )
         )
 
-    def _affine(self, node: fx.Node) -> bool:
-        source, weight, *rest = node.args
-        bias = rest[0] if rest else None
-        if not isinstance(weight, fx.Node) or weight.name not in self.parameter_of:
-            return False
-        if len(shape_of(weight) or ()) != 2:
-            return False
-        if isinstance(bias, fx.Node) and bias.name not in self.parameter_of:
-            return False
-        if not isinstance(source, fx.Node) or not self._is_read(source):
-            return False
-        entered = self._value(source)
+    def _affine(self, node: fx.Node) -> None:
+        given, state = arguments(node), self.state
+        source, weight = state.memory.now(given["input"]), state.memory.now(given["weight"])
+        bias = None if given["bias"] is None else state.memory.now(given["bias"])
+        for part, used in (("weight", weight), ("bias", bias)):
+            if used is not None and used not in state.parameter_of:
+                reason = f"its {part} is not a parameter itself"
+                state.opaque(node, f"{why_not_read(node)}: {reason}")
+                return
+        if not state.is_read(source) or len(shape_of(weight) or ()) < 2:
+            state.opaque(node, why_not_read(node))
+            return
         self._same_dtype(node, source, weight)
-        # torch stores a linear weight as (out_features, in_features).
-        fan_out, fan_in = shape_of(weight) or (0, 0)
-        name = self.parameter_of[weight.name]
-        value = self._new(node, shape_of(node) or ())
-        if name in self.weight_spaces:
-            self.spaces.join(self.weight_spaces[name][0], entered.space)
-            self.spaces.join(self.weight_spaces[name][1], value.space)
-        self.weight_spaces[name] = (entered.space, value.space)
-        self.nodes.append(
-            Affine(
-                layer_of(node) or name.rpartition(".")[0] or name,
-                name,
-                self.parameter_of[bias.name] if isinstance(bias, fx.Node) else "",
-                entered.number,
-                value.number,
-                entered.space,
-                value.space,
-                fan_in,
-                fan_out,
-            )
-        )
-        return True
+        convolution, pad, is_absorbed = DENSE, state.pads.get(source), False
+        if is_convolution(node):
+            convolution, is_absorbed = read_convolution(node, pad)
+        entered = pad.source if pad is not None and is_absorbed else state.value(source)
+        name = state.parameter_of[weight]
+        layer = layer_of(node) or name.rpartition(".")[0] or name
+        names = (layer, name, state.parameter_of[bias] if bias is not None else "")
+        shape = shape_of(node) or ()
+        made, layer_node = affine(state.values, entered, shape, convolution, names)
+        self.state.held[node] = made
+        spaces = (layer_node.in_space, layer_node.out_space)
+        for mine, other in zip(spaces, self.weight_spaces.setdefault(name, spaces), strict=True):
+            self.state.values.spaces.join(mine, other)
+        self.state.nodes.append(layer_node)
 
     def _same_dtype(self, node: fx.Node, source: fx.Node, weight: fx.Node) -> None:
         """Export lets differing dtypes pass that a real forward refuses, unless it casts."""
         device = source.meta["val"].device.type
-        if device != "meta" and torch.is_autocast_enabled(device):
+        if self.casts or (device != "meta" and torch.is_autocast_enabled(device)):
             return
         given, needed = source.meta["val"].dtype, weight.meta["val"].dtype
         if given != needed:
@@ -225,121 +264,19 @@ class _Reader:
                 f"{given}. Convert the inputs with .to({needed})."
             )
 
-    def _reshape(self, node: fx.Node) -> bool:
-        source_node, shape = first_operand(node), shape_of(node)
-        if not self._is_read(source_node) or shape is None:
-            return False
-        source = self._value(source_node)
+    def _pool(self, node: fx.Node, source: Held) -> None:
+        windows = read_windows(node, source.shape[-pooled_axes(node) :])
+        if isinstance(windows, str):
+            self.state.opaque(node, windows)
+            return
+        made, pooled = pool(self.state.values, source, shapes_of(node)[0], windows, layer_of(node))
+        self.state.nodes.append(pooled)
+        self.state.results(node, {0: made})
+
+    def _reshape(self, node: fx.Node, source: Held) -> None:
+        shape = shape_of(node) or ()
         if shape == source.shape:
-            self.values[node] = source
-            return True
-        size, before = (shape or (1,))[-1], (source.shape or (1,))[-1]
-        value = self._new(node, shape, source.space if size == before else None)
-        self.nodes.append(Reshape(source.number, value.number, source.space, value.space, size))
-        return True
-
-    def _pointwise(self, node: fx.Node) -> bool:
-        """Grow an expression by one operation, if all it reads is one value and constants."""
-        parts: list[Expression] = []
-        constants: dict[fx.Node, float] = {}
-        parameters: list[str] = []
-        for raw in node.all_input_nodes:
-            operand = self.memory.now(raw)
-            if operand.name in self.parameter_of:
-                name = self.parameter_of[operand.name]
-                tensor = self.tensors[name]
-                if tensor.numel() != 1 or tensor.is_meta:
-                    return False
-                constants[raw] = float(tensor.detach())
-                parameters.append(name)
-            elif operand in self.expressions:
-                parts.append(self.expressions[operand])
-            elif operand in self.values:
-                value = self.values[operand]
-                parts.append(Expression(value.number, operand, (), (), (), ""))
-            else:
-                return False
-        if not parts or len({part.base for part in parts}) != 1 or shape_of(node) is None:
-            return False
-        if shape_of(node) != shape_of(parts[0].source):
-            return False
-        nodes = dict.fromkeys(n for part in parts for n in part.nodes)
-        for part in parts:
-            constants |= dict(part.constants)
-            parameters += part.parameters
-        self.expressions[node] = Expression(
-            parts[0].base,
-            parts[0].source,
-            (*nodes, node),
-            tuple(constants.items()),
-            tuple(dict.fromkeys(parameters)),
-            layer_of(node),
-        )
-        return True
-
-    def _merge(self, node: fx.Node) -> bool:
-        operands = [a for a in node.args if isinstance(a, fx.Node)]
-        if len(operands) != 2 or node.kwargs or not all(self._is_read(a) for a in operands):
-            return False
-        first, second = (self._value(a) for a in operands)
-        if first.shape != second.shape:
-            return False
-        self.spaces.join(first.space, second.space)
-        value = self._new(node, first.shape, first.space)
-        self.nodes.append(Merge((first.number, second.number), value.number, first.space))
-        return True
-
-    def _opaque(self, node: fx.Node, reason: str) -> None:
-        operands = [self.memory.now(n) for n in node.all_input_nodes]
-        used = [self.parameter_of[n.name] for n in operands if n.name in self.parameter_of]
-        read = [self._value(n).number for n in operands if self._is_read(n)]
-        shape = shape_of(node)
-        made = [self._new(node, shape).number] if shape is not None else []
-        if made or used or read:
-            self.nodes.append(Opaque(layer_of(node), reason, tuple(used), tuple(read), tuple(made)))
-
-    def _is_read(self, node: fx.Node) -> bool:
-        node = self.memory.now(node)
-        return node in self.values or node in self.expressions
-
-    def _value(self, node: fx.Node) -> _Value:
-        """The value of a graph node; an expression becomes a node of the trace when first read."""
-        node = self.memory.now(node)
-        if node in self.values:
-            return self.values[node]
-        expression = self.expressions[node]
-        source = self.values[expression.source]
-        layer = expression.layer
-        value = self._new(node, source.shape, source.space)
-        try:
-            activation = self.activations.read(expression)
-        except ArgumentError as error:
-            self.nodes.append(
-                Opaque(layer, str(error), expression.parameters, (source.number,), (value.number,))
-            )
-            return value
-        self.nodes.append(
-            Nonlinearity(
-                layer, activation, source.number, value.number, source.space, expression.parameters
-            )
-        )
-        return value
-
-    def _new(self, node: fx.Node, shape: tuple[int, ...], space: int | None = None) -> _Value:
-        if space is None:
-            space = self.spaces.new(shape[-1] if shape else 1)
-        value = _Value(self.count, space, shape)
-        self.count += 1
-        self.values[node] = value
-        return value
-
-
-def _renumber(node: Node, number: Mapping[int, int]) -> Node:
-    """Replace spaces by their compact numbers."""
-    match node:
-        case Affine() | Reshape() | Flatten():
-            return replace(node, in_space=number[node.in_space], out_space=number[node.out_space])
-        case Nonlinearity() | Dropout() | Merge() | Pool():
-            return replace(node, space=number[node.space])
-        case Opaque():
-            return node
+            self.state.held[node] = source
+            return
+        self.state.held[node], reshape = self.state.values.reshaped(source, shape)
+        self.state.nodes.append(reshape)

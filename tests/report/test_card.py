@@ -108,7 +108,11 @@ def test_a_torch_module_can_be_read():
     assert make_card(nn.GELU(), 16, 10).function is activations.gelu()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_takes_more_than_a_few_lines_is_not_copied():
+    assert make_card(activations.tanh(), 4, 3, "sampled").code.endswith("a batch of its inputs")
+
+
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s != "sampled"])
 @pytest.mark.parametrize(
     "act", [activations.gelu(), activations.tanh(), activations.sigmoid()], ids=str
 )
@@ -119,7 +123,10 @@ def test_the_code_keeps_the_signal_where_the_card_expects_it(act, scheme):
         pytest.skip(
             "pairs of an odd function need a first layer of pairs, which is not copied here"
         )
-    card = make_card(act, width, depth, scheme)
+    try:
+        card = make_card(act, width, depth, scheme)
+    except PlanError:
+        pytest.skip("the scheme is not for this activation")
     torch.manual_seed(0)
     block = card.code.partition("between hidden units:\n")[2]
     layers = [nn.Linear(width, width) for _ in range(depth)]
@@ -128,13 +135,13 @@ def test_the_code_keeps_the_signal_where_the_card_expects_it(act, scheme):
     half = torch.randn(4000, width // 2)
     # The state before a hidden layer: preactivations at the expected level, mirrored if pairs are.
     z = torch.cat([half, -half], 1) if "pairs" in block else torch.randn(4000, width)
-    if scheme != "diagonal_noise":
+    if scheme not in ("diagonal_noise", "odd_sigmoid"):
         z = z * card.signal[0] / z.square().mean().sqrt()
     for layer in layers[1:]:
         with torch.no_grad():
             z = layer(torch.from_numpy(act.f(z.double().numpy())).float())
     expected = card.signal[-2]
-    if scheme != "diagonal_noise" and expected > 0:
+    if scheme not in ("diagonal_noise", "odd_sigmoid") and expected > 0:
         allowed = max(0.1, 4 * card.log_std)
         assert abs(math.log(float(z.square().mean().sqrt()) / expected)) < allowed
 

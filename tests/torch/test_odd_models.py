@@ -107,8 +107,8 @@ def test_activations_that_jump_do_not_break_the_report(activation):
 
 
 def test_nothing_measured_is_not_in_balance():
-    convolutions = nn.Sequential(*[nn.Conv1d(4, 4, 3, padding=1) for _ in range(4)])
-    seen = eq.diagnose(convolutions, torch.randn(8, 4, 16))
+    norms = nn.Sequential(*[nn.BatchNorm1d(4) for _ in range(4)])
+    seen = eq.diagnose(norms, torch.randn(8, 4, 16))
     assert not seen.ok
     assert "in balance" not in str(seen)
     stopped = Two(lambda m, x: m.b(m.a(x).detach()))

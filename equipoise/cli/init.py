@@ -1,0 +1,98 @@
+"""``equipoise init``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.cli.batch import LARGEST_SEED, ROWS, make_batch
+from equipoise.cli.files import PLANS, REPORTS, WEIGHTS, check_target, save_weights, writing
+from equipoise.cli.imported import make_model
+from equipoise.cli.terminal import stdout_kept_clean, terminal
+
+
+def init(
+    factory: Annotated[str, typer.Argument(help="package.module:function that makes the model.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Shape of one input without the batch, such as 16 or 3,32,32; made up with mean 0 "
+            "and variance 1. Once for each argument of forward.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Inputs from a file: .npy, .npz, .pt or .safetensors."),
+    ] = None,
+    scheme: Annotated[
+        str, typer.Option(help="auto, or a scheme with its options: see equipoise schemes.")
+    ] = "auto",
+    purpose: Annotated[
+        str, typer.Option(help="What the outputs are for: classification or regression.")
+    ] = "",
+    for_derivatives: Annotated[
+        bool,
+        typer.Option(
+            "--for-derivatives", help="The loss reads derivatives with respect to the inputs."
+        ),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Of the draw and of the rows.", min=0, max=LARGEST_SEED)
+    ] = 0,
+    rows: Annotated[int, typer.Option(help="Rows to make, or to take from the file.")] = ROWS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Draw and measure; the model stays as it was made.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 1 for a warning too.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Save the report: .html, .json or .txt.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="Save the plan as .json.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Save the weights: .safetensors, .pt or .pth.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON and nothing else.")
+    ] = False,
+) -> None:
+    """Make a model, initialize it, and print the report.
+
+    The exit status is 1 if the report holds an error and 2 for bad arguments.
+
+    A file of data holds one array; or several: 'inputs', or arguments of forward by name.
+
+    Example: equipoise init mypackage.models:make_net --input 16 --save net.safetensors
+    """
+    check_target("--report", report, REPORTS)
+    check_target("--plan", plan, PLANS)
+    check_target("--save", save, WEIGHTS)
+    import torch
+
+    import equipoise.torch as eq
+
+    model = make_model(factory, seed)
+    batch = make_batch(model, inputs or (), data, rows, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with stdout_kept_clean():
+        result = eq.initialize(
+            model, batch.inputs, scheme, generator, dry_run,
+            purpose=purpose, for_derivatives=for_derivatives,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(result.to_json())
+    else:
+        result.print(terminal())
+    if report is not None:
+        with writing("--report", report):
+            typer.echo(f"report: {result.save(report)}", err=as_json)
+    if plan is not None:
+        with writing("--plan", plan):
+            typer.echo(f"plan: {result.plan.save(plan)}", err=as_json)
+    if save is not None:
+        save_weights(model, save)
+        typer.echo(f"weights: {save}", err=as_json)
+    if any(f.severity == "error" or (strict and f.severity == "warning") for f in result.findings):
+        raise typer.Exit(1)

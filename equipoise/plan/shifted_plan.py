@@ -1,0 +1,143 @@
+"""Stacks on frames whose units are moved apart: kinks of pairs spread, or all worked far from 0.
+
+Both leave the map of the stack as it is, linear at birth, and change what biases do: one keeps the
+units of a pair from bending at the same input, the other keeps every unit from bending at all.
+"""
+
+import math
+from dataclasses import replace
+
+from equipoise.errors import PlanError
+from equipoise.plan.choose import Choice
+from equipoise.plan.entry import Inputs
+from equipoise.plan.framed_plan import named_choice, plan_framed
+from equipoise.plan.stack_plan import StackPlan
+from equipoise.plan.stacks import Stack
+from equipoise.schemes.laws import Framed, Law, Mirrored, OffsetBias, Plain, SpreadBias
+from equipoise.theory.activations import linear
+from equipoise.theory.oddpart import affine_departure, mirrored_pair
+from equipoise.theory.shift import departure, shift_for_departure
+
+# One input in ten leaves the linear range of some unit where no shift is given.
+_LEAVING = 0.1
+
+
+def plan_shifted(stack: Stack, shift: float, inputs: Inputs, budget: float) -> StackPlan:
+    """Laws for units that rest at c > 0: W_l = O_l / f'(c), b_l = c - W_l f(c).
+
+    The stack is exactly linear, at full rank, for every input whose preactivations stay above 0.
+
+    Args:
+        stack: dense layers with activations that are a line on each side of 0.
+        shift: c in RMS of v, the part of the preactivation that moves; 0 for the one at which one
+            input in ten leaves the linear range.
+        inputs: what enters.
+        budget: nats of gradient growth, of which a line spends none.
+
+    Returns:
+        Its part of the plan.
+
+    Raises:
+        PlanError: naming the layer or activation that cannot be shifted.
+    """
+    _refuse_maps(stack, "shifted")
+    for affine, h in zip(stack.affines, stack.hidden, strict=False):
+        if h.activation.homogeneity != 1.0 or not h.activation.slope_right:
+            raise PlanError(
+                f"activation behind layer {affine.layer!r} must be a line above 0 to be shifted, "
+                f"got {h.activation}. Use scheme='auto'."
+            )
+    narrowest = min((h.width for h in stack.hidden), default=1)
+    far = shift or shift_for_departure(_LEAVING, narrowest, max(1, stack.depth))
+    lines = replace(
+        stack,
+        hidden=tuple(replace(h, activation=linear(h.activation.slope_right)) for h in stack.hidden),
+    )
+    choice = Choice("framed", tuple(Plain() for _ in stack.hidden), "")
+    planned = plan_framed(lines, choice, inputs, budget)
+    levels = [far * rms for rms in planned.signal[:-1]]
+    rests = [
+        0.0,
+        *(h.activation.slope_right * c for h, c in zip(stack.hidden, levels, strict=True)),
+    ]
+    biases: list[Law] = []
+    for affine, law, rest, level in zip(
+        stack.affines, planned.biases, rests, [*levels, 0.0], strict=True
+    ):
+        centre = law.centre if isinstance(law, OffsetBias) else ""
+        biases.append(OffsetBias(affine.weight, rest, centre, level))
+    chance = departure(far, narrowest, max(1, stack.depth)).stack
+    return replace(
+        planned,
+        biases=tuple(biases),
+        signal=(*(math.hypot(s, c) for s, c in zip(planned.signal, levels, strict=False)),
+                planned.signal[-1]),
+        reason=(
+            f"shifted, as asked for: units rest {far:.3g} RMS above 0, which {chance:.1%} of "
+            "Gaussian inputs leave somewhere"
+        ),
+    )  # fmt: skip
+
+
+def plan_spread(stack: Stack, spread: float, inputs: Inputs, budget: float) -> StackPlan:
+    """Mirrored pairs whose preactivations are v + beta and -(v + beta), beta ~ N(0, (t rms v)^2).
+
+    The next bias takes O beta away, so that the map stays linear while kinks lie apart.
+
+    Args:
+        stack: dense layers with activations whose odd part is exactly a line.
+        spread: t, positive.
+        inputs: what enters.
+        budget: as for ``plan_framed``.
+
+    Returns:
+        Its part of the plan.
+
+    Raises:
+        PlanError: naming the layer or activation whose pairs cannot be spread.
+    """
+    _refuse_maps(stack, "mirrored(spread=...)")
+    for affine, h in zip(stack.affines, stack.hidden, strict=False):
+        if affine_departure(mirrored_pair(h.activation)) != 0.0:
+            raise PlanError(
+                f"activation behind layer {affine.layer!r} must have an odd part that is a line "
+                f"for its kinks to be spread, got {h.activation}. Use 'mirrored' without spread."
+            )
+    planned = plan_framed(stack, named_choice(stack, "mirrored"), inputs, budget)
+    biases: list[Law] = []
+    signal = []
+    before, before_std, slope = "", 0.0, 1.0
+    for i, (affine, weight, law, rms) in enumerate(
+        zip(stack.affines, planned.weights, planned.biases, planned.signal, strict=True)
+    ):
+        is_pair = isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
+        std = spread * rms if is_pair else 0.0
+        space = f"{affine.weight}:out" if is_pair else ""
+        centre = law.centre if isinstance(law, OffsetBias) else ""
+        biases.append(SpreadBias(affine.weight, space, std, before, before_std, slope, centre))
+        signal.append(math.hypot(rms, std))
+        before, before_std = space, std
+        if i < stack.depth:
+            f = stack.hidden[i].activation
+            slope = f.slope_left + f.slope_right
+    return replace(
+        planned,
+        biases=tuple(biases),
+        signal=tuple(signal),
+        reason=f"{planned.reason}; kinks of pairs are spread by {spread:g} RMS",
+    )
+
+
+def _refuse_maps(stack: Stack, scheme: str) -> None:
+    """Biases move units alike at all sites, and only where every layer has one."""
+    for affine, can_shift in zip(stack.affines, stack.can_shift, strict=True):
+        if affine.convolution.kernel:
+            raise PlanError(
+                f"layer {affine.layer!r} must be linear for scheme {scheme!r}, got a convolution. "
+                "Use scheme='auto' or 'mirrored'."
+            )
+        if stack.hidden and not can_shift:
+            raise PlanError(
+                f"layer {affine.layer!r} must have a bias of its own for scheme {scheme!r}, got "
+                "none that may be drawn. Add one or use scheme='auto'."
+            )

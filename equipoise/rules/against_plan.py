@@ -1,0 +1,87 @@
+"""Measurements held against what a plan expects of them."""
+
+import math
+from dataclasses import dataclass
+
+from equipoise.measurement import Measurements
+from equipoise.plan.plan import Plan, Prediction
+from equipoise.rules.finding import Finding, Severity
+
+# A plan's expectation may be off by this factor beyond three standard deviations of the draw.
+_SLACK = 2.0
+# A mean cosine may be off by this much, and by this many standard deviations of a cosine between
+# random directions.
+_COSINE_SLACK, _COSINE_DEVIATIONS = 0.15, 3.0
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a plan expects of one measured layer; nan where it expects nothing.
+
+    Attributes:
+        signal, gradient: RMS, the gradient for the cotangent of the measurement.
+        log_std: standard deviation over draws of the log of either, nats.
+        correlation: mean cosine between outputs for different inputs.
+    """
+
+    signal: float
+    gradient: float
+    log_std: float
+    correlation: float = math.nan
+
+
+def expected_by_layer(m: Measurements, plan: Plan | None) -> tuple[Expectation, ...]:
+    """The plan's expectation for each measured layer, matched by weight and turn of use."""
+    waiting: dict[str, list[Prediction]] = {}
+    for prediction in plan.predictions if plan else ():
+        waiting.setdefault(prediction.weight, []).append(prediction)
+    nothing = Prediction("", "", math.nan, math.nan, -1)
+    found = [waiting[x.weight].pop(0) if waiting.get(x.weight) else nothing for x in m.layers]
+    # Gradients are predicted relative to the last layer of their stack.
+    ends = {p.stack: x.gradient for p, x in zip(found, m.layers, strict=True)}
+    return tuple(
+        Expectation(p.signal, p.gradient * ends[p.stack], p.log_std, p.correlation) for p in found
+    )
+
+
+def against_plan(m: Measurements, plan: Plan) -> list[Finding]:
+    """The worst disagreement of signal, gradient and cosine with what the plan expects."""
+    worst: dict[str, tuple[float, Finding]] = {}
+    for seen, e in zip(m.layers, expected_by_layer(m, plan), strict=True):
+        for name, observed, expected in (
+            ("signal", seen.signal, e.signal), ("gradient", seen.gradient, e.gradient),
+        ):  # fmt: skip
+            if not (0 < observed < math.inf and 0 < expected < math.inf):
+                continue
+            excess = abs(math.log(observed / expected)) - 3 * e.log_std - math.log(_SLACK)
+            if excess > worst.get(name, (0.0, None))[0]:
+                factor = _SLACK * math.exp(3 * e.log_std)
+                worst[name] = excess, _missed(
+                    seen.layer, name, f"RMS {expected:.3g} within a factor {factor:.2g}",
+                    f"RMS {observed:.3g}", "warning",
+                )  # fmt: skip
+        slack = _COSINE_SLACK + _COSINE_DEVIATIONS / math.sqrt(max(1, seen.width * seen.sites))
+        excess = abs(seen.correlation - e.correlation) - slack
+        if excess > worst.get("cosine", (0.0, None))[0]:
+            worst["cosine"] = excess, _missed(
+                seen.layer, "cosine between inputs", f"{e.correlation:.3f} +- {slack:.2f}",
+                f"{seen.correlation:.3f}", "info",
+            )  # fmt: skip
+    return [finding for _, finding in worst.values()]
+
+
+def _missed(layer: str, name: str, expected: str, observed: str, severity: Severity) -> Finding:
+    return Finding(
+        "prediction-missed", severity, layer, f"the {name} is not what theory expects of this draw",
+        expected, observed,
+        "Check that the inputs are typical and that forward has no hidden scaling.",
+    )  # fmt: skip
+
+
+def limits(plan: Plan) -> list[Finding]:
+    """What the plan itself says of its limits."""
+    remedy = "Predictions end here; the measurements do not."
+    return [
+        Finding("plan-limit", "info", place, what.rstrip("."), "", "", remedy)
+        for place, _, what in (note.partition(": ") for note in plan.notes)
+    ]

@@ -1,0 +1,61 @@
+"""Findings, and the table of their codes: every rule of the diagnosis in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+
+CODES: Mapping[str, str] = {
+    "non-finite": "nan or infinity in a weight or in the forward pass",
+    "vanished-signal": "the signal is exactly 0 from a layer on",
+    "vanishing-signal": "the signal falls by a factor of 30 or more over the hidden layers",
+    "exploding-signal": "the signal grows by a factor of 30 or more over the hidden layers",
+    "vanished-gradient": "the gradient is exactly 0 from a layer back",
+    "vanishing-gradient": "the gradient falls by a factor of 30 or more on its way back",
+    "exploding-gradient": "the gradient grows by a factor of 30 or more on its way back",
+    "zero-weights": "every weight of a layer is 0",
+    "symmetric-units": "units with equal weights and equal gradients, which never part",
+    "dead-units": "half of a layer's units or more give 0 on the whole batch",
+    "saturation": "half of a layer's entries or more sit where a bounded activation is flat",
+    "bias-dominates": "a layer's output is its bias, whatever the input",
+    "lost-correlation": "different inputs give nearly one direction",
+    "rank-collapse": "different inputs differ along one direction only",
+    "constant-output": "the output is the same for all inputs",
+    "loss-above-chance": "the cross-entropy is more than 1 above that of a guess, ln C",
+    "targets-out-of-range": "targets that no output can meet",
+    "target-scale": "targets far from mean 0 and RMS 1",
+    "input-scale": "inputs far from mean 0 and RMS 1",
+    "weights-without-gradient": "half of the trainable weights or more have no gradient",
+    "prediction-missed": "a measurement is not what the plan expects of its draw",
+    "not-measured": "a layer, or its gradient, could not be seen",
+    "not-read": "torch.export cannot follow forward: activations are not known",
+    "plan-limit": "what the plan itself says of its limits",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or worth knowing.
+
+    Attributes:
+        code: stable name of the rule, one of ``CODES``.
+        severity: ``error`` (will not train), ``warning`` (trains badly) or ``info``.
+        where: name of a layer, parameter or input.
+        what: the fact, in words.
+        expected: what it should be, '' where the fact is all there is.
+        observed: what it is.
+        remedy: what to do, one line.
+    """
+
+    code: str
+    severity: Severity
+    where: str
+    what: str
+    expected: str
+    observed: str
+    remedy: str
+
+    def __str__(self) -> str:
+        held = f" (expected {self.expected}, observed {self.observed})" if self.expected else ""
+        return f"{self.severity} {self.code} at {self.where!r}: {self.what}{held}. {self.remedy}"

@@ -1,0 +1,328 @@
+"""Every scheme by name: what it is, where it comes from, its options and what it suits."""
+
+from dataclasses import dataclass
+
+from equipoise import _checks
+from equipoise.errors import ArgumentError
+from equipoise.schemes.call_text import Value, read_call, write_call
+from equipoise.schemes.diagonal_noise import NOISES, PUBLISHED_ALPHA
+from equipoise.schemes.framed import DEFAULT_BUDGET
+from equipoise.schemes.variance import DISTRIBUTIONS, MODES
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a scheme.
+
+    Attributes:
+        name: as it is written.
+        default: its value where it is left out.
+        meaning: what it is, in a few words.
+        least, most: range of a number; the ends count unless ``is_open``.
+        is_open: whether the ends themselves are excluded.
+        is_whole: whether the number must be an integer.
+        choices: the words that are allowed, empty for numbers.
+    """
+
+    name: str
+    default: Value
+    meaning: str
+    least: float = float("-inf")
+    most: float = float("inf")
+    is_open: bool = False
+    is_whole: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        """The values that are allowed, in words.
+
+        >>> Option("draws", 16, "number of candidates", 1, 4096, is_whole=True).requirement
+        'an integer from 1 to 4096'
+        """
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        kind = "an integer" if self.is_whole else "a number"
+        if self.is_open:
+            bounds = [f"above {self.least:g}"] * (self.least > float("-inf"))
+            bounds += [f"below {self.most:g}"] * (self.most < float("inf"))
+            return " ".join([kind, " and ".join(bounds)]).rstrip()
+        if self.most < float("inf"):
+            return f"{kind} from {self.least:g} to {self.most:g}"
+        return f"{kind} of at least {self.least:g}" if self.least > float("-inf") else kind
+
+    def allows(self, value: Value) -> bool:
+        """Whether a value may be given.
+
+        >>> Option("order", 1.0, "s", 0, 4, is_open=True).allows(4.0)
+        False
+        """
+        if self.choices:
+            return isinstance(value, str) and value in self.choices
+        if isinstance(value, str | bool) or not abs(value) < float("inf"):
+            return False
+        if self.is_whole and value != int(value):
+            return False
+        if self.is_open:
+            return self.least < value < self.most
+        return self.least <= value <= self.most
+
+
+@dataclass(frozen=True)
+class SchemeEntry:
+    """One scheme of the catalogue.
+
+    Attributes:
+        name: as it is written.
+        summary: what it draws, in one line.
+        source: who published it, '' where it was put together here.
+        suits: the activations it is made for, in a few words.
+        options: what may be set.
+    """
+
+    name: str
+    summary: str
+    source: str
+    suits: str
+    options: tuple[Option, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A scheme with the options that were given.
+
+    Attributes:
+        name: of the catalogue.
+        given: options that were set, by name.
+    """
+
+    name: str
+    given: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def entry(self) -> SchemeEntry:
+        """Its entry in the catalogue."""
+        return CATALOGUE[self.name]
+
+    def has(self, option: str) -> bool:
+        """Whether an option was set."""
+        return any(name == option for name, _ in self.given)
+
+    def number(self, option: str) -> float:
+        """A numeric option, its default where it was not set.
+
+        >>> parse_scheme("sampled").number("draws")
+        16.0
+        """
+        value = self._value(option)
+        assert not isinstance(value, str)
+        return float(value)
+
+    def word(self, option: str) -> str:
+        """A worded option, its default where it was not set.
+
+        >>> parse_scheme("he").word("distribution")
+        'normal'
+        """
+        return str(self._value(option))
+
+    def _value(self, option: str) -> Value:
+        defaults = {o.name: o.default for o in self.entry.options}
+        return (defaults | dict(self.given))[option]
+
+    def __str__(self) -> str:
+        return write_call(self.name, dict(self.given))
+
+
+def _distribution(default: str) -> Option:
+    return Option("distribution", default, "law of the entries", choices=DISTRIBUTIONS)
+
+
+def _mode(default: str) -> Option:
+    return Option("mode", default, "pass whose mean square is kept", choices=MODES)
+
+
+_BOUND = Option("bound", 2.0, "cut of the truncated law, in its standard deviations", 0.1, 10.0)
+_NORMAL_OR_HAAR = Option(
+    "distribution", "normal", "law of the weights", choices=("normal", "orthogonal")
+)
+_TWO_LINES = "ReLU, leaky ReLU and lines exactly; others to first order in 1 / width"
+_BUDGET = Option(
+    "budget", DEFAULT_BUDGET, "nats of gradient growth over the stack", 0.0, 100.0, is_open=True
+)
+_NOISE = (
+    Option("noise", "normal", "law of the noise", choices=NOISES),
+    Option("bound", 2.0, "cut of truncated_normal, in standard deviations", 0.01, 10.0),
+    Option("degrees", 5.0, "degrees of freedom of student_t", 2.0, 1e6, is_open=True),
+)
+
+_ENTRIES = (
+    SchemeEntry(
+        "auto",
+        "chosen for each stack by its activations, depth and widths, with the reason",
+        "",
+        "every activation",
+    ),
+    SchemeEntry(
+        "xavier",
+        "variance 2 gain^2 / (fan_in + fan_out)",
+        "Glorot and Bengio 2010",
+        "activations of slope 1 at 0, shallow",
+        (
+            _distribution("uniform"),
+            Option("mode", "average", "fan that counts", choices=MODES),
+            Option("gain", 1.0, "factor of the entries", 0.0, is_open=True),
+            _BOUND,
+        ),
+    ),
+    SchemeEntry(
+        "he",
+        "variance 1 / (fan_in E f^2), exact for every activation",
+        "He et al. 2015, arXiv 1502.01852",
+        "every activation, wide or shallow",
+        (_distribution("normal"), _mode("fan_in"), _BOUND),
+    ),
+    SchemeEntry(
+        "lecun",
+        "variance gain^2 / fan_in",
+        "LeCun et al. 1998; SELU: arXiv 1706.02515",
+        "SELU; activations of slope 1 at 0, shallow",
+        (
+            _distribution("normal"),
+            Option("gain", 1.0, "factor of the entries", 0.0, is_open=True),
+            _BOUND,
+        ),
+    ),
+    SchemeEntry(
+        "orthogonal",
+        "semi-orthogonal weights, each drawn apart; a convolution at its centre taps",
+        "Saxe et al. 2013, arXiv 1312.6120; convolutions: arXiv 1806.05393",
+        "odd activations and lines, widths that do not change",
+        (Option("kernel", "delta", "taps that are not 0", choices=("delta", "flattened")),),
+    ),
+    SchemeEntry(
+        "diagonal_noise",
+        "identity (mod fan_in) over f'(0), plus noise of std alpha / sqrt(fan_in)",
+        "Lee, Choi and Choi 2024, arXiv 2410.02242",
+        "tanh and its like",
+        (
+            Option("alpha", PUBLISHED_ALPHA, "scale of the noise", 0.0, 10.0, is_open=True),
+            *_NOISE,
+        ),
+    ),
+    SchemeEntry(
+        "odd_sigmoid",
+        "diagonal + noise whose scale follows from a target layer",
+        "arXiv 2509.23085; the closed form is this library's own",
+        "odd sigmoids: tanh, erf, arctan, x / sqrt(1 + x^2), softsign",
+        (
+            Option("layer", 0, "layer to be reached, 0 for the last", 0, 1e6, is_whole=True),
+            Option("memory", 0.5, "E sgn x_0 sgn x_L that is left there", 1e-12, 0.88),
+            *_NOISE,
+        ),
+    ),
+    SchemeEntry(
+        "lyapunov",
+        "the scale at which the typical draw keeps its norm at finite width",
+        "arXiv 2602.10949",
+        _TWO_LINES,
+        (_NORMAL_OR_HAAR,),
+    ),
+    SchemeEntry(
+        "sampled",
+        "Lyapunov scale, and of several draws the one that keeps the signal's norm best",
+        "sampling: arXiv 2602.10949; the choice along the signal's path is this library's own",
+        _TWO_LINES + "; known activations only",
+        (
+            Option("draws", 16, "candidates for each weight", 1, 4096, is_whole=True),
+            _NORMAL_OR_HAAR,
+        ),
+    ),
+    SchemeEntry(
+        "fractional_moment",
+        "the scale that keeps E |x|^s; s = 2 is He's rule, s to 0 the typical draw",
+        "arXiv 2005.11878",
+        _TWO_LINES,
+        (Option("order", 1.0, "s", 0.0, 4.0, is_open=True), _NORMAL_OR_HAAR),
+    ),
+    SchemeEntry(
+        "identity",
+        "gain on the diagonal, at the centre tap of a convolution",
+        "Le et al. 2015, arXiv 1504.00941",
+        "lines and ReLU after positive inputs; nothing random tells units apart",
+        (Option("gain", 1.0, "factor of the diagonal", 0.0, is_open=True),),
+    ),
+    SchemeEntry(
+        "centred",
+        "orthogonal on frames that telescope, units centred at f(0), gain from a depth budget",
+        "",
+        "activations that are nearly affine at 0: tanh, sigmoid, ELU, SELU",
+        (_BUDGET,),
+    ),
+    SchemeEntry(
+        "mirrored",
+        "units in pairs (v, -v) on frames: exactly linear at birth for gates",
+        "looks-linear, for ReLU: arXiv 1702.08591",
+        "gates: ReLU, GELU, SiLU, softplus, leaky ReLU",
+        (
+            _BUDGET,
+            Option("spread", 0.0, "spread of the pairs' kinks over the RMS of v", 0.0, 10.0),
+        ),
+    ),
+    SchemeEntry(
+        "shifted",
+        "orthogonal on frames, units worked at a point away from the kink",
+        "",
+        "ReLU, leaky ReLU and their like in narrow dense networks",
+        (
+            Option("shift", 0.0, "distance from 0 in RMS of v, 0 for one that suits", 0.0, 100.0),
+            _BUDGET,
+        ),
+    ),
+)
+CATALOGUE: dict[str, SchemeEntry] = {entry.name: entry for entry in _ENTRIES}
+SCHEMES: tuple[str, ...] = tuple(CATALOGUE)
+
+
+def parse_scheme(text: str) -> Scheme:
+    """A scheme from its name, with options in brackets where they differ from the defaults.
+
+    Args:
+        text: such as ``he`` or ``he(distribution='uniform', mode='fan_out')``.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        ArgumentError: naming the scheme or option that is unknown, or the value that it cannot be.
+
+    >>> parse_scheme("fractional_moment(order=0.5)").number("order")
+    0.5
+    >>> str(parse_scheme("he( mode = 'fan_out' )"))
+    "he(mode='fan_out')"
+    """
+    call = read_call(text, "scheme", "he(distribution='uniform')")
+    entry = CATALOGUE[_checks.one_of("scheme", call.name, SCHEMES)]
+    options = {option.name: option for option in entry.options}
+    forms = ", ".join(f"{o.name}={o.default!r}" for o in entry.options) or "no options"
+    if call.given:
+        raise ArgumentError(
+            f"options of scheme {entry.name!r} must be written by name, got {call.given[0]!r}. "
+            f"It has {forms}."
+        )
+    seen = set[str]()
+    for name, value in call.named:
+        if not options:
+            raise ArgumentError(
+                f"scheme {entry.name!r} must stand without options, got {name}={value!r}. "
+                "Leave the brackets out."
+            )
+        option = options[_checks.one_of(f"option of scheme {entry.name!r}", name, options)]
+        if name in seen or not option.allows(value):
+            what = "given once" if name in seen else option.requirement
+            raise ArgumentError(
+                f"{name} of scheme {entry.name!r} must be {what}, got {value!r}. It is "
+                f"{option.meaning}; its default is {option.default!r}."
+            )
+        seen.add(name)
+    return Scheme(entry.name, call.named)

@@ -1,0 +1,203 @@
+"""What functions that fill one weight share: its axes, the activation meant, and the writing."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from equipoise.errors import ArgumentError
+from equipoise.schemes.call_text import activation_of
+from equipoise.schemes.convolution import Convolution
+from equipoise.schemes.fans import Fans
+from equipoise.schemes.laws import Law, Matrix, Taps
+from equipoise.theory import activations
+from equipoise.theory.activation import Activation
+from equipoise.theory.probe import probe
+from equipoise.torch.apply import draw_
+
+Nonlinearity = str | Activation | nn.Module | Callable[[Any], Any]
+
+LINES = (
+    "linear", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WeightAxes:
+    """The axes of one weight.
+
+    Attributes:
+        in_size, out_size: channels of all groups together.
+        convolution: how sites are joined; over no axes for a matrix.
+    """
+
+    in_size: int
+    out_size: int
+    convolution: Convolution
+
+    @property
+    def fans(self) -> Fans:
+        """Fans of a unit; those of an empty weight, which is never drawn, count axes as 1."""
+        return self.convolution.fans(max(1, self.in_size), max(1, self.out_size))
+
+    @property
+    def centre(self) -> tuple[int, ...]:
+        """A block of one tap."""
+        return (1,) * len(self.convolution.kernel)
+
+    def matrix_fans(self, block: tuple[int, ...]) -> Fans:
+        """Fans of the matrix that a block of taps is."""
+        rows, columns = self.convolution.block_shape(block, self.in_size, self.out_size)
+        return Fans(max(1, columns), max(1, rows))
+
+    def at(self, matrix: Matrix, block: tuple[int, ...]) -> Law:
+        """A matrix at a block of taps; the matrix itself where there is nothing to arrange."""
+        c = self.convolution
+        if not c.kernel and c.groups == 1 and not c.is_transposed:
+            return matrix
+        return Taps(matrix, block, c.groups, c.is_transposed)
+
+
+def weight_axes(
+    tensor: torch.Tensor,
+    groups: int = 1,
+    stride: int | tuple[int, ...] = 1,
+    transposed: bool = False,
+) -> WeightAxes:
+    """Read the axes of a weight: (out, in / groups, *kernel), transposed (in, out / groups, ...).
+
+    Args:
+        tensor: the weight, of at least 2 axes.
+        groups: of the convolution; divides the first axis.
+        stride: of the convolution, one number or one for each axis.
+        transposed: whether it belongs to a transposed convolution (or is used as x @ w).
+
+    Returns:
+        The axes.
+
+    Raises:
+        ArgumentError: for fewer than 2 axes, or groups or strides that do not fit.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentError(
+            f"tensor must be a torch.Tensor, got {type(tensor).__name__}. Pass layer.weight."
+        )
+    shape = tuple(tensor.shape)
+    if len(shape) < 2:
+        raise ArgumentError(
+            f"tensor must have at least 2 axes to have fans, got shape {shape}. "
+            "Fill vectors with zeros_, constant_ or normal_."
+        )
+    is_count = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
+    if not is_count or shape[0] % groups:
+        raise ArgumentError(
+            f"groups must be a positive integer that divides the first axis, got {groups} for "
+            f"shape {shape}. Pass the groups of the convolution."
+        )
+    kernel = shape[2:]
+    steps = (stride,) * len(kernel) if isinstance(stride, int) else tuple(stride)
+    if len(steps) != len(kernel) or any(not isinstance(s, int) or s < 1 for s in steps):
+        raise ArgumentError(
+            f"stride must be a positive integer, or one for each of {len(kernel)} axes, got "
+            f"{stride}. Pass the stride of the convolution."
+        )
+    convolution = Convolution(kernel, steps, groups=groups, is_transposed=bool(transposed))
+    if transposed:
+        return WeightAxes(shape[0], shape[1] * groups, convolution)
+    return WeightAxes(shape[1] * groups, shape[0], convolution)
+
+
+def fill(
+    tensor: torch.Tensor, law: Law, generator: torch.Generator | None, warn_if_empty: bool = True
+) -> torch.Tensor:
+    """Draw a law into a tensor, in place.
+
+    Args:
+        tensor: any floating-point tensor. On the meta device there is nothing to write: it is left
+            alone, as ``torch.nn.init`` does, so that models can be built there.
+        law: how to draw it.
+        generator: as in ``torch.nn.init``.
+        warn_if_empty: whether a tensor without entries draws a warning, as in ``torch.nn.init``.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ArgumentError: for what is no tensor.
+        PlanError: if the tensor cannot be written or is too narrow for the values.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentError(
+            f"tensor must be a torch.Tensor, got {type(tensor).__name__}. Pass layer.weight."
+        )
+    if 0 in tensor.shape:
+        if warn_if_empty:
+            warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+        return tensor
+    if tensor.is_meta and tensor.is_floating_point():
+        return tensor
+    return draw_(tensor, law, generator)
+
+
+def activation_from(nonlinearity: Nonlinearity, negative_slope: float = 0.01) -> Activation:
+    """The activation that a name, a module, a function or an Activation stands for.
+
+    Args:
+        nonlinearity: a name of ``torch.nn.init`` or of ``theory.activations``, a torch module or
+            its class, a pointwise function, or an Activation.
+        negative_slope: of ``leaky_relu`` where only its name is given.
+
+    Returns:
+        The activation; what is unknown is probed.
+
+    Raises:
+        ArgumentError: for an unknown name or a function that is not pointwise.
+
+    >>> str(activation_from(nn.GELU())), str(activation_from("leaky_relu", 0.2))
+    ('gelu', 'leaky_relu(negative_slope=0.2)')
+    """
+    match nonlinearity:
+        case Activation():
+            return nonlinearity
+        case str() if nonlinearity in LINES:
+            return activations.identity()
+        case "leaky_relu":
+            return activations.leaky_relu(float(negative_slope))
+        case str():
+            return activation_of(nonlinearity)
+        case type():
+            return activation_from(nonlinearity())
+        case nn.Module() | _ if callable(nonlinearity):
+            name = getattr(nonlinearity, "__name__", type(nonlinearity).__name__)
+            return probe(nonlinearity, str(name))
+    raise ArgumentError(
+        "nonlinearity must be a name, a torch module, a pointwise function or an Activation, got "
+        f"{type(nonlinearity).__name__}. Write nonlinearity='relu' or pass the module itself."
+    )
+
+
+def published_gain(name: str, param: float | None) -> float:
+    """The gains of ``torch.nn.init.calculate_gain``; nan for a name that it does not have."""
+    match name:
+        case "sigmoid":
+            return 1.0
+        case "tanh":
+            return 5.0 / 3
+        case "relu":
+            return math.sqrt(2.0)
+        case "leaky_relu":
+            slope = 0.01 if param is None else param
+            if isinstance(slope, bool) or not isinstance(slope, int | float):
+                raise ArgumentError(
+                    f"negative_slope must be a number, got {param!r}. Pass it as a float."
+                )
+            return math.sqrt(2.0 / (1 + slope**2))
+        case "selu":
+            return 0.75
+        case _:
+            return 1.0 if name in LINES else math.nan

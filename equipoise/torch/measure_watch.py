@@ -1,0 +1,92 @@
+"""Watching a forward pass: every linear map whose weight is a parameter, however it is called."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+# Number of axes that each operation runs over; a linear layer runs over none.
+_AXES: Mapping[Callable[..., Any], int] = {
+    F.linear: 0,
+    F.conv1d: 1,
+    F.conv2d: 2,
+    F.conv3d: 3,
+    F.conv_transpose1d: 1,
+    F.conv_transpose2d: 2,
+    F.conv_transpose3d: 3,
+}
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One call of an affine operation.
+
+    Attributes:
+        weight: name of its weight.
+        output: what it returned.
+        bias: its bias, or None.
+        axes: number of axes that it runs over, 0 for a linear layer.
+        groups: of channels.
+        is_transposed: whether the weight has shape (in, out / groups, *kernel).
+    """
+
+    weight: str
+    output: torch.Tensor
+    bias: torch.Tensor | None = None
+    axes: int = 0
+    groups: int = 1
+    is_transposed: bool = False
+
+    def by_unit(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight as one row of numbers for each unit, units in order of the output."""
+        if self.is_transposed:
+            split = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
+            return split.reshape(self.groups * weight.shape[1], -1)
+        return weight.reshape(len(weight), -1)
+
+    def values(self, tensor: torch.Tensor) -> torch.Tensor:
+        """An output, or a gradient there, as (inputs, sites, units)."""
+        unit_axis = tensor.dim() - 1 - self.axes
+        moved = tensor.detach().movedim(unit_axis, -1)
+        # Without a batch axis all of it is one input.
+        inputs = len(moved) if tensor.dim() > self.axes + 1 else 1
+        if moved.numel() == 0:
+            return moved.new_zeros(0, 1, moved.shape[-1])
+        return moved.reshape(inputs, -1, moved.shape[-1])
+
+
+class Watch(TorchFunctionMode):
+    """Records the output of every linear map whose weight is a parameter, however it is called."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self._names = names
+        self.seen: list[Seen] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        out = func(*args, **given)
+        if func in _AXES:
+            weight = args[1] if len(args) > 1 else given["weight"]
+            if id(weight) in self._names:
+                bias = args[2] if len(args) > 2 else given.get("bias")
+                # The seventh argument of conv1d(input, weight, bias, stride, padding, dilation,
+                # groups) and of conv_transpose1d(..., padding, output_padding, groups) alike.
+                groups = args[6] if len(args) > 6 else given.get("groups", 1)
+                self.seen.append(
+                    Seen(self._names[id(weight)], out, bias, _AXES[func], groups,
+                         func in _TRANSPOSED)
+                )  # fmt: skip
+                # An in-place activation behind it must not overwrite what is to be measured.
+                return out.clone()
+        return out

@@ -1,0 +1,170 @@
+"""What each node of an exported graph stands for while a trace is made of it."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import fx, nn
+
+from equipoise.errors import ArgumentError
+from equipoise.plan.trace import Merge, Node, Nonlinearity, Opaque
+from equipoise.torch.geometry import Pad, works_on_sites
+from equipoise.torch.graph import (
+    Memory,
+    layer_of,
+    op_name,
+    shape_of,
+    shapes_of,
+)
+from equipoise.torch.pointwise import (
+    ActivationReader,
+    Expression,
+    Operand,
+    Step,
+    grown,
+    is_pointwise,
+)
+from equipoise.torch.values import Held, Values
+
+_MERGES = frozenset({"add"})
+
+
+class Reading:
+    """The state of a reading, and the values that pointwise operations make.
+
+    A graph node stands for one of: a parameter, a value, a chain of pointwise operations on a
+    value, a padding that waits for its convolution, or several values.
+
+    Args:
+        model: its one-entry parameters may stand inside activations.
+        nodes: all graph nodes in the order of computation.
+    """
+
+    def __init__(self, model: nn.Module, nodes: Iterable[fx.Node]) -> None:
+        self.tensors = dict(model.named_parameters(remove_duplicate=False))
+        self.parameter_of: dict[fx.Node, str] = {}
+        self.held: dict[fx.Node, Held] = {}
+        self.expressions: dict[fx.Node, Expression] = {}
+        self.pads: dict[fx.Node, Pad] = {}
+        self.several: dict[fx.Node, dict[int, Held]] = {}
+        self.values = Values()
+        self.nodes: list[Node] = []
+        self.memory = Memory(nodes)
+        self.activations = ActivationReader()
+
+    def results(self, node: fx.Node, made: dict[int, Held]) -> None:
+        """Take note of what an operation makes: one value, or several by their places."""
+        if isinstance(node.meta["val"], torch.Tensor):
+            self.held[node] = made[0]
+        else:
+            self.several[node] = made
+
+    def pointwise(self, node: fx.Node) -> bool:
+        """Grow an expression by one operation, if all it reads is one value and constants."""
+        parts: list[Expression] = []
+        operands: list[tuple[fx.Node, Operand]] = []
+        constants: dict[fx.Node, float] = {}
+        parameters: list[str] = []
+        for raw in node.all_input_nodes:
+            operand = self.memory.now(raw)
+            if operand in self.parameter_of:
+                tensor = self.tensors[self.parameter_of[operand]]
+                if tensor.numel() != 1 or tensor.is_meta:
+                    return False
+                constants[operand] = float(tensor.detach())
+                parameters.append(self.parameter_of[operand])
+                operands.append((raw, operand))
+            elif operand in self.expressions:
+                parts.append(self.expressions[operand])
+                operands.append((raw, operand))
+            elif self.is_read(operand):
+                parts.append(Expression(self.value(operand).number))
+                operands.append((raw, parts[-1].base))
+            else:
+                return False
+        if not parts or len({part.base for part in parts}) != 1:
+            return False
+        if shape_of(node) != self.values.held[parts[0].base].shape:
+            return False
+        step = Step(node, self.memory.place(node), tuple(operands))
+        self.expressions[node] = grown(parts, step, constants, parameters, layer_of(node))
+        return True
+
+    def merge(self, node: fx.Node) -> bool:
+        """Read a sum of two values of one shape; whether it was one."""
+        operands = [a for a in node.args if isinstance(a, fx.Node)]
+        if op_name(node) not in _MERGES or len(operands) != 2 or node.kwargs:
+            return False
+        if not all(self.is_read(a) for a in operands):
+            return False
+        parts = [self.value(a) for a in operands]
+        if parts[0].shape != parts[1].shape:
+            return False
+        self.held[node] = made = self.values.joined(parts[0].shape, parts)
+        self.nodes.append(Merge((parts[0].number, parts[1].number), made.number, made.space))
+        return True
+
+    def opaque(self, node: fx.Node, reason: str) -> None:
+        """What was not read; constants that it makes of nothing are no part of the trace."""
+        operands = [self.memory.now(n) for n in node.all_input_nodes]
+        used = tuple(self.parameter_of[n] for n in operands if n in self.parameter_of)
+        read = [self.value(n) for n in operands if self.is_read(n)]
+        shapes = shapes_of(node)
+        if not shapes or not (used or read):
+            return
+        if is_pointwise(node):
+            made = {0: self.values.joined(shapes[0], read)}
+        else:
+            source = read[0] if read else None
+            keeps = source is not None and works_on_sites(node, -1 - source.axis)
+            made = {i: self.values.unread(shape, source, keeps) for i, shape in shapes.items()}
+        self.results(node, made)
+        self.nodes.append(
+            Opaque(
+                layer_of(node),
+                reason,
+                used,
+                tuple(value.number for value in read),
+                tuple(value.number for value in made.values()),
+            )
+        )
+
+    def is_read(self, node: fx.Node) -> bool:
+        """Whether a graph node stands for a value that the trace has, or can have."""
+        node = self.memory.now(node)
+        return node in self.held or node in self.expressions or node in self.pads
+
+    def value(self, node: fx.Node) -> Held:
+        """The value of a graph node; an expression becomes a node of the trace when first read."""
+        node = self.memory.now(node)
+        if node in self.held:
+            return self.held[node]
+        if node in self.pads:
+            self.opaque(node, "padding is read by more than a convolution that could have done it")
+        else:
+            self.held[node] = self._evaluated(self.expressions[node])
+        return self.held[node]
+
+    def _evaluated(self, expression: Expression) -> Held:
+        source = self.values.held[expression.base]
+        if expression.is_cast:
+            return source
+        layer = expression.layer
+        made = self.values.same(source)
+        try:
+            activation = self.activations.read(expression)
+        except ArgumentError as error:
+            self.nodes.append(
+                Opaque(layer, str(error), expression.parameters, (source.number,), (made.number,))
+            )
+            return made
+        self.nodes.append(
+            Nonlinearity(
+                layer,
+                activation,
+                source.number,
+                made.number,
+                source.space,
+                expression.parameters,
+            )
+        )
+        return made

@@ -1,0 +1,301 @@
+"""Every scheme on whole models: laws with the right fans, what they do, and refusals by name."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import equipoise.torch as eq
+from equipoise.errors import ArgumentError, PlanError
+from equipoise.plan.plan import Plan
+from equipoise.schemes.catalogue import SCHEMES
+from equipoise.schemes.laws import (
+    BestOf,
+    DiagonalNoise,
+    Identity,
+    Normal,
+    OffsetBias,
+    Orthogonal,
+    SpreadBias,
+    Taps,
+    TruncatedNormal,
+    Uniform,
+)
+from equipoise.theory import activations
+from equipoise.theory.moments import critical_scale
+
+ON_FRAMES = ("auto", "centred", "mirrored", "shifted")
+APART = [s for s in SCHEMES if s not in ON_FRAMES]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def data(*shape):
+    return torch.randn(*shape, generator=seeded())
+
+
+def mlp(act, widths=(8, 64, 24, 4)):
+    layers = []
+    for fan_in, fan_out in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(fan_in, fan_out), act()]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+
+
+def conv_net(act):
+    """Dense, grouped, depthwise, strided and dilated kernels; fan_in of each is in FANS."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), act(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=4), act(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16), act(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), act(),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2), act(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+FAN_IN = {"0": 27, "2": 36, "4": 9, "6": 144, "8": 288, "12": 128}
+# Units that read one number of the input, on average over sites.
+FAN_OUT = {"0": 144, "2": 36, "4": 9, "6": 72, "8": 288, "12": 10}
+
+
+def transposed_net(act):
+    return nn.Sequential(
+        nn.Conv1d(4, 16, 4, stride=2, padding=1), act(),
+        nn.ConvTranspose1d(16, 8, 4, stride=2, padding=1), act(),
+        nn.Conv1d(8, 3, 3, padding=1),
+    )  # fmt: skip
+
+
+def laws(plan):
+    return {a.parameter: a.law for a in plan.assignments}
+
+
+@pytest.mark.parametrize("scheme", APART)
+@pytest.mark.parametrize("make", [mlp, conv_net])
+def test_every_scheme_plans_and_draws_every_layer_it_suits(scheme, make, tmp_path):
+    x = data(32, 8) if make is mlp else data(4, 3, 8, 8)
+    model = make(nn.Tanh)
+    result = eq.initialize(model, x, scheme, seeded())
+    assert {a.parameter for a in result.plan.assignments} == {
+        n for n, _ in model.named_parameters()
+    }
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    # The plan says all of it: drawn again from a file, the weights are the same.
+    again = Plan.load(result.plan.save(tmp_path / "plan.json"))
+    for name, parameter in model.named_parameters():
+        values = torch.from_numpy(again.draw(name, result.seed)).float()
+        assert torch.equal(values, parameter.detach()), name
+
+
+def std_of(law):
+    match law:
+        case Normal(std=std):
+            return std
+        case Uniform(bound=bound):
+            return bound / math.sqrt(3)
+        case TruncatedNormal(scale=scale):
+            return scale * 0.8796256610342398  # cut at two standard deviations
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "truncated"])
+def test_fans_of_independent_entries(distribution):
+    text = f"(distribution='{distribution}')"
+    x = data(4, 3, 8, 8)
+    lecun = laws(eq.plan(conv_net(nn.ReLU), x, f"lecun{text}"))
+    xavier = laws(eq.plan(conv_net(nn.ReLU), x, f"xavier{text}"))
+    he = laws(eq.plan(conv_net(nn.ReLU), x, f"he{text}"))
+    back = laws(eq.plan(conv_net(nn.ReLU), x, f"he{text[:-1]}, mode='fan_out')"))
+    for layer, fan in FAN_IN.items():
+        name, out = f"{layer}.weight", FAN_OUT[layer]
+        assert std_of(lecun[name]) == pytest.approx(fan**-0.5)
+        assert std_of(xavier[name]) == pytest.approx((2 / (fan + out)) ** 0.5)
+        gain = 1.0 if layer == "0" else 2.0
+        assert std_of(he[name]) == pytest.approx((gain / fan) ** 0.5)
+        assert std_of(back[name]) == pytest.approx((gain / out) ** 0.5)
+
+
+def test_fans_of_transposed_kernels():
+    found = laws(eq.plan(transposed_net(nn.ReLU), data(4, 4, 16), "lecun"))
+    # 16 channels through 4 taps of which every second is met
+    assert found["2.weight"].std == pytest.approx(32**-0.5)
+    found = laws(eq.plan(transposed_net(nn.ReLU), data(4, 4, 16), "orthogonal"))
+    assert found["2.weight"] == Taps(Orthogonal(found["2.weight"].matrix.gain), (2,), 1, True)
+
+
+def test_taps_of_structured_kernels():
+    x = data(4, 3, 8, 8)
+    found = laws(eq.plan(conv_net(nn.Tanh), x, "orthogonal"))
+    assert found["0.weight"] == Taps(Orthogonal(1.0), (1, 1))
+    assert found["2.weight"] == Taps(Orthogonal(1.0), (1, 1), 4)
+    assert found["6.weight"] == Taps(Orthogonal(1.0), (2, 2))
+    assert found["12.weight"] == Orthogonal(1.0)
+    found = laws(eq.plan(conv_net(nn.Tanh), x, "orthogonal(kernel='flattened')"))
+    assert found["6.weight"] == Taps(Orthogonal(1.0), (3, 3))
+    found = laws(eq.plan(conv_net(nn.Tanh), x, "diagonal_noise(alpha=0.3, noise='laplace')"))
+    assert found["2.weight"] == Taps(DiagonalNoise(1.0, 0.15, "laplace"), (1, 1), 4)
+    assert found["12.weight"] == DiagonalNoise(1.0, 0.3 / math.sqrt(128), "laplace")
+    found = laws(eq.plan(conv_net(nn.Tanh), x, "identity(gain=0.5)"))
+    assert found["6.weight"] == Taps(Identity(0.5), (1, 1))
+
+
+def test_lyapunov_scales_are_those_of_theory():
+    relu = activations.relu()
+    found = laws(eq.plan(mlp(nn.ReLU), data(4, 8), "lyapunov"))
+    assert found["0.weight"].std == pytest.approx(critical_scale(relu, 64, 8))
+    assert found["2.weight"].std == pytest.approx(critical_scale(relu, 24, 64))
+    assert found["4.weight"].std == pytest.approx(critical_scale(activations.identity(), 4, 24))
+    found = laws(eq.plan(mlp(nn.ReLU), data(4, 8), "lyapunov(distribution='orthogonal')"))
+    assert found["2.weight"].gain == pytest.approx(critical_scale(relu, 24, 64, "haar"))
+    found = laws(eq.plan(mlp(nn.ReLU), data(4, 8), "fractional_moment(order=0.5)"))
+    assert found["2.weight"].std == pytest.approx(critical_scale(relu, 24, 64, order=0.5))
+    # s = 2 is He's rule, its gain moved from the weight before f to the one behind it
+    found = laws(eq.plan(mlp(nn.ReLU), data(4, 8), "fractional_moment(order=2)"))
+    assert found["2.weight"].std == pytest.approx(math.sqrt(2 / 64))
+    # kernels: every channel out is a unit, every tap is read
+    found = laws(eq.plan(conv_net(nn.ReLU), data(4, 3, 8, 8), "lyapunov"))
+    assert found["6.weight"].std == pytest.approx(critical_scale(relu, 32, 144))
+    found = laws(
+        eq.plan(conv_net(nn.ReLU), data(4, 3, 8, 8), "lyapunov(distribution='orthogonal')")
+    )
+    assert found["6.weight"].matrix.gain == pytest.approx(critical_scale(relu, 32, 64, "haar"))
+
+
+def test_what_is_not_exact_is_said():
+    plan = eq.plan(mlp(nn.GELU), data(4, 8), "lyapunov")
+    assert "gelu is not a line on each side of 0" in plan.choice[0]
+    plan = eq.plan(conv_net(nn.ReLU), data(4, 3, 8, 8), "lyapunov")
+    assert "alike at all positions" in plan.choice[0]
+    plan = eq.plan(mlp(nn.ReLU), data(4, 8), "sampled(draws=3)")
+    assert "the one of 3 draws" in plan.choice[0]
+
+
+def test_sampled_weights_follow_the_signal_through_dense_layers_only():
+    found = laws(eq.plan(mlp(nn.ReLU), data(4, 8), "sampled(draws=3)"))
+    assert [found[f"{i}.weight"].previous for i in (0, 2, 4)] == ["", "0.weight", "2.weight"]
+    found = laws(eq.plan(conv_net(nn.ReLU), data(4, 3, 8, 8), "sampled(draws=3)"))
+    inner = found["6.weight"].matrix
+    assert isinstance(inner, BestOf)
+    assert (inner.previous, inner.feed, inner.activation) == ("", "relu", "relu")
+    assert found["6.weight"].block == (3, 3)
+    assert found["12.weight"].previous == ""
+
+
+def test_sampled_networks_keep_their_norm():
+    """40 layers of width 16, where the log RMS of a Lyapunov draw strays by about 2."""
+    for seed in range(2):
+        net = mlp(nn.LeakyReLU, (16,) * 42)
+        eq.initialize(net, data(64, 16), "sampled(draws=4)", seeded(seed))
+        assert abs(math.log(float(net(data(64, 16)).detach().square().mean()))) / 2 < 0.8
+
+
+def test_odd_sigmoid_scales_follow_the_target_layer():
+    found = laws(eq.plan(mlp(nn.Tanh), data(4, 8), "odd_sigmoid(layer=100)"))
+    # alpha^2 = ln(.776 / .5) / (.4626 L), the first of several modes
+    alpha = math.sqrt(math.log(0.776 / 0.5) / 46.26)
+    assert found["2.weight"].noise_std * 8 == pytest.approx(alpha, rel=0.02)
+    assert found["4.weight"].noise_std * 24**0.5 == pytest.approx(found["2.weight"].noise_std * 8)
+    own = laws(eq.plan(mlp(nn.Tanh), data(4, 8), "odd_sigmoid"))
+    ratio = own["2.weight"].noise_std / found["2.weight"].noise_std
+    assert ratio == pytest.approx(math.sqrt(100 / 3))
+    alone = laws(eq.plan(nn.Sequential(nn.Linear(8, 4)), data(4, 8), "odd_sigmoid"))
+    assert alone["0.weight"].noise_std == pytest.approx(0.085 / math.sqrt(8))
+
+
+# --- Stacks moved apart --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, lambda: nn.LeakyReLU(0.1), lambda: nn.LeakyReLU(3.0)])
+@pytest.mark.parametrize("widths", [(6, *[8] * 12, 6), (6, 16, 4, 16, 4, 6)])
+def test_shifted_networks_are_lines_where_their_units_stay(act, widths):
+    net = mlp(act, widths).double()
+    x = data(256, 6).double()
+    result = eq.initialize(net, x, "shifted(shift=6)", seeded())
+    y = net(x)
+    centre = net(torch.zeros(1, 6, dtype=torch.float64))
+    np.testing.assert_allclose(
+        (y + net(-x)).detach(), (2 * centre).detach().expand_as(y), atol=1e-10
+    )
+    inputs = x[:1].clone().requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(v)[0], inputs)[:, 0]
+    singular = torch.linalg.svdvals(jacobian)
+    kept = min(widths)
+    torch.testing.assert_close(singular[:kept], singular[:1].expand(kept), atol=1e-10, rtol=1e-10)
+    assert "6 RMS above 0" in result.plan.choice[0]
+    for seen, expected in zip(result.measurements.layers, result.plan.predictions, strict=True):
+        assert seen.signal == pytest.approx(expected.signal, rel=0.25), seen.layer
+
+
+def test_a_shift_is_chosen_for_width_and_depth():
+    shallow = eq.plan(mlp(nn.ReLU, (6, 8, 8, 6)), data(32, 6), "shifted")
+    deep = eq.plan(mlp(nn.ReLU, (6, *[8] * 60, 6)), data(32, 6), "shifted")
+    first, second = (laws(p)["0.bias"].level for p in (shallow, deep))
+    assert isinstance(laws(deep)["2.bias"], OffsetBias)
+    assert 1.0 < first < second
+    assert "10.0% of Gaussian inputs" in deep.choice[0]
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus])
+@pytest.mark.parametrize("widths", [(6, *[8] * 12, 6), (6, 9, 7, 9, 6)])
+def test_spread_pairs_leave_the_network_linear(act, widths):
+    x = data(64, 6).double()
+    nets = []
+    for scheme in ("mirrored", "mirrored(spread=1.5)"):
+        net = mlp(act, widths).double()
+        result = eq.initialize(net, x, scheme, seeded())
+        nets.append(net(x).detach())
+    np.testing.assert_allclose(nets[0], nets[1], atol=1e-9)
+    assert isinstance(laws(result.plan)["2.bias"], SpreadBias)
+    assert net[2].bias.detach().std() > 0.1
+    assert "spread by 1.5 RMS" in result.plan.choice[0]
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "scheme", "words"),
+    [
+        (lambda: mlp(nn.ReLU), data(4, 8), "odd_sigmoid", "layer '0': .* relu is not odd"),
+        (lambda: mlp(nn.Tanhshrink), data(4, 8), "diagonal_noise", "layer '0': .* slope at 0"),
+        (lambda: transposed_net(nn.Tanh), data(4, 4, 16), "diagonal_noise", "layer '2': .* reach"),
+        (lambda: transposed_net(nn.Tanh), data(4, 4, 16), "identity", "layer '2': .* reach"),
+        (lambda: mlp(nn.Hardshrink), data(4, 8), "he(mode='fan_out')", "layer '2': .* mean square"),
+        (lambda: mlp(nn.Tanh), data(4, 8), "odd_sigmoid(layer=1)", "layer '0': target"),
+        (lambda: mlp(nn.Tanh), data(4, 8), "shifted", "layer '0' must be a line above 0"),
+        (lambda: conv_net(nn.ReLU), data(4, 3, 8, 8), "shifted", "layer '0' must be linear"),
+        (
+            lambda: conv_net(nn.ReLU), data(4, 3, 8, 8), "mirrored(spread=1)",
+            "layer '0' must be linear",
+        ),
+        (lambda: mlp(nn.Mish), data(4, 8), "mirrored(spread=1)", "odd part that is a line"),
+        (
+            lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4, bias=False)),
+            data(4, 8), "shifted", "layer '2' must have a bias",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_layer(make, x, scheme, words):
+    model = make()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(PlanError, match=words):
+        eq.initialize(model, x, scheme)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_unknown_activations_cannot_be_sampled():
+    class Own(nn.Module):
+        def forward(self, x):
+            return x + x**3 / 20
+
+    with pytest.raises(PlanError, match="must be a known one"):
+        eq.plan(mlp(Own), data(4, 8), "sampled")
+
+
+def test_unknown_options_are_refused_at_the_door():
+    with pytest.raises(ArgumentError, match="Did you mean 'mode'"):
+        eq.plan(mlp(nn.Tanh), data(4, 8), "he(mod='fan_in')")
