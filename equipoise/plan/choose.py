@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from equipoise.plan.stack_maps import cannot_be_framed
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.schemes.laws import Layout, Mirrored, Plain
 from equipoise.theory import pairing
@@ -20,12 +21,14 @@ class Choice:
         layouts: one for each hidden space (framed only).
         reason: one sentence.
         warning: what theory says against any scheme here, or ''.
+        is_unstable: whether that is that no level of the signal is stable in depth.
     """
 
     scheme: str
     layouts: tuple[Layout, ...]
     reason: str
     warning: str = ""
+    is_unstable: bool = False
 
 
 def plain_cost(hidden: tuple[Hidden, ...]) -> PlainCost:
@@ -35,10 +38,17 @@ def plain_cost(hidden: tuple[Hidden, ...]) -> PlainCost:
 
 def choose(stack: Stack) -> Choice:
     """The scheme of one stack by the class of its activations, its depth and its widths."""
+    apart = cannot_be_framed(stack)
+    if apart:
+        return _exact_moments(apart)
+    apart = cannot_be_framed(stack)
+    if apart:
+        return _exact_moments(apart)
     classes = [classify(h.activation) for h in stack.hidden]
     hopeless = [c for c in classes if c.kind is ActivationClass.NEITHER]
     if hopeless:
-        return _exact_moments(hopeless[0].reason, hopeless[0].reason)
+        why = hopeless[0].reason
+        return Choice("he", (), f"independent entries with exact moments, since {why}", why, True)
     gates = [h for h, c in zip(stack.hidden, classes, strict=True) if _is_gate(c.kind)]
     centred = tuple(Plain() for _ in stack.hidden)
     if not gates:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from equipoise.errors import PlanError
+from equipoise.plan.aim import Aim
 from equipoise.plan.choose import Choice, cannot_be_centred
 from equipoise.plan.entry import Inputs, mean_matters, principal_axes
 from equipoise.plan.stack_maps import (
@@ -67,7 +68,7 @@ def named_choice(stack: Stack, scheme: str) -> Choice:
     return Choice("framed", tuple(Mirrored() for _ in stack.hidden), reason)
 
 
-def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, budget: float) -> StackPlan:
+def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> StackPlan:
     """Laws on frames for a stack, with the layouts that were chosen."""
     first, last = stack.affines[0], stack.affines[-1]
     pairs = bool(choice.layouts) and isinstance(choice.layouts[0], Mirrored)
@@ -92,12 +93,14 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, budget: float) -> 
         patches = first_patches(stack, inputs, blocks[0], way[0].count if way else 1)
     entry, arrays = _entry(stack, inputs, units, blocks[0], patches)
     maps = _maps(entry, arrays, blocks[0], patches, way) if patches and spaces else None
+    budget = aim.budget_for(entry.participation)
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,
         spaces,
         f"{last.weight}:out",
         last.out_size,
+        output_rms=aim.exit_rms(last.out_size) if stack.is_last else 1.0,
         budget=budget,
         maps=maps,
     )
@@ -105,10 +108,10 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, budget: float) -> 
     if entry.basis:
         reason += f"; the {spaces[0].size} columns that fit follow the inputs' principal axes"
     reason = "; ".join([reason, *remarks(stack, way, patches)])
+    unstable = _unstable(spaces, planned.levels)
     return StackPlan(
         planned.weights, planned.biases, planned.signal, planned.gradient, reason,
-        planned.log_std, choice.warning or _unstable(spaces, planned.levels), planned.frames,
-        arrays,
+        planned.log_std, choice.warning or unstable, bool(unstable), planned.frames, arrays,
     )  # fmt: skip
 
 

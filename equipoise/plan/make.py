@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from equipoise import _checks
 from equipoise.errors import PlanError
+from equipoise.plan.aim import Aim
 from equipoise.plan.entry import Levels
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.plan.plan_stack import plan_stack
@@ -14,20 +14,18 @@ from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack, find_stacks
 from equipoise.plan.trace import Affine, Nonlinearity, Opaque, Trace
 from equipoise.schemes.catalogue import parse_scheme
-from equipoise.schemes.framed import DEFAULT_BUDGET
 from equipoise.schemes.laws import Array, Frame, Law, Zero
 from equipoise.theory.hermite import statistics
 
-PURPOSES = ("", "classification", "regression")
+_NO_AIM = Aim()
+_SHALLOW = 2
 
 
 def make_plan(
     trace: Trace,
     scheme: str = "auto",
     samples: Mapping[int, Array] | None = None,
-    budget: float = DEFAULT_BUDGET,
-    purpose: str = "",
-    for_derivatives: bool = False,
+    aim: Aim = _NO_AIM,
 ) -> Plan:
     """A law for each parameter of a traced model.
 
@@ -36,12 +34,8 @@ def make_plan(
         scheme: name of a scheme, with options in brackets (``schemes.catalogue``).
         samples: values of the model's inputs by value number, shape (rows, ...); what is left out
             is taken to have RMS 1.
-        budget: nats of mean-square gradient growth that ``auto``, ``centred`` and ``mirrored`` may
-            spend over a stack, positive.
-        purpose: what the outputs are for: ``classification`` (logits; start near the loss of a
-            guess), ``regression`` (targets of mean 0 and variance 1), or '' where it is not said.
-        for_derivatives: whether the loss reads derivatives of the network with respect to its
-            inputs, as for differential equations.
+        aim: what the model is for; read by ``auto``, and by ``centred``, ``mirrored`` and
+            ``shifted`` as far as they leave it open.
 
     Returns:
         The plan.
@@ -51,7 +45,6 @@ def make_plan(
         PlanError: if a scheme cannot serve a layer of this model, or the inputs are all 0.
     """
     parse_scheme(scheme)
-    _checks.one_of("purpose", purpose, PURPOSES)
     parameters = {p.name: p for p in trace.parameters}
     fixed = _unplannable(trace)
     stacks = find_stacks(trace, frozenset(fixed))
@@ -68,7 +61,7 @@ def make_plan(
     frames: dict[str, Frame] = {}
     arrays: dict[str, Array] = {}
     choices: list[str] = []
-    remarks = _Remarks()
+    remarks, warnings = _Remarks(), _Remarks()
     predictions: dict[int, Prediction] = {}
     for number, stack in enumerate(stacks):
         if stack.affines[0].weight in fixed:
@@ -81,10 +74,14 @@ def make_plan(
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
-        planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], budget)
+        planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim)
         choices.append(f"{where}: {planned.reason}.")
         if planned.warning:
-            remarks.add(where, planned.warning)
+            # Through a layer or two a signal without a stable level still arrives.
+            grave = planned.is_unstable and stack.depth > _SHALLOW
+            (warnings if grave else remarks).add(where, planned.warning)
+        if aim.for_derivatives and parse_scheme(scheme).name != "auto":
+            warnings.add(where, "only scheme='auto' provides for derivatives")
         if stack.keeps_bias:
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False
@@ -118,7 +115,7 @@ def make_plan(
     in_order = [predictions[n.output] for n in trace.nodes if isinstance(n, Affine)]
     plan = Plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
-        arrays, tuple(in_order), remarks.notes(),
+        arrays, tuple(in_order), remarks.notes(), warnings.notes(),
     )  # fmt: skip
     plan.verify_complete(trace.parameters)
     return plan

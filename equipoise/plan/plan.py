@@ -90,6 +90,7 @@ class Plan:
         arrays: arrays that laws refer to by name (axes and mean of the inputs).
         predictions: expected signal and gradient by layer, in the order of computation.
         notes: limits of the plan that a reader should know.
+        warnings: what theory says against any start of this model.
     """
 
     scheme: str
@@ -100,6 +101,7 @@ class Plan:
     arrays: Mapping[str, Array] = field(default_factory=dict)
     predictions: tuple[Prediction, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def streams(self, seed: int) -> Streams:
         """Random streams for drawing this plan from a root seed."""
@@ -190,6 +192,7 @@ class Plan:
             "arrays": {name: _array_to_dict(a) for name, a in self.arrays.items()},
             "predictions": [asdict(p) for p in self.predictions],
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }
 
     @staticmethod
@@ -219,6 +222,7 @@ class Plan:
             arrays={name: _array_from_dict(a) for name, a in data["arrays"].items()},
             predictions=tuple(_prediction(p) for p in data["predictions"]),
             notes=tuple(data["notes"]),
+            warnings=tuple(data["warnings"]),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -248,7 +252,7 @@ class Plan:
                  f"{len(self.untouched)} untouched", *self.choice]  # fmt: skip
         lines += [f"  {a.parameter} {list(a.shape)}: {describe(a.law)}" for a in self.assignments]
         lines += [f"  {u.parameter} {list(u.shape)}: untouched, {u.reason}" for u in self.untouched]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *self.warnings, *self.notes])
 
 
 def _prediction(data: Mapping[str, Any]) -> Prediction:

@@ -6,9 +6,8 @@ by the log of the mean square, which rare large draws carry. Stacks are followed
 exponents (``theory.lyapunov``) take the place of the sampled mean. Where a stack is too large, or a
 law has no theory, everything is nan and a note says why.
 
-Measured by ``benchmarks/predictions.py``: over schemes, activations, widths from 16 on and depths 3
-and 20, every median of 30 draws lay within 10 % (signal) and a factor 1.5 (gradient) of the
-prediction, beyond three standard errors of that median itself.
+A number is told where what few rows lack against many, and twice its standard error, are below 10 %
+for a signal and a factor 1.5 for a gradient. ``benchmarks/predictions.py`` draws nets to compare.
 """
 
 import math
@@ -51,12 +50,14 @@ _TOO_MANY = 2e7
 _MOST_ROWS = 32
 # Numbers that the fewest batches may draw, so that deep stacks are sent as many rows as others.
 _DEEP_NUMBERS = 8e6
-# How far the log RMS of the rows sent may lie below that of very many, for signal and gradient.
-_SIGNAL_LACK, _GRADIENT_LACK = 0.1, 0.4
+# A log RMS is told where what few rows lack, and twice its standard error, are below these, nats.
+_SIGNAL_DOUBT, _GRADIENT_DOUBT = 0.1, 0.4
+# Standard error of a median of normal numbers over that of their mean.
+_MEDIAN = 1.2533
 # The same for maps, in products: rows of a batch, draws at least and at most.
 _PRODUCTS, _TOO_MANY_PRODUCTS = 5e8, 2e9
 _MAP_ROWS, _MAPS, _LARGE_MAP = 4, (4, 200), 2e7
-_FEW = "the RMS rests on a few loud rows, so that it depends on how many there are"
+_DOUBT = "draws or rows differ too much for a number within 10 % (signal) or 1.5 (gradient)"
 # Share of draws that must live for the law of survivors to be that of the middle.
 _MOST_ALIVE = 0.95
 # Share of dead draws below which the exact law of survivors is that of all.
@@ -201,25 +202,26 @@ def _summary(
     widths: list[int],
     rows: int,
 ) -> Expected:
-    forward = _mean(single.norm) if exact is None else exact[0]
-    backward = _mean(single.back_norm) if exact is None or exact[1] is None else exact[1]
+    known = exact or (None, None)
+    log_signal, error = _typical(batch.signal, batch.norm, single.norm, known[0])
+    log_gradient, back_error = _typical(batch.gradient, batch.back_norm, single.back_norm, known[1])
     alive = np.isfinite(batch.cosine)
     cosine = np.where(alive, batch.cosine, 0.0).sum(axis=0) / np.maximum(alive.sum(axis=0), 1)
     odds = usable_share(single, widths)
     count = len(single.signal)
-    signal = np.exp(_typical(batch.signal, batch.norm, forward))
-    gradient = np.exp(_typical(batch.gradient, batch.back_norm, backward))
-    lost = lack(batch.unlike, rows) > _SIGNAL_LACK, lack(batch.back_unlike, rows) > _GRADIENT_LACK
+    doubt = np.maximum(2 * error, lack(batch.unlike, rows))
+    back_doubt = np.maximum(2 * back_error, lack(batch.back_unlike, rows))
+    lost = doubt > _SIGNAL_DOUBT, back_doubt > _GRADIENT_DOUBT
     return Expected(
-        _floats(np.where(lost[0], math.nan, signal)),
-        _floats(np.where(lost[1], math.nan, gradient)),
+        _floats(np.where(lost[0], math.nan, np.exp(log_signal))),
+        _floats(np.where(lost[1], math.nan, np.exp(log_gradient))),
         _floats(_spread(batch.signal)),
         _floats(_spread(batch.gradient)),
         _floats(np.where(alive.any(axis=0), cosine, math.nan)),
         odds,
         math.sqrt(max(odds * (1 - odds), 1 / count) / count),
         "sampled exactly in law" + (", with exact exponents" if exact else ""),
-        _FEW if lost[0].any() or lost[1].any() else "",
+        _DOUBT if lost[0].any() or lost[1].any() else "",
     )
 
 
@@ -239,32 +241,29 @@ def lack(unlike: Array, rows: int) -> Array:
     return np.asarray(np.expm1(np.minimum(np.median(unlike, axis=0), 100.0)) / (4 * rows))
 
 
-def _typical(rms: Array, norms: Array, mean_norm: Array) -> Array:
-    """Middle of the log RMS of batches, with the mean log norm of one vector as control variate.
+def _typical(rms: Array, norms: Array, single: Array, exact: Array | None) -> tuple[Array, Array]:
+    """Middle of the log RMS of batches and its standard error, layer by layer.
 
     The middle is Tukey's trimean: the median where the law is symmetric, and steadier. The mean log
-    norm is known exactly, or from many more draws than there are batches.
+    norm of one vector is its control variate: it is known exactly, or from many more draws.
     """
-    found = np.median(rms, axis=0)
+    found, error = np.median(rms, axis=0), np.zeros(rms.shape[1])
     for layer in range(rms.shape[1]):
         x, y = rms[:, layer], norms[:, layer]
         alive = np.isfinite(x) & np.isfinite(y)
-        if alive.mean() < _MOST_ALIVE or not math.isfinite(mean_norm[layer]):
+        if alive.mean() < _MOST_ALIVE:
             continue
         x, y = x[alive], y[alive]
+        alone = single[:, layer][np.isfinite(single[:, layer])]
         shifts = y - y.mean()
         energy = float(shifts @ shifts)
         share = float(shifts @ x) / energy if energy > _NO_SPREAD**2 * len(y) else 0.0
-        found[layer] = np.quantile(x, [0.25, 0.5, 0.5, 0.75]).mean()
-        found[layer] += share * (mean_norm[layer] - y.mean())
-    return found
-
-
-def _mean(logs: Array) -> Array:
-    """Mean over the draws that live."""
-    alive = np.isfinite(logs)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(alive, logs, 0.0).sum(axis=0) / alive.sum(axis=0))
+        mean = float(alone.mean()) if exact is None else float(exact[layer])
+        found[layer] = np.quantile(x, [0.25, 0.5, 0.5, 0.75]).mean() + share * (mean - y.mean())
+        rest = _MEDIAN * float(np.std(x - share * y)) / math.sqrt(len(x))
+        chance = share * float(alone.std()) / math.sqrt(len(alone)) if exact is None else 0.0
+        error[layer] = math.hypot(rest, chance)
+    return found, error
 
 
 def _exact_means(stack: Stack, weights: Sequence[Law]) -> tuple[Array, Array | None] | None:

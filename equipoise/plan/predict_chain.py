@@ -54,7 +54,7 @@ class Draws:
         cosine: mean cosine of two rows; nan where one died, or there is one.
         norm: mean over rows of the log norm of one row, less that of the row which entered.
         back_norm: mean over rows of the log norm of one cotangent, less that at the last layer.
-        unlike: variance over the rows of a draw of the log of their squared norms.
+        unlike: variance over the rows of a draw of the log of their squared norms, louder half.
         back_unlike: the same of their cotangents.
     """
 
@@ -187,7 +187,7 @@ def _pass(stack: Stack, laws: Laws, x: Array, drawing: Drawing) -> Draws | str:
         signal.append(_log_rms(z))
         norms = _log_norms(z, sites[place])
         norm.append((norms - entered).mean(axis=1))
-        unlike.append(_variance(2 * norms))
+        unlike.append(_loudness(2 * norms))
         cosine.append(_cosine(_by_row(z, sites[place])))
         if place < len(stack.hidden):
             x, back = _activated(stack.hidden[place], z, drawing)
@@ -199,7 +199,7 @@ def _pass(stack: Stack, laws: Laws, x: Array, drawing: Drawing) -> Draws | str:
     norms = _log_norms(u, sites[-1])
     started = norms.mean(axis=1)
     back_norm.append(np.zeros(len(u)))
-    back_unlike.append(_variance(2 * norms))
+    back_unlike.append(_loudness(2 * norms))
     for place in range(len(stack.hidden) - 1, -1, -1):
         u = backs[place](maps[place + 1].back(u))
         size = _log_rms(u)
@@ -208,11 +208,11 @@ def _pass(stack: Stack, laws: Laws, x: Array, drawing: Drawing) -> Draws | str:
         gradient.append(gradient[-1] + size)
         norms = _log_norms(u, sites[place])
         back_norm.append(norms.mean(axis=1) - started + gradient[-1])
-        back_unlike.append(_variance(2 * norms))
+        back_unlike.append(_loudness(2 * norms))
     for backward in (gradient, back_norm, back_unlike):
         backward.reverse()
-    found = (signal, gradient, cosine, norm, back_norm, unlike, back_unlike)
-    return Draws(*(np.stack(v, axis=1) for v in found))
+    layers = (signal, gradient, cosine, norm, back_norm, unlike, back_unlike)
+    return Draws(*(np.stack(v, axis=1) for v in layers))
 
 
 def _shifted(
@@ -307,14 +307,15 @@ def _log_norms(z: Array, sites: int) -> Array:
         return np.asarray(0.5 * np.log(np.sum(_by_row(z, sites) ** 2, axis=1)))
 
 
-def _variance(logs: Array) -> Array:
-    """Variance over the rows that live, shape (draws,)."""
-    alive = np.isfinite(logs)
-    count = alive.sum(axis=1)
-    values = np.where(alive, logs, 0.0)
-    mean = values.sum(axis=1) / np.maximum(count, 1)
-    squares = np.where(alive, values - mean[:, None], 0.0) ** 2
-    return np.asarray(squares.sum(axis=1) / np.maximum(count - 1, 1))
+def _loudness(logs: Array) -> Array:
+    """Mean square of how far the louder half of the rows lies above their median, (draws,).
+
+    It is the variance where the law is symmetric. Rows that are nearly 0 move no RMS.
+    """
+    middle = np.median(logs, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        above = np.where(np.isfinite(middle) & (logs > middle), logs - middle, 0.0)
+    return np.asarray(np.sum(above**2, axis=1) / max(logs.shape[1] // 2, 1))
 
 
 def _cosine(z: Array) -> Array:

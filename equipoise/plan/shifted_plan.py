@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 
 from equipoise.errors import PlanError
+from equipoise.plan.aim import Aim
 from equipoise.plan.choose import Choice
 from equipoise.plan.entry import Inputs
 from equipoise.plan.framed_plan import named_choice, plan_framed
@@ -22,7 +23,7 @@ from equipoise.theory.shift import departure, shift_for_departure
 _LEAVING = 0.1
 
 
-def plan_shifted(stack: Stack, shift: float, inputs: Inputs, budget: float) -> StackPlan:
+def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackPlan:
     """Laws for units that rest at c > 0: W_l = O_l / f'(c), b_l = c - W_l f(c).
 
     The stack is exactly linear, at full rank, for every input whose preactivations stay above 0.
@@ -32,7 +33,7 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, budget: float) -> S
         shift: c in RMS of v, the part of the preactivation that moves; 0 for the one at which one
             input in ten leaves the linear range.
         inputs: what enters.
-        budget: nats of gradient growth, of which a line spends none.
+        aim: what the plan is for; a line spends nothing of its budget.
 
     Returns:
         Its part of the plan.
@@ -54,7 +55,7 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, budget: float) -> S
         hidden=tuple(replace(h, activation=linear(h.activation.slope_right)) for h in stack.hidden),
     )
     choice = Choice("framed", tuple(Plain() for _ in stack.hidden), "")
-    planned = plan_framed(lines, choice, inputs, budget)
+    planned = plan_framed(lines, choice, inputs, aim)
     levels = [far * rms for rms in planned.signal[:-1]]
     rests = [
         0.0,
@@ -79,7 +80,7 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, budget: float) -> S
     )  # fmt: skip
 
 
-def plan_spread(stack: Stack, spread: float, inputs: Inputs, budget: float) -> StackPlan:
+def plan_spread(stack: Stack, spread: float, inputs: Inputs, aim: Aim) -> StackPlan:
     """Mirrored pairs whose preactivations are v + beta and -(v + beta), beta ~ N(0, (t rms v)^2).
 
     The next bias takes O beta away, so that the map stays linear while kinks lie apart.
@@ -88,7 +89,7 @@ def plan_spread(stack: Stack, spread: float, inputs: Inputs, budget: float) -> S
         stack: dense layers with activations whose odd part is exactly a line.
         spread: t, positive.
         inputs: what enters.
-        budget: as for ``plan_framed``.
+        aim: what the plan is for.
 
     Returns:
         Its part of the plan.
@@ -103,7 +104,7 @@ def plan_spread(stack: Stack, spread: float, inputs: Inputs, budget: float) -> S
                 f"activation behind layer {affine.layer!r} must have an odd part that is a line "
                 f"for its kinks to be spread, got {h.activation}. Use 'mirrored' without spread."
             )
-    planned = plan_framed(stack, named_choice(stack, "mirrored"), inputs, budget)
+    planned = plan_framed(stack, named_choice(stack, "mirrored"), inputs, aim)
     biases: list[Law] = []
     signal = []
     before, before_std, slope = "", 0.0, 1.0

@@ -51,6 +51,7 @@ class StackPlan:
         reason: what was chosen and why.
         log_std: how far a draw strays from what is expected, nats.
         warning: what theory says against any scheme here, or ''.
+        is_unstable: whether the warning is that no level of the signal is stable in depth.
         frames, arrays: what the laws refer to.
         expected: all of what is expected, where the scheme has found it out already.
     """
@@ -62,6 +63,7 @@ class StackPlan:
     reason: str
     log_std: float
     warning: str = ""
+    is_unstable: bool = False
     frames: tuple[Frame, ...] = ()
     arrays: Mapping[str, Array] = field(default_factory=dict)
     expected: Expected | None = None

@@ -115,9 +115,7 @@ def find_stacks(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stac
         | {name for name, count in uses.items() if count > 1}
         | {n.weight for n in layers if n.convolution.groups > 1 or n.convolution.is_transposed}
     )
-    producers: dict[int, Node] = {
-        n.output: n for n in trace.nodes if not isinstance(n, Opaque)
-    }
+    producers: dict[int, Node] = {n.output: n for n in trace.nodes if not isinstance(n, Opaque)}
     inside: set[int] = set()
     stacks = []
     for node in layers:

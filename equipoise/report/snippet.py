@@ -7,6 +7,7 @@ from equipoise.schemes.laws import (
     BestOf,
     Constant,
     DiagonalNoise,
+    Directions,
     Framed,
     Identity,
     Law,
@@ -105,7 +106,15 @@ def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
             ]
         case Zero():
             return ["layer.weight.zero_()", bias]
-        case DiagonalNoise() | Paired() | BestOf() | Taps() | OffsetBias() | SpreadBias():
+        case (
+            DiagonalNoise()
+            | Directions()
+            | Paired()
+            | BestOf()
+            | Taps()
+            | OffsetBias()
+            | SpreadBias()
+        ):
             # More than a few lines of plain PyTorch.
             return []
         case _:

@@ -11,6 +11,10 @@ from equipoise.rules.finding import Finding, Severity
 _SLACK = 2.0
 # A mean cosine may be off by this much, and by this many standard deviations of a cosine between
 # random directions.
+_LIMIT = "Predictions end here; the measurements do not."
+_INSTEAD = (
+    "Change the activation or the shape, or add normalization or skips: a law cannot mend it."
+)
 _COSINE_SLACK, _COSINE_DEVIATIONS = 0.15, 3.0
 
 
@@ -80,8 +84,12 @@ def _missed(layer: str, name: str, expected: str, observed: str, severity: Sever
 
 def limits(plan: Plan) -> list[Finding]:
     """What the plan itself says of its limits."""
-    remedy = "Predictions end here; the measurements do not."
     return [
-        Finding("plan-limit", "info", place, what.rstrip("."), "", "", remedy)
-        for place, _, what in (note.partition(": ") for note in plan.notes)
+        *(_said("no-better-law", "warning", text, _INSTEAD) for text in plan.warnings),
+        *(_said("plan-limit", "info", text, _LIMIT) for text in plan.notes),
     ]
+
+
+def _said(code: str, severity: Severity, text: str, remedy: str) -> Finding:
+    place, _, what = text.partition(": ")
+    return Finding(code, severity, place, what.rstrip("."), "", "", remedy)

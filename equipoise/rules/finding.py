@@ -30,6 +30,7 @@ CODES: Mapping[str, str] = {
     "prediction-missed": "a measurement is not what the plan expects of its draw",
     "not-measured": "a layer, or its gradient, could not be seen",
     "not-read": "torch.export cannot follow forward: activations are not known",
+    "no-better-law": "theory knows no law under which this network's signal stays",
     "plan-limit": "what the plan itself says of its limits",
 }
 

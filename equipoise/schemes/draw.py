@@ -21,6 +21,7 @@ from equipoise.schemes.laws import (
     BestOf,
     Constant,
     DiagonalNoise,
+    Directions,
     Frame,
     Framed,
     Identity,
@@ -44,7 +45,7 @@ __all__ = ["PROBES", "Streams", "draw", "semi_orthogonal"]
 # Probes that follow the signal past sampled weights. Deep in a network they are all alike, but for
 # one weight alone 16 of them would leave more noise than there is difference between candidates.
 PROBES = 64
-_NEEDS_TWO_AXES = (Sparse, Identity, Orthogonal, DiagonalNoise, Framed, Paired, BestOf)
+_NEEDS_TWO_AXES = (Sparse, Identity, Directions, Orthogonal, DiagonalNoise, Framed, Paired, BestOf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,14 +147,15 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
     True
     """
     match law:
-        case OffsetBias(weight=weight, constant=constant, centre=centre, level=level):
+        case OffsetBias(weight=weight, constant=constant, centre=centre, level=level, std=std):
             weight_law, weight_shape = streams.weights[weight]
             w = draw(weight_law, weight, weight_shape, streams)
             taps = math.prod(weight_shape[2:])
             # The mean of a patch has a value for each tap, any other is the same at all of them.
             point = streams.arrays[centre] if centre else np.zeros(weight_shape[1])
             point = np.broadcast_to(point.reshape(weight_shape[1], -1), (weight_shape[1], taps))
-            return np.asarray(level - w.reshape(len(w), -1) @ (constant + point).ravel())
+            noise = std * streams.rng("parameter", name).standard_normal(shape)
+            return np.asarray(level + noise - w.reshape(len(w), -1) @ (constant + point).ravel())
         case SpreadBias():
             return _spread_bias(law, shape, streams)
         case Taps():
@@ -206,6 +208,8 @@ def _draw_matrix(
             return entries.sparse(law, shape, rng)
         case Identity(gain=gain):
             return gain * np.eye(shape[0], shape[1])
+        case Directions():
+            return entries.directions(law, shape, rng)
         case Orthogonal(gain=gain):
             return gain * semi_orthogonal(rng.standard_normal((max(shape), min(shape))), shape)
         case DiagonalNoise():

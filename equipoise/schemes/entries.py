@@ -6,7 +6,7 @@ import numpy as np
 from scipy import special
 
 from equipoise.schemes.diagonal_noise import noise_law
-from equipoise.schemes.laws import Array, DiagonalNoise, Sparse, TruncatedNormal
+from equipoise.schemes.laws import Array, DiagonalNoise, Directions, Sparse, TruncatedNormal
 
 
 def truncated_normal(
@@ -32,6 +32,22 @@ def sparse(law: Sparse, shape: tuple[int, ...], rng: np.random.Generator) -> Arr
     order = rng.random(shape).argsort(axis=0)[: math.ceil(law.share * rows)]
     values[order, np.arange(columns)[None, :]] = 0.0
     return values
+
+
+def directions(law: Directions, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Rows of one norm in directions that are spread evenly."""
+    rows, columns = shape
+    signs = rng.choice([-1.0, 1.0], (rows, 1))
+    if columns == 2:
+        angles = np.pi * (rng.permutation(rows) + rng.random()) / rows
+        unit = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    else:
+        squares = [
+            semi_orthogonal(rng.standard_normal((columns, columns)), (columns, columns))
+            for _ in range(-(-rows // columns))
+        ]
+        unit = np.concatenate(squares)[:rows]
+    return np.asarray(law.norm * signs * unit)
 
 
 def diagonal_noise(law: DiagonalNoise, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -26,6 +26,8 @@ def describe(law: Law) -> str:
             return f"normal, std {std:.4g}, {share:.4g} of each column 0"
         case laws.Identity(gain=gain):
             return f"identity, gain {gain:.4g}"
+        case laws.Directions(norm=norm):
+            return f"directions spread evenly, norm {norm:.4g}"
         case laws.Orthogonal(gain=gain):
             return f"orthogonal, gain {gain:.4g}"
         case laws.DiagonalNoise(diagonal=d, noise_std=std, noise=noise):
@@ -36,10 +38,12 @@ def describe(law: Law) -> str:
                 law.in_layout, laws.Mirrored
             )
             return f"{'mirrored' if mirrored else 'framed'}, gain {scale:.4g}, rank {rank}"
-        case laws.OffsetBias(constant=constant, centre=centre, level=level):
+        case laws.OffsetBias(constant=constant, centre=centre, level=level, std=std):
             parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
             offset = f"-W ({' + '.join(parts)})" if parts else ""
-            return f"{level:.4g} {offset}".strip() if level or not offset else offset
+            noise = f"normal, std {std:.4g}" if std else ""
+            words = [f"{level:.4g}"] * bool(level) + [offset] * bool(offset) + [noise] * bool(noise)
+            return " + ".join(words) or "0"
         case laws.SpreadBias(std=std, centre=centre):
             centred = ", input mean taken away" if centre else ""
             return f"kinks spread by {std:.4g}, undone behind{centred}"
@@ -60,8 +64,8 @@ _LAWS: dict[str, Callable[..., Law]] = {
     c.__name__: c
     for c in (
         laws.Zero, laws.Constant, laws.Normal, laws.Uniform, laws.TruncatedNormal, laws.Sparse,
-        laws.Identity, laws.Orthogonal, laws.DiagonalNoise, laws.Framed, laws.Paired, laws.BestOf,
-        laws.OffsetBias, laws.SpreadBias, laws.Taps,
+        laws.Identity, laws.Directions, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
+        laws.Paired, laws.BestOf, laws.OffsetBias, laws.SpreadBias, laws.Taps,
     )
 }  # fmt: skip
 _LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}

@@ -72,6 +72,17 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Directions:
+    """Rows of one norm whose directions are spread evenly, each with a random sign.
+
+    Of two inputs the angles are equispaced over a half turn, in random order; of more inputs the
+    rows are those of Haar orthogonal matrices; of one input each row is a sign.
+    """
+
+    norm: float
+
+
+@dataclass(frozen=True)
 class Orthogonal:
     """Haar-distributed semi-orthogonal weight times gain: all singular values equal gain."""
 
@@ -129,7 +140,7 @@ class Framed:
 
 @dataclass(frozen=True)
 class OffsetBias:
-    """b = level * 1 - W (constant * 1 + centre) for the weight W of the same layer.
+    """b = level * 1 - W (constant * 1 + centre) + noise for the weight W of the same layer.
 
     Attributes:
         weight: name of W.
@@ -137,12 +148,14 @@ class OffsetBias:
         centre: name of an array of the plan, the mean of the inputs, which is moved to the origin;
             '' for none. One number for each input, or one for each channel and tap of a kernel.
         level: c at which the units of this layer rest.
+        std: of independent normal noise.
     """
 
     weight: str
     constant: float = 0.0
     centre: str = ""
     level: float = 0.0
+    std: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -229,6 +242,7 @@ Matrix = (
     | TruncatedNormal
     | Sparse
     | Identity
+    | Directions
     | Orthogonal
     | DiagonalNoise
     | Framed

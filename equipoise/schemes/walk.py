@@ -17,6 +17,7 @@ import numpy as np
 from equipoise.schemes.draw import semi_orthogonal
 from equipoise.schemes.laws import Array, Mirrored, Plain
 from equipoise.schemes.maps import FrameColumns, Maps, Passage, loudness, pooled
+from equipoise.schemes.sites import Pooling
 from equipoise.schemes.space import Space, caught_log_variance
 from equipoise.theory.activations import Activation
 from equipoise.theory.columns import Columns
@@ -28,6 +29,8 @@ _DRAWS = 16
 # Levels this many factors of 2 below the loudest site count as so many.
 _OCTAVES = 30
 _ROUNDING = 1e-20
+# Share of the energy that an average of independent sites leaves, below which sites cancel.
+_LEAST_LEFT = 0.03
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def walk(
         if passage.early and not passage.has_maximum:
             # The activation, not the pool before it, should meet the level of the stack.
             before = state.energy()
-            state.replace(pooled(state.fixed(), passage.early))
+            _average(state, passage.early)
             louder = math.sqrt(loudness(before) / loudness(state.energy()))
             state.scale(louder)
             scales[-1] *= louder
@@ -117,8 +120,7 @@ def walk(
         else:
             shift, slope = _bend(state, space, read, is_centred and space.can_shift)
             wanted = balanced.gains[weight - 1] ** 2 * loudness(state.energy()) / read
-            if passage.late:
-                state.replace(pooled(state.fixed(), passage.late))
+            _average(state, passage.late)
         slopes.append(slope.over(nominal))
         if not passage.reads.is_identity:
             state.replace(passage.reads.joined(state.fixed()))
@@ -171,6 +173,20 @@ def _bend(
     if isinstance(space.layout, Mirrored):
         return shift, _Slopes(bent.slope, own.slope / function.slope)
     return shift, _Slopes(bent.slope, np.ones_like(q))
+
+
+def _average(state: FrameColumns, pools: Sequence[Pooling]) -> None:
+    """Send the state through poolings that average.
+
+    Sites may cancel: images whose mean is 0 leave nothing behind a global average. No weight could
+    make up for that, so some of what independent sites would leave is taken to remain.
+    """
+    least = _LEAST_LEFT * _mean(state.energy())
+    for pool in pools:
+        state.replace(pool.pooled(state.fixed()))
+        least *= float(np.square(pool.shares).sum(axis=1).mean())
+    if pools:
+        state.common += max(0.0, least - _mean(state.energy()))
 
 
 def _largest(

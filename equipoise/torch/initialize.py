@@ -1,14 +1,15 @@
 """The calls a user makes to start a model: plan, initialize."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from equipoise import _checks
 from equipoise.diagnose import diagnose as find
 from equipoise.errors import PlanError
-from equipoise.plan.make import PURPOSES, make_plan
+from equipoise.plan.aim import Aim
+from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
 from equipoise.plan.trace import Trace
 from equipoise.report.report import Report
@@ -71,6 +72,7 @@ def plan(
     *,
     purpose: str = "",
     for_derivatives: bool = False,
+    output_rms: float = math.nan,
 ) -> Plan:
     """What ``initialize`` would draw; no tensor is touched, and meta-device models are welcome.
 
@@ -83,10 +85,13 @@ def plan(
             mean and principal axes are read.
         scheme: ``auto``, or a scheme of the catalogue with its options, such as ``he`` or
             ``"he(distribution='uniform')"``; ``equipoise schemes`` lists them.
-        purpose: what the outputs are for: ``classification`` (logits), ``regression`` (targets of
-            mean 0 and variance 1), or '' where it is not said.
+        purpose: what the outputs are for: ``classification`` (logits; with 1,000 classes or more
+            they start at RMS 0.1), ``regression`` (targets of mean 0 and variance 1), or '' where
+            it is not said.
         for_derivatives: whether the loss reads derivatives with respect to the inputs, as for
             differential equations.
+        output_rms: RMS wanted of the outputs, positive, such as the scale of the targets; nan to
+            let the purpose decide: 1, or 0.3 for derivatives.
 
     Returns:
         The plan.
@@ -100,10 +105,11 @@ def plan(
     >>> [a.parameter for a in p.assignments]
     ['0.weight', '0.bias', '2.weight', '2.bias']
     """
+    aim = Aim(output_rms=output_rms, purpose=purpose, for_derivatives=for_derivatives)
     with torch.inference_mode(False):
         model = usable(model)
         refuse_mixed_meta(model)
-        return _plan(model, inputs, scheme, purpose, for_derivatives)[0]
+        return _plan(model, inputs, scheme, aim)[0]
 
 
 def initialize(
@@ -115,6 +121,7 @@ def initialize(
     *,
     purpose: str = "",
     for_derivatives: bool = False,
+    output_rms: float = math.nan,
 ) -> Initialization:
     """Start a model in balance, in place, and report what was done and what came of it.
 
@@ -133,6 +140,7 @@ def initialize(
         dry_run: draw and measure without writing.
         purpose: as for ``plan``.
         for_derivatives: as for ``plan``.
+        output_rms: as for ``plan``.
 
     Returns:
         The report, with ``undo``.
@@ -146,11 +154,12 @@ def initialize(
     >>> initialize(net, torch.randn(64, 16), generator=torch.Generator().manual_seed(0)).ok
     True
     """
+    aim = Aim(output_rms=output_rms, purpose=purpose, for_derivatives=for_derivatives)
     with torch.inference_mode(False), unless_refused(generator):
         model = usable(model)
         refuse_mixed_meta(model)
         refuse_meta(model)
-        made, traced, arguments = _plan(model, inputs, scheme, purpose, for_derivatives)
+        made, traced, arguments = _plan(model, inputs, scheme, aim)
         seed = root_seed(generator)
         values = draw_all(model, made, seed)
         measured = measure(model, traced, arguments, values)
@@ -173,10 +182,9 @@ def initialize(
 
 
 def _plan(
-    model: nn.Module, inputs: Inputs, scheme: str, purpose: str, for_derivatives: bool
+    model: nn.Module, inputs: Inputs, scheme: str, aim: Aim
 ) -> tuple[Plan, Trace, ModelInputs]:
     parse_scheme(scheme)
-    _checks.one_of("purpose", purpose, PURPOSES)
     arguments = read_inputs(model, inputs)
     # A model without storage is traced without data; their scale and axes are read all the same.
     has_storage = not any(p.is_meta for p in model.parameters())
@@ -185,5 +193,5 @@ def _plan(
     if not arguments.is_given:
         # Made-up inputs tell a scale of 1 and nothing more.
         samples = {}
-    made = make_plan(traced, scheme, samples, purpose=purpose, for_derivatives=for_derivatives)
+    made = make_plan(traced, scheme, samples, aim)
     return made, traced, arguments

@@ -1,6 +1,7 @@
 """Predictions of dense stacks against networks that are drawn whole, and against exact theory."""
 
 import math
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -98,7 +99,8 @@ def agrees(expected, logs, allowance=0.03):
     """Expected RMS within 4 standard errors of the median over draws, and an allowance."""
     error = 4 * 1.2533 * logs.std(axis=0, ddof=1) / math.sqrt(len(logs))
     miss = np.abs(np.log(expected) - np.median(logs, axis=0))
-    return bool(np.all(miss <= error + allowance))
+    told = ~np.isnan(expected)
+    return bool(told.mean() > 0.4 and np.all((miss <= error + allowance)[told]))
 
 
 LAWS = {
@@ -130,7 +132,8 @@ def test_medians_angles_and_spreads_of_drawn_networks(name, widths):
     expected = predict(stack, laws, Inputs(float(np.mean(rows**2)), rows))
     zeros = [Zero()] * len(laws)
     signal, gradient, cosines = drawn(stack, laws, zeros, Streams, rows, 120)
-    # Few rows are sent where many were measured: their RMS strays by a few percent.
+    # Few rows are sent where many were measured: their RMS strays by a few percent. At 9 units a
+    # layer or two may not be told.
     assert agrees(expected.signal, signal, 0.05)
     assert agrees(expected.gradient, gradient, 0.08)
     error = 4 * np.nanstd(cosines, axis=0) / math.sqrt(len(cosines))
@@ -263,7 +266,7 @@ def test_what_few_rows_lack():
     found = predict(stack, [Normal(3 / math.sqrt(12))] * 119, 1.0)
     assert math.isnan(found.gradient[0])
     assert not math.isnan(found.gradient[-2])
-    assert "few loud rows" in found.note
+    assert "differ too much" in found.note
 
 
 def test_dropout_is_drawn():
@@ -287,7 +290,8 @@ def test_the_middle_draw_lies_below_the_mean_square():
 
 def test_the_same_question_has_the_same_answer():
     stack = chain([6, 8, 8, 3], activations.gelu())
-    assert predict(stack, [Normal(0.4)] * 3, 1.0) == predict(stack, [Normal(0.4)] * 3, 1.0)
+    first, second = (predict(stack, [Normal(0.4)] * 3, 1.0) for _ in range(2))
+    np.testing.assert_equal(asdict(first), asdict(second))
 
 
 def test_what_cannot_be_followed_is_said():

@@ -250,3 +250,36 @@ def test_loudness_and_columns():
     state.keep(2)
     assert state.values.shape == (2000, 2, 2)
     assert state.common == pytest.approx(4e5)
+
+
+def test_images_that_average_to_nothing():
+    """No weight can make up for them: the output stays silent, and the scale finite."""
+    net = Net([(16, 1)] * 3, GELU, MIRRORED, "mean")
+    x = _fields(10)
+    x -= x.mean((2, 3), keepdims=True)
+    stack = net.plan(x)
+    usual = net.plan(_fields(10))
+    assert stack.weights[-1].scale < 20 * usual.weights[-1].scale
+    assert float(net.run(*net.drawn(stack, 0), x)[-1].detach().abs().max()) < 1e-12
+
+
+def test_an_average_before_the_activation():
+    """The activation meets the level of the stack, and the weight before is louder."""
+    net = Net([(24, 1)] * 4, TANH, PLAIN)
+    table = window_sites((SIDE, SIDE), (4, 4), (2, 2), (2, 2))
+    reads = [Sites(16, np.arange(16)[:, None])] * 3 + [Sites(16, np.arange(16)[None])]
+    first = Passage(reads[0], (Pooling("average", table),))
+    net.passages = (first, *(Passage(r) for r in reads[1:]))
+    net.spaces[-1] = Space("h3", 24, TANH, PLAIN, 16)
+    x = _fields(20)
+    stack = net.plan(x)
+    z = []
+    for seed in range(6):
+        w, b = net.drawn(stack, seed)
+        z.append(F.conv2d(torch.from_numpy(x), w[0], b[0], padding=1))
+    assert math.sqrt(np.mean([v.square().mean() for v in z])) == pytest.approx(
+        stack.signal[0], rel=0.05
+    )
+    quiet = math.sqrt(np.mean([F.avg_pool2d(v, 2).square().mean() for v in z]))
+    assert quiet == pytest.approx(math.sqrt(stack.balanced.q[0]), rel=0.3)
+    assert quiet < 0.95 * stack.signal[0]

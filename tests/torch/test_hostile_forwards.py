@@ -211,7 +211,7 @@ NO_SCALE = {
 @pytest.mark.parametrize("name", NO_SCALE)
 def test_activations_that_no_scheme_can_keep_are_said_to_be_so(name):
     report = eq.initialize(Written(lambda m, x: m.b(NO_SCALE[name](m.a(x)))), X)
-    assert "no scale is stable in depth" in " ".join(report.plan.notes)
+    assert "no scale is stable in depth" in " ".join(report.plan.warnings)
     assert any("no scale is stable in depth" in f.what for f in report.findings)
 
 

@@ -1,0 +1,119 @@
+"""Stacks whose derivatives with respect to the inputs are what is fitted, as for equations.
+
+A framed network without biases bends every unit at the same place, the origin: it is nearly a
+function of one direction, and its second derivatives are concentrated there. Small random biases
+in the hidden layers and directions spread evenly over the first move the bends apart.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from equipoise.plan.entry import Inputs
+from equipoise.plan.stack_maps import has_maps
+from equipoise.plan.stack_plan import StackPlan
+from equipoise.plan.stacks import Stack
+from equipoise.schemes.laws import Array, Directions, Framed, Law, OffsetBias
+from equipoise.theory.hermite import statistics
+from equipoise.theory.oddpart import ActivationClass, classify
+
+# RMS of the first preactivations, and standard deviation of hidden biases in units of the RMS of
+# the preactivations there: on Burgers' equation 30 layers of 16 tanh units reach a third of the
+# loss that they reach without biases, and twice as much or none is worse.
+_FIRST_RMS, _BIAS = 0.6, 0.4
+
+
+def why_not_for_derivatives(stack: Stack) -> str:
+    """Why a stack cannot be started for its derivatives, or ''."""
+    if has_maps(stack):
+        return "it joins sites"
+    if not stack.hidden:
+        return "it has no hidden layer"
+    for h in stack.hidden:
+        if h.activation.kinks:
+            return f"{h.activation} has no second derivative"
+        if classify(h.activation).kind is not ActivationClass.CENTRE:
+            return f"{h.activation} is not nearly affine around 0"
+    fixed = next((a for a, ok in zip(stack.affines, stack.can_shift, strict=True) if not ok), None)
+    return f"layer {fixed.layer!r} has no bias of its own" if fixed else ""
+
+
+def for_derivatives(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPlan:
+    """Spread the bends of a centred stack over the inputs.
+
+    Args:
+        stack: dense layers for which ``why_not_for_derivatives`` is ''.
+        planned: its centred plan.
+        inputs: what enters.
+
+    Returns:
+        The plan with even directions in the first layer, biases in the hidden ones, the last
+        weight scaled to keep the output, and signal and gradient followed anew.
+    """
+    arrays = {n: a for n, a in planned.arrays.items() if not n.endswith(":axes")}
+    name = f"{stack.affines[0].weight}:in:mean"
+    rows = inputs.rows
+    spread = math.sqrt(inputs.mean_square)
+    if len(rows) > 1 and float(rows.var(axis=0).mean()) > 0:
+        arrays[name] = rows.mean(axis=0)
+        spread = math.sqrt(float(rows.var(axis=0).mean()))
+    norm = _FIRST_RMS / spread
+    # One input has no directions to spread: there the biases must place the bends.
+    single = _FIRST_RMS if stack.affines[0].in_size == 1 else 0.0
+    first = OffsetBias(
+        stack.affines[0].weight, centre=name if name in arrays else "", std=single
+    )  # fmt: skip
+    stds = [single, *(_BIAS * s for s in planned.signal[1:-1])]
+    biases: list[Law] = [first]
+    for affine, law, std in zip(stack.affines[1:-1], planned.biases[1:-1], stds[1:], strict=True):
+        constant = law.constant if isinstance(law, OffsetBias) else 0.0
+        biases.append(OffsetBias(affine.weight, constant, std=std))
+    signal, slopes = _followed(stack, planned, stds)
+    last = planned.weights[-1]
+    assert isinstance(last, Framed)
+    before = statistics(stack.hidden[-1].activation, planned.signal[-2] ** 2).centred_energy
+    after = statistics(stack.hidden[-1].activation, signal[-1] ** 2).centred_energy
+    factor = math.sqrt(before / after)
+    gradient = _gradient(planned, slopes, factor)
+    return replace(
+        planned,
+        weights=(
+            Directions(norm),
+            *planned.weights[1:-1],
+            replace(last, scale=last.scale * factor),
+        ),
+        biases=(*biases, planned.biases[-1]),
+        signal=(*signal, planned.signal[-1]),
+        gradient=gradient,
+        log_std=math.hypot(planned.log_std, _BIAS / math.sqrt(2 * stack.hidden[0].width)),
+        frames=tuple(replace(f, basis="") for f in planned.frames),
+        arrays=arrays,
+        reason=f"{planned.reason}; for its derivatives the first layer looks in evenly spread "
+        "directions and small random biases move the bends of hidden units apart",
+    )
+
+
+def _followed(
+    stack: Stack, planned: StackPlan, stds: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """RMS at each hidden layer with the biases, and E f'^2 there over that without them."""
+    q = _FIRST_RMS**2 + stds[0] ** 2
+    signal, slopes = [math.sqrt(q)], list[float]()
+    for i, h in enumerate(stack.hidden):
+        planned_q = planned.signal[i] ** 2
+        now, then = statistics(h.activation, q), statistics(h.activation, planned_q)
+        slopes.append(now.slope_energy / then.slope_energy)
+        if i + 1 < len(stack.hidden):
+            ratio = now.centred_energy / then.centred_energy
+            q = planned.signal[i + 1] ** 2 * ratio + stds[i + 1] ** 2
+            signal.append(math.sqrt(q))
+    return signal, slopes
+
+
+def _gradient(planned: StackPlan, slopes: Sequence[float], factor: float) -> tuple[float, ...]:
+    """Planned gradients times the slopes behind each layer and the factor of the last weight."""
+    behind: Array = np.cumprod(np.sqrt(np.asarray(slopes))[::-1])[::-1] * factor
+    hidden = [float(g * b) for g, b in zip(planned.gradient[:-1], behind, strict=True)]
+    return (*hidden, planned.gradient[-1])
