@@ -16,13 +16,17 @@ from equipoise.plan.stack_maps import has_maps
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.laws import Array, Directions, Framed, Law, OffsetBias
+from equipoise.theory.activation import Activation
+from equipoise.theory.bivariate import product_expectation
 from equipoise.theory.hermite import statistics
 from equipoise.theory.oddpart import ActivationClass, classify
 
 # RMS of the first preactivations, and standard deviation of hidden biases in units of the RMS of
 # the preactivations there: on Burgers' equation 30 layers of 16 tanh units reach a third of the
 # loss that they reach without biases, and twice as much or none is worse.
-_FIRST_RMS, _BIAS = 0.6, 0.4
+_FIRST_RMS, _BIAS = 0.6, 0.25
+# A last weight that must be louder by more than 10 would amplify rounding and nothing else.
+_LEAST_VARYING = 0.01
 
 
 def why_not_for_derivatives(stack: Stack) -> str:
@@ -70,12 +74,13 @@ def for_derivatives(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPl
     for affine, law, std in zip(stack.affines[1:-1], planned.biases[1:-1], stds[1:], strict=True):
         constant = law.constant if isinstance(law, OffsetBias) else 0.0
         biases.append(OffsetBias(affine.weight, constant, std=std))
-    signal, slopes = _followed(stack, planned, stds)
+    signal, slopes, varying = _followed(stack, planned, stds)
     last = planned.weights[-1]
     assert isinstance(last, Framed)
     before = statistics(stack.hidden[-1].activation, planned.signal[-2] ** 2).centred_energy
     after = statistics(stack.hidden[-1].activation, signal[-1] ** 2).centred_energy
-    factor = math.sqrt(before / after)
+    # The planned output is all of it to be told apart by.
+    factor = math.sqrt(before / (after * max(varying, _LEAST_VARYING)))
     gradient = _gradient(planned, slopes, factor)
     return replace(
         planned,
@@ -85,7 +90,8 @@ def for_derivatives(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPl
             replace(last, scale=last.scale * factor),
         ),
         biases=(*biases, planned.biases[-1]),
-        signal=(*signal, planned.signal[-1]),
+        # One draw of so few outputs says little of the mean over draws.
+        signal=(*signal, math.nan),
         gradient=gradient,
         log_std=math.hypot(planned.log_std, _BIAS / math.sqrt(2 * stack.hidden[0].width)),
         frames=tuple(replace(f, basis="") for f in planned.frames),
@@ -97,19 +103,35 @@ def for_derivatives(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPl
 
 def _followed(
     stack: Stack, planned: StackPlan, stds: Sequence[float]
-) -> tuple[list[float], list[float]]:
-    """RMS at each hidden layer with the biases, and E f'^2 there over that without them."""
-    q = _FIRST_RMS**2 + stds[0] ** 2
-    signal, slopes = [math.sqrt(q)], list[float]()
+) -> tuple[list[float], list[float], float]:
+    """What the biases make of a planned stack.
+
+    Returns the RMS at each hidden layer, E f'^2 there over that without biases, and the share of
+    the last activations' energy that differs between inputs: a bias is the same for all of them.
+    """
+    q, shared = _FIRST_RMS**2 + stds[0] ** 2, stds[0] ** 2
+    signal, slopes, energy, common = [math.sqrt(q)], list[float](), 1.0, 0.0
     for i, h in enumerate(stack.hidden):
         planned_q = planned.signal[i] ** 2
         now, then = statistics(h.activation, q), statistics(h.activation, planned_q)
         slopes.append(now.slope_energy / then.slope_energy)
+        common = _common_energy(h.activation, q, min(1.0, shared / q))
+        energy = now.centred_energy
         if i + 1 < len(stack.hidden):
-            ratio = now.centred_energy / then.centred_energy
-            q = planned.signal[i + 1] ** 2 * ratio + stds[i + 1] ** 2
+            power = planned.signal[i + 1] ** 2 / then.centred_energy
+            q, shared = power * energy + stds[i + 1] ** 2, power * common + stds[i + 1] ** 2
             signal.append(math.sqrt(q))
-    return signal, slopes
+    return signal, slopes, 1.0 - common / energy
+
+
+def _common_energy(f: Activation, q: float, correlation: float) -> float:
+    """E f0(z1) f0(z2), f0 = f - f(0)."""
+    rest = f.value_at_zero
+
+    def centred(z: Array) -> Array:
+        return np.asarray(f.f(z) - rest)
+
+    return product_expectation(centred, centred, q, q, correlation, tolerance=1e-6).value
 
 
 def _gradient(planned: StackPlan, slopes: Sequence[float], factor: float) -> tuple[float, ...]:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.entry import Levels
+from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.plan.plan_stack import plan_stack
-from equipoise.plan.stack_plan import StackPlan
+from equipoise.plan.predict import expect
+from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack, find_stacks
 from equipoise.plan.trace import Affine, Nonlinearity, Opaque, Trace
 from equipoise.schemes.catalogue import parse_scheme
@@ -63,10 +65,11 @@ def make_plan(
     choices: list[str] = []
     remarks, warnings = _Remarks(), _Remarks()
     predictions: dict[int, Prediction] = {}
+    outlooks: list[Outlook] = []
     for number, stack in enumerate(stacks):
         if stack.affines[0].weight in fixed:
             # Its values are the user's: what it sends on is not known.
-            predictions |= _predictions(stack, number, None)
+            predictions |= _predictions(stack, number, Expected.nothing(len(stack.affines), ""))
             continue
         inputs = levels.at(stack)
         where = _where(stack)
@@ -85,9 +88,11 @@ def make_plan(
         if stack.keeps_bias:
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False
-        if planned.frames and any(h.active_dropout for h in stack.hidden):
-            remarks.add(where, "dropout is active; the noise it adds is not predicted")
-            is_known = False
+        nothing = Expected.nothing(len(stack.affines), "")
+        expected = expect(stack, planned, inputs) if is_known else nothing
+        if expected.note:
+            remarks.add(where, expected.note)
+        outlooks.append(outlook(where, expected))
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
@@ -96,9 +101,8 @@ def make_plan(
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
-        predictions |= _predictions(stack, number, planned if is_known else None)
-        level = _exit_level(stack, planned.signal[-1]) if is_known else math.nan
-        levels.set_level(stack.exit_value, level)
+        predictions |= _predictions(stack, number, expected)
+        levels.set_level(stack.exit_value, _exit_level(stack, expected.signal[-1]))
 
     assignments, untouched = [], []
     for name, parameter in parameters.items():
@@ -115,7 +119,7 @@ def make_plan(
     in_order = [predictions[n.output] for n in trace.nodes if isinstance(n, Affine)]
     plan = Plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
-        arrays, tuple(in_order), remarks.notes(), warnings.notes(),
+        arrays, tuple(in_order), remarks.notes(), warnings.notes(), tuple(outlooks),
     )  # fmt: skip
     plan.verify_complete(trace.parameters)
     return plan
@@ -165,15 +169,15 @@ class _Remarks:
         return tuple(found)
 
 
-def _predictions(stack: Stack, number: int, planned: StackPlan | None) -> dict[int, Prediction]:
-    """Predictions of a stack by the value that each layer makes; nan where there is no plan."""
-    count = len(stack.affines)
-    signal = planned.signal if planned else (math.nan,) * count
-    gradient = planned.gradient if planned else (math.nan,) * count
-    log_std = planned.log_std if planned else 0.0
+def _predictions(stack: Stack, number: int, expected: Expected) -> dict[int, Prediction]:
+    """Predictions of a stack by the value that each layer makes."""
+    by_layer = zip(
+        expected.signal, expected.gradient, expected.log_std, expected.gradient_log_std,
+        expected.correlation, strict=True,
+    )  # fmt: skip
     return {
-        a.output: Prediction(a.layer, a.weight, s, g, number, log_std)
-        for a, s, g in zip(stack.affines, signal, gradient, strict=True)
+        a.output: Prediction(a.layer, a.weight, s, g, number, *rest)
+        for a, (s, g, *rest) in zip(stack.affines, by_layer, strict=True)
     }
 
 

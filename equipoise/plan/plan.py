@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.errors import PlanError
+from equipoise.plan.odds import Outlook
 from equipoise.plan.trace import Parameter
 from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.law_data import describe, law_from_dict, law_to_dict
@@ -60,11 +61,12 @@ class Prediction:
     Attributes:
         layer: name of the layer.
         weight: name of its weight.
-        signal: RMS of its output over units, inputs and draws.
+        signal: RMS of its output over units and inputs, in the median draw.
         gradient: RMS of the gradient at its output, relative to that at the last layer of its
             stack.
         stack: number of its stack.
-        log_std: standard deviation over draws of the log of either, nats; 0 where negligible.
+        log_std: standard deviation over draws of the log of the signal, nats; 0 where negligible.
+        gradient_log_std: the same of the gradient.
         correlation: mean cosine between the layer's outputs for different inputs.
     """
 
@@ -74,6 +76,7 @@ class Prediction:
     gradient: float
     stack: int
     log_std: float = 0.0
+    gradient_log_std: float = 0.0
     correlation: float = math.nan
 
 
@@ -89,6 +92,7 @@ class Plan:
         frames: orthonormal frames that couple the laws.
         arrays: arrays that laws refer to by name (axes and mean of the inputs).
         predictions: expected signal and gradient by layer, in the order of computation.
+        outlook: what is expected of each stack as a whole, and the odds of a usable draw.
         notes: limits of the plan that a reader should know.
         warnings: what theory says against any start of this model.
     """
@@ -102,6 +106,7 @@ class Plan:
     predictions: tuple[Prediction, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    outlook: tuple[Outlook, ...] = ()
 
     def streams(self, seed: int) -> Streams:
         """Random streams for drawing this plan from a root seed."""
@@ -191,6 +196,7 @@ class Plan:
             "frames": [asdict(frame) for frame in self.frames],
             "arrays": {name: _array_to_dict(a) for name, a in self.arrays.items()},
             "predictions": [asdict(p) for p in self.predictions],
+            "outlook": [asdict(o) for o in self.outlook],
             "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
@@ -220,9 +226,10 @@ class Plan:
             ),
             frames=tuple(Frame(**f) for f in data["frames"]),
             arrays={name: _array_from_dict(a) for name, a in data["arrays"].items()},
-            predictions=tuple(_prediction(p) for p in data["predictions"]),
+            predictions=tuple(Prediction(**_with_nan(p)) for p in data["predictions"]),
             notes=tuple(data["notes"]),
             warnings=tuple(data["warnings"]),
+            outlook=tuple(Outlook(**_with_nan(o)) for o in data["outlook"]),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -255,9 +262,9 @@ class Plan:
         return "\n".join([*lines, *self.warnings, *self.notes])
 
 
-def _prediction(data: Mapping[str, Any]) -> Prediction:
-    values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
-    return Prediction(**values)
+def _with_nan(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of ``without_nan`` as they were."""
+    return {k: math.nan if v is None else v for k, v in data.items()}
 
 
 def without_nan(data: Any) -> Any:

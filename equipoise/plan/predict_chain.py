@@ -234,12 +234,13 @@ def _shifted(
         case Uniform(bound=bound, mean=mean):
             entries = drawing.rng.uniform(mean - bound, mean + bound, (len(x), width, 1))
             return weight.forward(x) + entries
-        case OffsetBias(constant=constant, centre=centre, level=level):
+        case OffsetBias(constant=constant, centre=centre, level=level, std=std):
             offset = constant + (drawing.arrays[centre].reshape(-1, 1) if centre else 0.0)
+            moved = level + (std * drawing.rng.standard_normal((len(x), width, 1)) if std else 0.0)
             if isinstance(weight, OnSites):
                 weight.offset = offset
-                return weight.forward(x) + level
-            return weight.forward(x - offset) + level
+                return weight.forward(x) + moved
+            return weight.forward(x - offset) + moved
         case SpreadBias(centre=centre, slope=slope) if not isinstance(weight, OnSites):
             rest = drawing.arrays[centre][:, None] if centre else 0.0
             if bias.in_space:
