@@ -9,7 +9,7 @@ from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.choose import Choice, cannot_be_centred
 from equipoise.plan.entry import Inputs, mean_matters, principal_axes
-from equipoise.plan.resting import resting_budget
+from equipoise.plan.spending import resting_budget, unit_level_budget
 from equipoise.plan.stack_maps import (
     Patches,
     block_of,
@@ -97,6 +97,7 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> Stack
     budget = aim.budget_for(entry.participation)
     if math.isnan(aim.budget):
         budget = max(budget, resting_budget(stack, choice.layouts))
+        budget = min(budget, unit_level_budget(stack, choice.layouts))
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,

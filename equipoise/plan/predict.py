@@ -45,6 +45,8 @@ _BATCHES, _SINGLES = (16, 200), (24, 1000)
 _FIRST, _ENOUGH = 24, 0.01
 # Draws after which a share of 0 or 1 is believed.
 _SURE = 100
+# Frames hold a stack of more layers than these so closely that draws of it are not worth seconds.
+_DEEP = 120
 # Beyond so many numbers nothing is sampled.
 _TOO_MANY = 2e7
 _MOST_ROWS = 32
@@ -124,7 +126,7 @@ def predict(
 def expect(stack: Stack, planned: StackPlan, inputs: Inputs) -> Expected:
     """Expectations of a planned stack.
 
-    Where the draws do not follow a stack on frames, for its size, they are those of the scheme
+    Of a stack on frames that is too large or too deep to be sampled they are those of the scheme
     itself: signal and gradient, with the odds of a log that is normal with its ``log_std``.
 
     Args:
@@ -137,9 +139,14 @@ def expect(stack: Stack, planned: StackPlan, inputs: Inputs) -> Expected:
     """
     if planned.expected is not None:
         return planned.expected
+    if planned.frames and stack.depth > _DEEP:
+        return _by_scheme(stack, planned)
     found = predict(stack, planned.weights, inputs, planned.biases, planned.frames, planned.arrays)
-    if found.method or not planned.frames:
-        return found
+    return found if found.method or not planned.frames else _by_scheme(stack, planned)
+
+
+def _by_scheme(stack: Stack, planned: StackPlan) -> Expected:
+    """What the scheme of a stack on frames expects itself."""
     same = (planned.log_std,) * len(planned.weights)
     unknown = (math.nan,) * len(planned.weights)
     widths = [h.width for h in stack.hidden]

@@ -69,11 +69,13 @@ class _Reader:
     def read(self) -> Trace:
         signature = self.program.graph_signature
         first = {alias: p.name for p in self.parameters for alias in (p.name, *p.aliases)}
+        # Properties that walk the whole signature each time.
+        parameters = signature.inputs_to_parameters
         user_inputs = {n for n in signature.user_inputs if isinstance(n, str)}
         user_outputs = {n for n in signature.user_outputs if isinstance(n, str)}
         for node in self.program.graph.nodes:
-            if node.op == "placeholder" and node.name in signature.inputs_to_parameters:
-                self.state.parameter_of[node] = first[signature.inputs_to_parameters[node.name]]
+            if node.op == "placeholder" and node.name in parameters:
+                self.state.parameter_of[node] = first[parameters[node.name]]
             elif node.op == "placeholder" and node.name in user_inputs:
                 self._input(node)
             elif node.op == "call_function":

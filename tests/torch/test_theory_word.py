@@ -83,7 +83,7 @@ def test_two_lines_without_bias_are_exact():
 
 
 def test_the_spread_is_that_of_many_draws():
-    """40 draws of one net and one input: slopes stray from theory's mean by theory's standard deviation."""
+    """40 draws, one input: slopes stray from theory's mean by theory's standard deviation."""
     away = []
     model = mlp([16, *[16] * 8, 4], nn.SELU)
     inputs = read_inputs(model, X[:1])
