@@ -4,7 +4,14 @@ This package imports no framework; for PyTorch use ``import equipoise.torch as e
 """
 
 from equipoise.diagnose import Finding
-from equipoise.errors import ArgumentError, EquipoiseError, PlanError, TraceError, UnhealthyError
+from equipoise.errors import (
+    ArgumentError,
+    EquipoiseError,
+    EquipoiseWarning,
+    PlanError,
+    TraceError,
+    UnhealthyError,
+)
 from equipoise.plan.plan import Assignment, Plan, Untouched
 
 __version__ = "0.1.0"
@@ -13,6 +20,7 @@ __all__ = [
     "ArgumentError",
     "Assignment",
     "EquipoiseError",
+    "EquipoiseWarning",
     "Finding",
     "Plan",
     "PlanError",

@@ -1,6 +1,7 @@
 """From measurements to findings: what is wrong, where, and what to do about it. Framework-free."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan
@@ -9,7 +10,7 @@ from equipoise.rules.against_plan import Expectation, against_plan, expected_by_
 from equipoise.rules.finding import CODES, Finding, Severity
 from equipoise.rules.remedy import activation_names, remedies
 from equipoise.rules.travel import travels
-from equipoise.rules.units import in_units
+from equipoise.rules.units import empty_layers, in_units
 from equipoise.rules.whole import on_the_whole
 
 __all__ = [
@@ -36,7 +37,11 @@ def diagnose(
         The findings; empty for a network in balance.
     """
     remedy = remedies(plan, stacks)
-    findings = [
+    findings = empty_layers(measurements)
+    # A layer without units has no numbers of its own to judge.
+    judged = tuple(x for x in measurements.layers if x.entries)
+    measurements = replace(measurements, layers=judged)
+    findings += [
         *travels(measurements, remedy),
         *in_units(measurements, activation_names(stacks), remedy),
         *on_the_whole(measurements, remedy),

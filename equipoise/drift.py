@@ -64,8 +64,9 @@ def fit_drift(logs: Sequence[float]) -> Drift:
             place kept for the others.
 
     Returns:
-        The drift. Over drawn series of 10 to 100 layers the root mean square of the error is 0.9 to
-        1.1 times the spread of the slope for walks; where flicker hides a small walk it is larger.
+        The drift. Few layers cannot tell a walk from flicker: over drawn walks the root mean square
+        of the error is 0.61 times the spread of the slope for 6 layers, 0.73 for 10, 0.81 for 20,
+        0.89 for 50 and 0.94 for 100; where flicker hides a small walk it is larger than the spread.
 
     >>> fit_drift([0.0, -0.5, -1.0, -1.5])
     Drift(per_layer=-0.5, error=0.0, layers=4)

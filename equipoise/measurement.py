@@ -38,6 +38,7 @@ class LayerMeasurement:
         twins: share of units that have the same weights and bias as an earlier unit, bit for bit.
         non_finite: number of entries of the output that are nan or infinite.
         sites: number of sites of each unit.
+        entries: number of entries of the weight; 0 where it joins 0 units.
         is_trainable: whether the weight asks for a gradient.
     """
 
@@ -62,6 +63,7 @@ class LayerMeasurement:
     twins: float = 0.0
     non_finite: int = 0
     sites: int = 1
+    entries: int = 1
     is_trainable: bool = True
 
     @property
@@ -79,7 +81,7 @@ class Measurements:
         input_rms: RMS of the floating-point inputs.
         input_mean: mean of all their entries.
         input_correlation: mean cosine between different inputs.
-        output_rms: RMS of the model's output.
+        output_rms: RMS of the floating-point numbers that forward returns; nan if there are none.
         output_is_finite: whether it held no nan and no infinity.
         rows: size of the batch that was sent.
         given_rows: size of the batch that was given; ``rows`` of them were sent, evenly spaced.

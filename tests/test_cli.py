@@ -21,10 +21,13 @@ from torch import nn
 print("noise from the caller's module")
 
 def deep():
-    return nn.Sequential(*[m for _ in range(30) for m in (nn.Linear(16, 16), nn.Tanh())])
+    return nn.Sequential(*[m for _ in range(6) for m in (nn.Linear(16, 16), nn.Tanh())])
 
 def shrinking():
     return nn.Sequential(*[m for _ in range(40) for m in (nn.Linear(16, 16), nn.Tanhshrink())])
+
+def short():
+    return nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
 
 def nothing():
     return 3
@@ -83,7 +86,7 @@ def test_init_prints_a_report_and_saves_it_with_the_weights(folder):
     assert result.exit_code == 0, result.output
     assert "scheme auto" in result.output
     assert json.loads((folder / "r.json").read_text(encoding="utf-8"))["ok"]
-    assert len(torch.load(folder / "w.pt")) == 60
+    assert len(torch.load(folder / "w.pt")) == 12
 
 
 def refusal(*arguments):
@@ -104,7 +107,7 @@ def test_init_prints_json_and_nothing_else(folder):
     )
     report = json.loads(result.stdout)
     assert report["plan"]["scheme"] == "auto"
-    assert len(report["plan"]["assignments"]) == 60
+    assert len(report["plan"]["assignments"]) == 12
     # What the caller's code prints, where files are and what we warn of is for people.
     for words in ("noise from", "weights: w.pt", "report: r.txt", "warning: 'spare' holds"):
         assert words in result.stderr
@@ -141,6 +144,20 @@ def test_schemes_purpose_and_derivatives_are_passed_on(folder):
     line = ("init", "my_models:deep", "--input", 16)
     assert "mode of scheme 'he' must be one of" in refusal(*line, "--scheme", "he(mode='in')")
     assert "purpose must be one of" in refusal(*line, "--purpose", "ranking")
+
+
+def test_the_output_scale_is_passed_on(folder):
+    line = ("init", "my_models:deep", "--input", 16)
+    found = json.loads(call(*line, "--output-rms", 0.25, "--json").stdout)
+    assert found["measurements"]["layers"][-1]["signal"] == pytest.approx(0.25, rel=0.1)
+    assert found["ends"][0]["expected"]["signal"] == pytest.approx(0.25, rel=0.1)
+    assert "output_rms must be positive" in refusal(*line, "--output-rms", 0)
+
+
+def test_strict_makes_a_warning_count(folder):
+    line = ("init", "my_models:short", "--input", 16, "--scheme", "he", "--for-derivatives")
+    assert call(*line).exit_code == 0
+    assert call(*line, "--strict").exit_code == 1
 
 
 def test_saved_weights_load_again_also_tied_ones(folder):
@@ -248,9 +265,10 @@ def test_python_m_equipoise_in_a_process_of_its_own(folder):
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ok"]
-    bad = subprocess.run([*line[:4], "my_models:gone"], capture_output=True, text=True)
+    # Refused before torch is loaded.
+    bad = subprocess.run([*line, "--report", "r.pdf"], capture_output=True, text=True)
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr.splitlines()[-1].startswith("error: factory must name a function")
+    assert bad.stderr.splitlines()[-1].startswith("error: --report must end in .html, .json, .txt")
 
 
 def test_help_has_an_example_for_each_command():

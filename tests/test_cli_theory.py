@@ -1,9 +1,11 @@
 """The command line: theory and schemes."""
 
 import json
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -11,7 +13,9 @@ from typer.testing import CliRunner
 import equipoise.torch as eq
 from equipoise import cli
 from equipoise.errors import ArgumentError
+from equipoise.report.card import make_card
 from equipoise.schemes.catalogue import CATALOGUE
+from equipoise.theory import activations
 
 
 def call(*arguments):
@@ -56,7 +60,6 @@ def acts(tmp_path, monkeypatch):
         ("torch.nn.functional:silu", "silu"),
         ("torch.nn:Mish", "mish"),
         ("my_acts:mine", "mine"),
-        ("my_acts:slow", "slow"),
         ("my_acts:Squash", "Squash"),
     ],
 )
@@ -68,14 +71,29 @@ def test_theory_prints_the_card(acts, text, name):
     assert (card["width"], card["depth"], card["scheme"]) == (16, 30, "auto")
 
 
+def test_a_function_of_plain_numbers_is_read(acts, monkeypatch):
+    def card(given, width, depth, scheme, name):
+        values = given(0.5) if callable(given) else given.f(np.array([0.5]))[0]
+        assert values == pytest.approx(0.5 * math.tanh(0.5))
+        assert (width, depth, scheme, name) == (16, 100, "auto", "slow")
+        return made
+
+    # Millions of calls of a Python function take long: what is read is what counts here.
+    made = make_card(activations.tanh(), 8, 2)
+    monkeypatch.setattr("equipoise.report.card.make_card", card)
+    result = call("theory", "my_acts:slow", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["activation"] == "tanh"
+
+
 def test_theory_prints_words_and_draws_a_picture(acts):
-    result = call("theory", "my_acts:mine", "--plot", "card.svg", "--scheme", "he")
+    result = call("theory", "my_acts:mine", "--plot", "card.svg", "--scheme", "he", "--depth", 10)
     assert result.exit_code == 0, result.output
     assert "mine, " in result.output
     assert "scheme=" in result.output
     assert "picture: card.svg" in result.output
     assert (acts / "card.svg").read_text(encoding="utf-8").startswith("<?xml")
-    both = call("theory", "relu", "--plot", "relu.png", "--json")
+    both = call("theory", "relu", "--plot", "relu.png", "--json", "--depth", 10)
     assert json.loads(both.stdout)["activation"] == "relu"
 
 

@@ -8,19 +8,13 @@ import typer
 from equipoise.cli.batch import LARGEST_SEED, ROWS, make_batch, read_loss
 from equipoise.cli.files import REPORTS, check_target, load_checkpoint, writing
 from equipoise.cli.imported import make_model
+from equipoise.cli.options import Factory, InputShapes, Rows, Strict
 from equipoise.cli.terminal import stdout_kept_clean, terminal
 
 
 def diagnose(
-    factory: Annotated[str, typer.Argument(help="package.module:function that makes the model.")],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            help="Shape of one input without the batch, such as 16 or 3,32,32; made up with mean 0 "
-            "and variance 1. Once for each argument of forward.",
-        ),
-    ] = None,
+    factory: Factory,
+    inputs: InputShapes = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Inputs, and targets, from a file: .npy, .npz, .pt or .safetensors."),
@@ -37,10 +31,8 @@ def diagnose(
         int,
         typer.Option(help="Of the model, the rows and the targets.", min=0, max=LARGEST_SEED),
     ] = 0,
-    rows: Annotated[int, typer.Option(help="Rows to make, or to take from the file.")] = ROWS,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with status 1 for a warning too.")
-    ] = False,
+    rows: Rows = ROWS,
+    strict: Strict = False,
     report: Annotated[
         Path | None, typer.Option(help="Save the diagnosis: .html, .json or .txt.")
     ] = None,
@@ -50,7 +42,7 @@ def diagnose(
 ) -> None:
     """Measure a model as it stands, or with a checkpoint's weights, and say what is wrong with it.
 
-    The exit status is 0 for a healthy model, 1 if a finding is an error and 2 for bad arguments.
+    Exit status: 0 in balance, 1 if a finding is an error, 2 for bad arguments.
 
     A file of data holds one array; or 'inputs', or arguments of forward by name, and 'targets'.
 

@@ -1,5 +1,6 @@
 """``equipoise init``."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -8,19 +9,13 @@ import typer
 from equipoise.cli.batch import LARGEST_SEED, ROWS, make_batch
 from equipoise.cli.files import PLANS, REPORTS, WEIGHTS, check_target, save_weights, writing
 from equipoise.cli.imported import make_model
+from equipoise.cli.options import Factory, InputShapes, Rows, Strict
 from equipoise.cli.terminal import stdout_kept_clean, terminal
 
 
 def init(
-    factory: Annotated[str, typer.Argument(help="package.module:function that makes the model.")],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            help="Shape of one input without the batch, such as 16 or 3,32,32; made up with mean 0 "
-            "and variance 1. Once for each argument of forward.",
-        ),
-    ] = None,
+    factory: Factory,
+    inputs: InputShapes = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Inputs from a file: .npy, .npz, .pt or .safetensors."),
@@ -37,16 +32,18 @@ def init(
             "--for-derivatives", help="The loss reads derivatives with respect to the inputs."
         ),
     ] = False,
+    output_rms: Annotated[
+        float | None,
+        typer.Option(help="RMS wanted of the outputs, such as the scale of the targets: 5."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Of the draw and of the rows.", min=0, max=LARGEST_SEED)
     ] = 0,
-    rows: Annotated[int, typer.Option(help="Rows to make, or to take from the file.")] = ROWS,
+    rows: Rows = ROWS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Draw and measure; the model stays as it was made.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with status 1 for a warning too.")
-    ] = False,
+    strict: Strict = False,
     report: Annotated[
         Path | None, typer.Option(help="Save the report: .html, .json or .txt.")
     ] = None,
@@ -60,7 +57,7 @@ def init(
 ) -> None:
     """Make a model, initialize it, and print the report.
 
-    The exit status is 1 if the report holds an error and 2 for bad arguments.
+    Exit status: 0 in balance, 1 if a finding is an error, 2 for bad arguments.
 
     A file of data holds one array; or several: 'inputs', or arguments of forward by name.
 
@@ -80,6 +77,7 @@ def init(
         result = eq.initialize(
             model, batch.inputs, scheme, generator, dry_run,
             purpose=purpose, for_derivatives=for_derivatives,
+            output_rms=math.nan if output_rms is None else output_rms,
         )  # fmt: skip
     if as_json:
         typer.echo(result.to_json())
@@ -94,5 +92,5 @@ def init(
     if save is not None:
         save_weights(model, save)
         typer.echo(f"weights: {save}", err=as_json)
-    if any(f.severity == "error" or (strict and f.severity == "warning") for f in result.findings):
+    if result.status or (strict and not result.ok):
         raise typer.Exit(1)

@@ -7,6 +7,8 @@ from equipoise import _checks
 from equipoise.schemes.framed import DEFAULT_BUDGET
 
 PURPOSES = ("", "classification", "regression")
+NOT_FOR_DERIVATIVES = "only scheme='auto' provides for derivatives"
+UNMET = "derivatives are not provided for"
 # Logits of RMS s start the cross-entropy about s^2 / 2 above ln C. With very many classes that is
 # paid for long, since each logit is seldom corrected; with few it is learnt away in a few steps.
 _MANY_CLASSES, _QUIET_LOGITS = 1000, 0.1

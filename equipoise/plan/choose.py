@@ -41,9 +41,6 @@ def choose(stack: Stack) -> Choice:
     apart = cannot_be_framed(stack)
     if apart:
         return _exact_moments(apart)
-    apart = cannot_be_framed(stack)
-    if apart:
-        return _exact_moments(apart)
     classes = [classify(h.activation) for h in stack.hidden]
     hopeless = [c for c in classes if c.kind is ActivationClass.NEITHER]
     if hopeless:

@@ -15,7 +15,7 @@ from equipoise.plan.entry import Inputs
 from equipoise.plan.stack_maps import has_maps
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
-from equipoise.schemes.laws import Array, Directions, Framed, Law, OffsetBias
+from equipoise.schemes.laws import Array, Directions, Framed, Law, OffsetBias, Zero
 from equipoise.theory.activation import Activation
 from equipoise.theory.bivariate import product_expectation
 from equipoise.theory.hermite import statistics
@@ -25,8 +25,11 @@ from equipoise.theory.oddpart import ActivationClass, classify
 # the preactivations there: on Burgers' equation 30 layers of 16 tanh units reach a third of the
 # loss that they reach without biases, and twice as much or none is worse.
 _FIRST_RMS, _BIAS = 0.6, 0.25
+# Deeper stacks share the noise of so many layers: 200 times as much would drown the inputs.
+_LAYERS = 30
 # A last weight that must be louder by more than 10 would amplify rounding and nothing else.
 _LEAST_VARYING = 0.01
+_FEW_OUTPUTS = 8
 
 
 def why_not_for_derivatives(stack: Stack) -> str:
@@ -69,18 +72,19 @@ def for_derivatives(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPl
     first = OffsetBias(
         stack.affines[0].weight, centre=name if name in arrays else "", std=single
     )  # fmt: skip
-    stds = [single, *(_BIAS * s for s in planned.signal[1:-1])]
-    biases: list[Law] = [first]
+    share = _BIAS * math.sqrt(min(1.0, _LAYERS / stack.depth))
+    stds = [single, *(share * s for s in planned.signal[1:-1])]
+    biases: list[Law] = [first if first != OffsetBias(first.weight) else Zero()]
     for affine, law, std in zip(stack.affines[1:-1], planned.biases[1:-1], stds[1:], strict=True):
         constant = law.constant if isinstance(law, OffsetBias) else 0.0
         biases.append(OffsetBias(affine.weight, constant, std=std))
-    signal, slopes, varying = _followed(stack, planned, stds)
+    signal, slopes, exit_energy, common = _followed(stack, planned, stds)
     last = planned.weights[-1]
     assert isinstance(last, Framed)
-    before = statistics(stack.hidden[-1].activation, planned.signal[-2] ** 2).centred_energy
-    after = statistics(stack.hidden[-1].activation, signal[-1] ** 2).centred_energy
-    # The planned output is all of it to be told apart by.
-    factor = math.sqrt(before / (after * max(varying, _LEAST_VARYING)))
+    # The output that was planned is to be what differs between inputs.
+    varying = max(1.0 - common / exit_energy, _LEAST_VARYING)
+    arriving = math.sqrt(last.scale**2 * exit_energy / stack.affines[-1].out_size)
+    factor = planned.signal[-1] / (arriving * math.sqrt(varying))
     gradient = _gradient(planned, slopes, factor)
     return replace(
         planned,
@@ -90,8 +94,8 @@ def for_derivatives(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPl
             replace(last, scale=last.scale * factor),
         ),
         biases=(*biases, planned.biases[-1]),
-        # One draw of so few outputs says little of the mean over draws.
-        signal=(*signal, math.nan),
+        # One draw of few outputs says little of the mean over draws.
+        signal=(*signal, factor * arriving if last.rank >= _FEW_OUTPUTS else math.nan),
         gradient=gradient,
         log_std=math.hypot(planned.log_std, _BIAS / math.sqrt(2 * stack.hidden[0].width)),
         frames=tuple(replace(f, basis="") for f in planned.frames),
@@ -103,25 +107,39 @@ def for_derivatives(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPl
 
 def _followed(
     stack: Stack, planned: StackPlan, stds: Sequence[float]
-) -> tuple[list[float], list[float], float]:
-    """What the biases make of a planned stack.
+) -> tuple[list[float], list[float], float, float]:
+    """What even directions and biases make of a planned stack.
 
-    Returns the RMS at each hidden layer, E f'^2 there over that without biases, and the share of
-    the last activations' energy that differs between inputs: a bias is the same for all of them.
+    The planned first weight puts the inputs into the first columns of a frame; even directions fill
+    all of them alike, so energies are followed anew by column (``theory.structured``). Those that
+    two inputs have in common are too: a bias is the same for all inputs.
+
+    Returns the RMS at each hidden layer, E f'^2 there over that without biases, and the energies
+    that the last weight reads: all of it, and what inputs have in common.
     """
-    q, shared = _FIRST_RMS**2 + stds[0] ** 2, stds[0] ** 2
-    signal, slopes, energy, common = [math.sqrt(q)], list[float](), 1.0, 0.0
-    for i, h in enumerate(stack.hidden):
-        planned_q = planned.signal[i] ** 2
-        now, then = statistics(h.activation, q), statistics(h.activation, planned_q)
-        slopes.append(now.slope_energy / then.slope_energy)
-        common = _common_energy(h.activation, q, min(1.0, shared / q))
-        energy = now.centred_energy
+    width = stack.hidden[0].width
+    energy = np.full(width, _FIRST_RMS**2 + stds[0] ** 2)
+    shared = np.full(width, stds[0] ** 2)
+    signal, slopes = list[float](), list[float]()
+    for i, (h, law) in enumerate(zip(stack.hidden, planned.weights[1:], strict=True)):
+        assert isinstance(law, Framed)
+        q, common = float(energy.mean()), float(shared.mean())
+        at = statistics(h.activation, q)
+        signal.append(math.sqrt(q))
+        slopes.append(
+            at.slope_energy / statistics(h.activation, planned.signal[i] ** 2).slope_energy
+        )
+        both = _common_energy(h.activation, q, min(1.0, common / q))
+        power = at.linear**2
+        kept = power * energy[: law.rank] + at.centred_energy - power * q
+        alike = power * shared[: law.rank] + both - power * common
         if i + 1 < len(stack.hidden):
-            power = planned.signal[i + 1] ** 2 / then.centred_energy
-            q, shared = power * energy + stds[i + 1] ** 2, power * common + stds[i + 1] ** 2
-            signal.append(math.sqrt(q))
-    return signal, slopes, 1.0 - common / energy
+            energy, shared = (
+                np.pad(law.scale**2 * x, (0, stack.hidden[i + 1].width - law.rank))
+                + stds[i + 1] ** 2
+                for x in (kept, alike)
+            )
+    return signal, slopes, float(kept.sum()), float(alike.sum())
 
 
 def _common_energy(f: Activation, q: float, correlation: float) -> float:

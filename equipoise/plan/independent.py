@@ -100,13 +100,12 @@ def why_apart(stack: Stack, scheme: Scheme) -> str:
             f"come nearest to their level, at {draws} times the cost of drawing"
         )
     if scheme.name == "orthogonal" and scheme.word("kernel") == "delta":
-        wider = [
+        narrowing = [
             a.layer for a in stack.affines
-            if a.convolution.kernel and a.convolution.is_transposed is False
-            and a.out_size < a.in_size
+            if a.convolution.kernel and not a.convolution.is_transposed and a.out_size < a.in_size
         ]  # fmt: skip
-        if wider:
-            reason += f"; {wider[0]!r} has fewer channels out than in and loses the others"
+        if narrowing:
+            reason += f"; {narrowing[0]!r} has fewer channels out than in and loses the others"
     return reason
 
 

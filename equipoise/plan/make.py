@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from equipoise.errors import PlanError
-from equipoise.plan.aim import Aim
+from equipoise.plan.aim import NOT_FOR_DERIVATIVES, UNMET, Aim
 from equipoise.plan.entry import Levels
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
@@ -82,9 +82,10 @@ def make_plan(
         if planned.warning:
             # Through a layer or two a signal without a stable level still arrives.
             grave = planned.is_unstable and stack.depth > _SHALLOW
-            (warnings if grave else remarks).add(where, planned.warning)
+            unmet = UNMET in planned.warning
+            (warnings if grave or unmet else remarks).add(where, planned.warning)
         if aim.for_derivatives and parse_scheme(scheme).name != "auto":
-            warnings.add(where, "only scheme='auto' provides for derivatives")
+            warnings.add(where, NOT_FOR_DERIVATIVES)
         if stack.keeps_bias:
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False

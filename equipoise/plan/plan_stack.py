@@ -68,6 +68,10 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
         if stack.is_last:
             laws[-1] = _scaled(laws[-1], aim.exit_rms(stack.affines[-1].out_size))
         planned = plan_apart(stack, laws, inputs, choice.reason)
+        if stack.is_last and aim.output_rms > 0 and planned.signal[-1] > 0:
+            # Poolings, paddings and finite widths move the scale that moments give.
+            laws[-1] = _scaled(laws[-1], aim.output_rms / planned.signal[-1])
+            planned = plan_apart(stack, laws, inputs, choice.reason)
     else:
         planned = plan_framed(stack, choice, inputs, aim)
     warning = choice.warning or planned.warning

@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import psi
 
-from equipoise.plan.entry import Inputs
+from equipoise.plan.entry import Inputs, principal_axes
 from equipoise.plan.odds import normal_odds, usable_share
 from equipoise.plan.predict_chain import Draws, Laws, draw_chain, numbers, products, together
-from equipoise.plan.predict_entries import moments
+from equipoise.plan.predict_exact import exact_means
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.laws import (
@@ -28,14 +27,9 @@ from equipoise.schemes.laws import (
     BestOf,
     Frame,
     Law,
-    Normal,
-    Orthogonal,
-    TruncatedNormal,
-    Uniform,
     Zero,
 )
-from equipoise.theory.activations import Activation, identity
-from equipoise.theory.lyapunov import WeightLaw, log_gain, log_gains
+from equipoise.schemes.lyapunov import is_two_lines
 
 # Numbers that a batch of rows, and a single input, may draw: a third of a second of one core each.
 _NUMBERS = 3e6
@@ -47,8 +41,8 @@ _FIRST, _ENOUGH = 24, 0.01
 _SURE = 100
 # Frames hold a stack of more layers than these so closely that draws of it are not worth seconds.
 _DEEP = 120
-# Beyond so many numbers nothing is sampled.
-_TOO_MANY = 2e7
+# Beyond so many numbers nothing is sampled; entries of candidates are cheap.
+_TOO_MANY, _TOO_MANY_TRIED = 2e7, 4e7
 _MOST_ROWS = 32
 # Numbers that the fewest batches may draw, so that deep stacks are sent as many rows as others.
 _DEEP_NUMBERS = 8e6
@@ -60,10 +54,10 @@ _MEDIAN = 1.2533
 _PRODUCTS, _TOO_MANY_PRODUCTS = 5e8, 2e9
 _MAP_ROWS, _MAPS, _LARGE_MAP = 4, (4, 200), 2e7
 _DOUBT = "draws or rows differ too much for a number within 10 % (signal) or 1.5 (gradient)"
+# Nats by which scales of first order in 1 / width may miss, about half of the sum of 1 / width.
+_NO_DRIFT = 0.15
 # Share of draws that must live for the law of survivors to be that of the middle.
 _MOST_ALIVE = 0.95
-# Share of dead draws below which the exact law of survivors is that of all.
-_NO_DEATHS = 1e-3
 # Standard deviations of a log that are rounding.
 _NO_SPREAD = 1e-6
 
@@ -96,8 +90,13 @@ def predict(
     count = len(stack.affines)
     if not (math.isfinite(inputs.mean_square) and inputs.mean_square > 0):
         return Expected.nothing(count, "the scale of what enters is not known")
-    laws = Laws(weights, biases or [Zero()] * count, frames, arrays or {})
     rows, batches, singles = _effort(stack, weights)
+    chosen = ""
+    if not batches and any(isinstance(law, BestOf) for law in weights) and _hardly_drifts(stack):
+        weights = [law.matrix if isinstance(law, BestOf) else law for law in weights]
+        rows, batches, singles = _effort(stack, weights)
+        chosen = ", as if there were one candidate for each weight"
+    laws = Laws(weights, biases or [Zero()] * count, frames, arrays or {})
     if not batches:
         return Expected.nothing(count, "a stack of this size is not followed")
     widths = [h.width for h in stack.hidden]
@@ -115,8 +114,9 @@ def predict(
         return Expected.nothing(count, batch)
     single = _more(stack, laws, inputs, singles, 1, certain)
     assert isinstance(single, Draws)
-    exact = None if any(b != Zero() for b in biases) else _exact_means(stack, weights)
+    exact = None if any(b != Zero() for b in biases) else exact_means(stack, weights)
     found = _summary(batch, single, exact, widths, rows)
+    found = replace(found, method=found.method + chosen)
     if isinstance(entry, Inputs) and not (entry.maps.size or entry.rows.size):
         # How alike two inputs are is known of the inputs only.
         return replace(found, correlation=(math.nan,) * count)
@@ -140,14 +140,21 @@ def expect(stack: Stack, planned: StackPlan, inputs: Inputs) -> Expected:
     if planned.expected is not None:
         return planned.expected
     if planned.frames and stack.depth > _DEEP:
-        return _by_scheme(stack, planned)
+        return _by_scheme(stack, planned, inputs)
     found = predict(stack, planned.weights, inputs, planned.biases, planned.frames, planned.arrays)
-    return found if found.method or not planned.frames else _by_scheme(stack, planned)
+    return found if found.method or not planned.frames else _by_scheme(stack, planned, inputs)
 
 
-def _by_scheme(stack: Stack, planned: StackPlan) -> Expected:
-    """What the scheme of a stack on frames expects itself."""
-    same = (planned.log_std,) * len(planned.weights)
+def _by_scheme(stack: Stack, planned: StackPlan, inputs: Inputs) -> Expected:
+    """What the scheme of a stack on frames expects itself.
+
+    Its spread is that of one input; inputs in several directions stray apart from each other, and
+    the RMS of all of them by so much less.
+    """
+    first = stack.affines[0]
+    axes = principal_axes(inputs.rows, min(first.in_size, first.out_size))
+    spread = planned.log_std / math.sqrt(axes.participation if axes else 1.0)
+    same = (spread,) * len(planned.weights)
     unknown = (math.nan,) * len(planned.weights)
     widths = [h.width for h in stack.hidden]
     odds = normal_odds(planned.signal, planned.gradient, planned.log_std, widths)
@@ -169,7 +176,8 @@ def _effort(stack: Stack, weights: Sequence[Law]) -> tuple[int, int, int]:
     rows = max(4, min(_MOST_ROWS, int(_DEEP_NUMBERS / cost / _BATCHES[0])))
     batches = _draws(_NUMBERS / (cost * rows + tried), _BATCHES)
     singles = _draws(_NUMBERS / (cost + tried), _SINGLES)
-    return rows, batches * ((cost * rows + tried) * batches <= _TOO_MANY), singles
+    fits = cost * rows * batches <= _TOO_MANY and tried * batches <= _TOO_MANY_TRIED
+    return rows, batches * fits, singles
 
 
 def _tried(stack: Stack, weights: Sequence[Law]) -> int:
@@ -179,6 +187,13 @@ def _tried(stack: Stack, weights: Sequence[Law]) -> int:
         for law, a in zip(weights, stack.affines, strict=True)
         if isinstance(law, BestOf)
     )
+
+
+def _hardly_drifts(stack: Stack) -> bool:
+    """Whether a stack of scaled weights keeps its target without a choice between several."""
+    if all(is_two_lines(h.activation) for h in stack.hidden):
+        return True
+    return sum(1.0 / h.width for h in stack.hidden) <= _NO_DRIFT
 
 
 def _more(
@@ -251,8 +266,9 @@ def lack(unlike: Array, rows: int) -> Array:
 def _typical(rms: Array, norms: Array, single: Array, exact: Array | None) -> tuple[Array, Array]:
     """Middle of the log RMS of batches and its standard error, layer by layer.
 
-    The middle is Tukey's trimean: the median where the law is symmetric, and steadier. The mean log
-    norm of one vector is its control variate: it is known exactly, or from many more draws.
+    The middle is Tukey's trimean: the median where the law is symmetric, and steadier. Its control
+    variate, where that helps, is the mean log norm of one vector, which is known exactly or from
+    many more draws.
     """
     found, error = np.median(rms, axis=0), np.zeros(rms.shape[1])
     for layer in range(rms.shape[1]):
@@ -266,67 +282,16 @@ def _typical(rms: Array, norms: Array, single: Array, exact: Array | None) -> tu
         energy = float(shifts @ shifts)
         share = float(shifts @ x) / energy if energy > _NO_SPREAD**2 * len(y) else 0.0
         mean = float(alone.mean()) if exact is None else float(exact[layer])
-        found[layer] = np.quantile(x, [0.25, 0.5, 0.5, 0.75]).mean() + share * (mean - y.mean())
-        rest = _MEDIAN * float(np.std(x - share * y)) / math.sqrt(len(x))
+        rest = float(np.std(x - share * y))
         chance = share * float(alone.std()) / math.sqrt(len(alone)) if exact is None else 0.0
-        error[layer] = math.hypot(rest, chance)
+        with_control = math.hypot(_MEDIAN * rest / math.sqrt(len(x)), chance)
+        without = _MEDIAN * float(np.std(x)) / math.sqrt(len(x))
+        if with_control > without:
+            # Few single vectors know their mean worse than the batches know theirs.
+            share = 0.0
+        found[layer] = np.quantile(x, [0.25, 0.5, 0.5, 0.75]).mean() + share * (mean - y.mean())
+        error[layer] = min(with_control, without)
     return found, error
-
-
-def _exact_means(stack: Stack, weights: Sequence[Law]) -> tuple[Array, Array | None] | None:
-    """Exact means of the log norm of one signal and of one cotangent, where there is a theory.
-
-    There is none for maps, of which many sites meet one kernel. The signal's is relative to what
-    enters. The cotangent's, for normal entries only, starts from a standard normal vector at the
-    outputs, which each layer turns into |f(g)| of its own width.
-    """
-    if any(a.convolution.kernel for a in stack.affines):
-        return None
-    scales, laws = list[float](), set[str]()
-    for law in weights:
-        match law:
-            case Normal(mean=0.0) | Uniform(mean=0.0) | TruncatedNormal(mean=0.0):
-                scales.append(moments(law, 1)[1])
-                laws.add("gaussian")
-            case Orthogonal(gain=gain):
-                scales.append(gain)
-                laws.add("haar")
-            case _:
-                return None
-    if len(laws) != 1 or any(h.active_dropout for h in stack.hidden):
-        return None
-    if not all(_is_two_lines(h.activation) for h in stack.hidden):
-        return None
-    kind: WeightLaw = "gaussian" if laws == {"gaussian"} else "haar"
-    ins = np.array([a.in_size for a in stack.affines], dtype=np.float64)
-    outs = np.array([a.out_size for a in stack.affines], dtype=np.float64)
-    sizes = np.array(scales)
-    if not (sizes > 0).all():
-        return None
-    plain = log_gains(identity(), outs, ins, sizes, kind).mean
-    passed, kept, factors = [0.0], 1.0, list[float]()
-    for i, h in enumerate(stack.hidden):
-        step = log_gain(h.activation, outs[i], ins[i], sizes[i], kind)
-        factors.append(log_gain(h.activation, outs[i]).mean)
-        passed.append(passed[-1] + step.mean)
-        kept *= step.survival
-    if kept < 1 - _NO_DEATHS:
-        return None
-    forward = np.array(passed) + plain
-    if kind == "haar":
-        return forward, None
-    last = 0.5 * (psi(outs[-1] / 2) + math.log(2.0))
-    steps = [last]
-    for i in range(len(stack.hidden) - 1, -1, -1):
-        steps.append(steps[-1] + math.log(sizes[i + 1]) + factors[i])
-    return forward, np.array(steps[::-1]) - last
-
-
-def _is_two_lines(activation: Activation) -> bool:
-    return activation.homogeneity == 1.0 and (activation.slope_left, activation.slope_right) != (
-        0,
-        0,
-    )
 
 
 def _spread(logs: Array) -> Array:

@@ -94,7 +94,9 @@ def draw_chain(
     found = []
     for start in range(0, draws, size):
         drawing = Drawing(rng, min(size, draws - start), frames, laws.arrays)
-        part = _pass(stack, laws, _entering(stack, laws, entry, count, drawing), drawing)
+        # What leaves the range of floats is told by the signal itself.
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = _pass(stack, laws, _entering(stack, laws, entry, count, drawing), drawing)
         if isinstance(part, str):
             return part
         found.append(part)
@@ -235,7 +237,9 @@ def _shifted(
             entries = drawing.rng.uniform(mean - bound, mean + bound, (len(x), width, 1))
             return weight.forward(x) + entries
         case OffsetBias(constant=constant, centre=centre, level=level, std=std):
-            offset = constant + (drawing.arrays[centre].reshape(-1, 1) if centre else 0.0)
+            about = drawing.arrays[centre] if centre else np.zeros(1)
+            point = weight.point(about) if isinstance(weight, OnSites) else about.reshape(-1, 1)
+            offset = constant + point
             moved = level + (std * drawing.rng.standard_normal((len(x), width, 1)) if std else 0.0)
             if isinstance(weight, OnSites):
                 weight.offset = offset
@@ -265,10 +269,8 @@ def _activated(hidden: Hidden, z: Array, drawing: Drawing) -> tuple[Array, Back]
         x, back = pooled(pool, x)
         steps.append(back)
     flat, shape = x.ravel(), x.shape
-    # What leaves the range of floats is told by the signal itself.
-    with np.errstate(over="ignore", invalid="ignore"):
-        x = np.asarray(hidden.activation.f(flat)).reshape(shape)
-        slope = np.asarray(hidden.activation.df(flat)).reshape(shape)
+    x = np.asarray(hidden.activation.f(flat)).reshape(shape)
+    slope = np.asarray(hidden.activation.df(flat)).reshape(shape)
     steps.append(lambda u: u * slope)
     for pool in hidden.pools:
         x, back = pooled(pool, x)
@@ -293,7 +295,7 @@ def _activated(hidden: Hidden, z: Array, drawing: Drawing) -> tuple[Array, Back]
 def _log_rms(z: Array) -> Array:
     # Squares would leave the range of floats long before the values do.
     largest = np.abs(z).max(axis=(1, 2), initial=0.0)
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         unit = z / np.where(largest > 0, largest, 1.0)[:, None, None]
         return np.asarray(np.log(largest) + 0.5 * np.log(np.mean(unit**2, axis=(1, 2))))
 
@@ -304,7 +306,7 @@ def _by_row(z: Array, sites: int) -> Array:
 
 
 def _log_norms(z: Array, sites: int) -> Array:
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore"):
         return np.asarray(0.5 * np.log(np.sum(_by_row(z, sites) ** 2, axis=1)))
 
 
@@ -314,8 +316,7 @@ def _loudness(logs: Array) -> Array:
     It is the variance where the law is symmetric. Rows that are nearly 0 move no RMS.
     """
     middle = np.median(logs, axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        above = np.where(np.isfinite(middle) & (logs > middle), logs - middle, 0.0)
+    above = np.where(np.isfinite(middle) & (logs > middle), logs - middle, 0.0)
     return np.asarray(np.sum(above**2, axis=1) / max(logs.shape[1] // 2, 1))
 
 
@@ -324,7 +325,7 @@ def _cosine(z: Array) -> Array:
     norms = np.sqrt(np.sum(z**2, axis=1, keepdims=True))
     if rows < 2:
         return np.full(len(z), math.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore"):
         unit = z / norms
         total = np.sum(np.sum(unit, axis=2) ** 2, axis=1)
     return np.asarray((total - rows) / (rows * (rows - 1)))

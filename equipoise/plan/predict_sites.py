@@ -48,7 +48,7 @@ def layer_of(law: Law, affine: Affine, drawing: Drawing) -> "Weight | OnSites | 
         if isinstance(found, str):
             return found
         parts.append(found)
-    return OnSites(parts, table, convolution.is_transposed)
+    return OnSites(parts, table, convolution.is_transposed, block)
 
 
 def _spread_sites(affine: Affine, block: tuple[int, ...]) -> Sites:
@@ -68,8 +68,11 @@ def _spread_sites(affine: Affine, block: tuple[int, ...]) -> Sites:
 class OnSites:
     """A matrix for each group of channels, applied to the window of every site."""
 
-    def __init__(self, parts: list[Weight], table: Sites, is_transposed: bool) -> None:
+    def __init__(
+        self, parts: list[Weight], table: Sites, is_transposed: bool, block: tuple[int, ...]
+    ) -> None:
         self._parts, self._table, self._is_transposed = parts, table, is_transposed
+        self._block = block
         # What is taken off every window, padding or not: shape (inputs of the matrix, 1).
         self.offset: Array | float = 0.0
         index = np.where(table.index < 0, table.count, table.index).ravel()
@@ -77,6 +80,12 @@ class OnSites:
         self._gather = sparse.csr_matrix(
             (ones, (np.arange(index.size), index)), shape=(index.size, table.count + 1)
         )[:, : table.count].tocsr()
+
+    def point(self, mean: Array) -> Array:
+        """A mean over kernels, or over channels, as a column of the inputs of the matrix."""
+        if mean.ndim > 1:
+            mean = mean[(slice(None), *central_slices(mean.shape[1:], self._block))]
+        return mean.reshape(-1, 1)
 
     def forward(self, x: Array) -> Array:
         """W x."""

@@ -294,11 +294,13 @@ def _best(law: BestOf, name: str, rows: int, columns: int, drawing: Drawing) -> 
             return "a sampled weight follows one that is not"
         signal = drawing.probes[law.previous]
     else:
-        probes = rng.standard_normal((draws, columns, _PROBES))
-        signal = np.asarray(activation_of(law.feed).f(probes.ravel())).reshape(probes.shape)
+        feed, probes = activation_of(law.feed), rng.standard_normal((draws, columns, _PROBES))
+        signal = np.asarray(feed.f(probes.ravel())).reshape(probes.shape)
+        if feed.homogeneity == 1.0:
+            signal = signal / np.exp(_log_rms(signal))[:, None]
     best, kept = np.zeros((draws, rows, columns)), np.zeros((draws, rows, _PROBES))
     nearest = np.full(draws, math.inf)
-    for _ in range(law.draws):
+    for i in range(law.draws):
         if isinstance(law.matrix, Orthogonal):
             turned = Rotation(rng, max(rows, columns)).whole(draws)
             candidate = law.matrix.gain * turned[:, :rows, :columns]
@@ -306,10 +308,14 @@ def _best(law: BestOf, name: str, rows: int, columns: int, drawing: Drawing) -> 
             candidate = whole(law.matrix, (draws, rows, columns), rng)
         sent = candidate @ signal
         sent = np.asarray(f(sent.ravel())).reshape(sent.shape)
-        power = np.maximum(np.square(sent).mean(axis=1), 1e-300)
-        distance = abs(0.5 * np.log(power).mean(axis=1) - law.target)
-        better = (distance < nearest)[:, None, None]
-        best, kept = np.where(better, candidate, best), np.where(better, sent, kept)
-        nearest = np.minimum(nearest, distance)
+        distance = abs(_log_rms(sent).mean(axis=1) - law.target)
+        better = (distance < nearest) | (i == 0)
+        best[better], kept[better] = candidate[better], sent[better]
+        nearest[better] = distance[better]
     drawing.probes[name] = kept
     return _Drawn(best)
+
+
+def _log_rms(x: Array) -> Array:
+    """Of each vector, shape (draws, vectors); vectors of zeros count as 1e-150."""
+    return np.asarray(0.5 * np.log(np.maximum(np.square(x).mean(axis=1), 1e-300)))

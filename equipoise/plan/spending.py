@@ -22,8 +22,9 @@ _NO_GROWTH = 1e-6
 def resting_budget(stack: Stack, layouts: tuple[Layout, ...]) -> float:
     """Nats of gradient growth at which no signal is six times quieter than what its units rest at.
 
-    At constant width the gradient grows by the mean Hermite degree of f0 = f - f(0) in each layer,
-    so the level q at which RMS f0 = |f(0)| / 6 costs depth * log(degree(q)) nats.
+    At constant width the gradient grows by the mean Hermite degree of f0 = f - f(0) from each
+    hidden layer to the one before, so the level q at which RMS f0 = |f(0)| / 6 costs
+    (depth - 1) * log(degree(q)) nats.
 
     Args:
         stack: the layers.
@@ -47,11 +48,10 @@ def unit_level_budget(stack: Stack, layouts: tuple[Layout, ...]) -> float:
     that are one, spend nothing at any level: without other units there is no limit.
     """
     spent = [
-        math.log(at.slope_energy / at.centred_energy)
+        math.log(at.mean_hermite_degree)
         for h, layout in zip(stack.hidden, layouts, strict=True)
         if isinstance(layout, Plain) and (at := statistics(h.activation, 1.0)).centred_energy > 0
     ]
-    # There is one weight less between hidden layers than there are layers.
     total = sum(spent) * max(1, len(spent) - 1) / max(1, len(spent))
     return total if total > _NO_GROWTH else math.inf
 
@@ -67,4 +67,5 @@ def _cost(f: Activation, depth: int) -> float:
         return _MOST
     q = math.exp(brentq(excess, low, high, xtol=1e-6)) if excess(low) < 0.0 else _LOWEST_Q
     at = statistics(f, q)
-    return min(_MOST, max(0.0, depth * math.log(q * at.slope_energy / at.centred_energy)))
+    # There is one weight less between hidden layers than there are layers.
+    return min(_MOST, max(0.0, (depth - 1) * math.log(at.mean_hermite_degree)))

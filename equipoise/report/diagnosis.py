@@ -52,8 +52,8 @@ class Diagnosis(Outcome):
         """Name, words and value of each drift over the hidden layers."""
         m = self.measurements
         return (
-            ("signal", "signal, forward", m.signal_drift()),
-            ("gradient", "gradient, backward", m.gradient_drift()),
+            ("signal", "the signal, forward", m.signal_drift()),
+            ("gradient", "the gradient, backward", m.gradient_drift()),
             ("difference", "1 - cosine between inputs, forward", m.difference_drift()),
         )
 
@@ -72,11 +72,12 @@ class Diagnosis(Outcome):
             if math.isfinite(drift.per_layer):
                 error = f" +- {drift.error:.2g}" if math.isfinite(drift.error) else ""
                 lines.append(
-                    f"Drift of the {words}: {drift.per_layer:+.3g}{error} nats per layer over "
+                    f"Drift of {words}: {drift.per_layer:+.3g}{error} nats per layer over "
                     f"{drift.layers} hidden layers."
                 )
         if m.without_gradient > 0:
-            lines.append(f"{m.without_gradient:.1%} of the trainable numbers have no gradient.")
+            share = f"{m.without_gradient:.1%}" if m.without_gradient >= 0.0005 else "A few"
+            lines.append(f"{share} of the trainable numbers have no gradient.")
         return tuple(lines)
 
     def page(self) -> str:
@@ -88,7 +89,8 @@ class Diagnosis(Outcome):
     def print(self, console: Console) -> None:
         """Print the diagnosis to a rich console."""
         count = len(self.measurements.layers)
-        console.print(f"equipoise: {self.model} as it stands, {count} affine layers", markup=False)
+        layers = f"{count} affine layer{'s' * (count != 1)}"
+        console.print(f"equipoise: {self.model} as it stands, {layers}", markup=False)
         for line in self.sentences():
             console.print(f"  {line}", markup=False)
         if count:

@@ -18,12 +18,15 @@ from plotly.offline import get_plotlyjs
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan
+from equipoise.report.ends import draws_usable, ends
 from equipoise.report.panels import Panel, panels_figure, shown
 from equipoise.schemes.law_data import describe
 
 if TYPE_CHECKING:
     from equipoise.report.diagnosis import Diagnosis
     from equipoise.report.report import Report
+
+_SPREADS = ("log_std", "gradient_log_std")
 
 
 def page(report: "Report") -> str:
@@ -33,10 +36,11 @@ def page(report: "Report") -> str:
     caption = f"{n} affine layer{'s' * (n != 1)}, measured on a batch of {measured.rows}"
     course = Markup(figure_html(figure_signal_gradient(measured, plan, caption)))
     cosine = Markup(figure_html(figure_correlation(measured, caption)))
-    stray = max((p.log_std for p in plan.predictions), default=0.0)
-    words = shown(math.exp(min(stray, 700.0))) if stray > math.log(2.0) else ""
+    strays = [max((getattr(p, k) for p in plan.predictions), default=0.0) for k in _SPREADS]
+    words = [shown(math.exp(min(s, 700.0))) if s > math.log(2.0) else "" for s in strays]
     expected = list(zip(*_expected(measured, plan), strict=True))
-    body = _pieces().report(report, course, cosine, Markup(plan_table(report)), expected, words)
+    laws, last = Markup(plan_table(report)), _ends(report)
+    body = _pieces().report(report, course, cosine, laws, expected, words, last)
     return document(f"{report.model} starts {'in' if report.ok else 'out of'} balance", [str(body)])
 
 
@@ -115,6 +119,20 @@ def figure_correlation(measurements: Measurements, title: str) -> go.Figure:
     return panels_figure(
         [Panel("Cosine", "mean cosine", names, values, held, "inputs", False)], title
     )
+
+
+def _ends(report: "Report") -> list[tuple[str, ...]]:
+    """Each stack: what was expected and measured, and the odds with their method."""
+    rows = []
+    for end in ends(report.plan, report.measurements):
+        e = end.expected
+        pairs = (
+            (e.signal, end.signal), (e.gradient, end.gradient), (e.correlation, end.correlation),
+        )  # fmt: skip
+        numbers = (f"{shown(wanted)}, measured {shown(seen)}" for wanted, seen in pairs)
+        odds = draws_usable(e.odds, e.odds_error).removesuffix(" usable") or "-"
+        rows.append((e.where, *numbers, odds, e.odds_method or "-"))
+    return rows
 
 
 def _expected(measurements: Measurements, plan: Plan | None) -> tuple[list[float], list[float]]:

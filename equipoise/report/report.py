@@ -9,9 +9,12 @@ from rich.table import Table
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan, without_nan
+from equipoise.report.ends import ends
 from equipoise.report.outcome import Outcome
 from equipoise.report.rows import number, shown_rows
 from equipoise.schemes.law_data import describe
+
+_SHOWN_STACKS = 6
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Report(Outcome):
             "status": self.status,
             "findings": [asdict(f) for f in self.findings],
             "measurements": without_nan(asdict(self.measurements)),
+            "ends": [end.to_dict() for end in ends(self.plan, self.measurements)],
             "plan": without_nan(self.plan.to_dict()),
         }
 
@@ -63,6 +67,11 @@ class Report(Outcome):
         for line in self.plan.choice:
             console.print(f"  {line}", soft_wrap=False, markup=False)
         console.print(layer_table(self.plan, self.measurements))
+        last = ends(self.plan, self.measurements)
+        for end in last[:_SHOWN_STACKS]:
+            console.print(f"  {end.words()}.", markup=False)
+        if last[_SHOWN_STACKS:]:
+            console.print(f"  and {len(last) - _SHOWN_STACKS} more stacks; a saved report has all")
         for item in self.plan.untouched:
             console.print(f"  untouched {item.parameter}: {item.reason}", markup=False)
         self.print_findings(console)

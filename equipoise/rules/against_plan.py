@@ -4,18 +4,21 @@ import math
 from dataclasses import dataclass
 
 from equipoise.measurement import Measurements
+from equipoise.plan.aim import NOT_FOR_DERIVATIVES
 from equipoise.plan.plan import Plan, Prediction
 from equipoise.rules.finding import Finding, Severity
 
 # A plan's expectation may be off by this factor beyond three standard deviations of the draw.
-_SLACK = 2.0
+_SLACK, _DEVIATIONS = 2.0, 3.0
 # A mean cosine may be off by this much, and by this many standard deviations of a cosine between
 # random directions.
-_LIMIT = "Predictions end here; the measurements do not."
-_INSTEAD = (
-    "Change the activation or the shape, or add normalization or skips: a law cannot mend it."
-)
 _COSINE_SLACK, _COSINE_DEVIATIONS = 0.15, 3.0
+_LIMIT = "The weights are drawn all the same; look at what was measured there."
+_INSTEAD = (
+    "Use another activation, fewer layers, normalization or skip connections: no choice of weights "
+    "mends it."
+)
+_FOR_DERIVATIVES = "Pass scheme='auto', or leave for_derivatives out."
 
 
 @dataclass(frozen=True)
@@ -24,27 +27,39 @@ class Expectation:
 
     Attributes:
         signal, gradient: RMS, the gradient for the cotangent of the measurement.
-        log_std: standard deviation over draws of the log of either, nats.
+        log_std, gradient_log_std: standard deviation over draws of the logs of the two, nats.
         correlation: mean cosine between outputs for different inputs.
     """
 
     signal: float
     gradient: float
-    log_std: float
+    log_std: float = 0.0
+    gradient_log_std: float = 0.0
     correlation: float = math.nan
 
 
-def expected_by_layer(m: Measurements, plan: Plan | None) -> tuple[Expectation, ...]:
-    """The plan's expectation for each measured layer, matched by weight and turn of use."""
+def predictions_by_layer(m: Measurements, plan: Plan | None) -> tuple[Prediction, ...]:
+    """The plan's prediction for each measured layer, matched by weight and turn of use.
+
+    A layer of which the plan says nothing gets one of stack -1 that is nan throughout.
+    """
     waiting: dict[str, list[Prediction]] = {}
     for prediction in plan.predictions if plan else ():
         waiting.setdefault(prediction.weight, []).append(prediction)
     nothing = Prediction("", "", math.nan, math.nan, -1)
-    found = [waiting[x.weight].pop(0) if waiting.get(x.weight) else nothing for x in m.layers]
+    return tuple(waiting[x.weight].pop(0) if waiting.get(x.weight) else nothing for x in m.layers)
+
+
+def expected_by_layer(m: Measurements, plan: Plan | None) -> tuple[Expectation, ...]:
+    """The plan's expectation for each measured layer, in the units of the measurement."""
+    found = predictions_by_layer(m, plan)
     # Gradients are predicted relative to the last layer of their stack.
     ends = {p.stack: x.gradient for p, x in zip(found, m.layers, strict=True)}
     return tuple(
-        Expectation(p.signal, p.gradient * ends[p.stack], p.log_std, p.correlation) for p in found
+        Expectation(
+            p.signal, p.gradient * ends[p.stack], p.log_std, p.gradient_log_std, p.correlation
+        )
+        for p in found
     )
 
 
@@ -52,14 +67,16 @@ def against_plan(m: Measurements, plan: Plan) -> list[Finding]:
     """The worst disagreement of signal, gradient and cosine with what the plan expects."""
     worst: dict[str, tuple[float, Finding]] = {}
     for seen, e in zip(m.layers, expected_by_layer(m, plan), strict=True):
-        for name, observed, expected in (
-            ("signal", seen.signal, e.signal), ("gradient", seen.gradient, e.gradient),
-        ):  # fmt: skip
+        for name, observed, expected, log_std in (
+            ("signal", seen.signal, e.signal, e.log_std),
+            ("gradient", seen.gradient, e.gradient, e.gradient_log_std),
+        ):
             if not (0 < observed < math.inf and 0 < expected < math.inf):
                 continue
-            excess = abs(math.log(observed / expected)) - 3 * e.log_std - math.log(_SLACK)
+            allowed = _DEVIATIONS * log_std + math.log(_SLACK)
+            excess = abs(math.log(observed / expected)) - allowed
             if excess > worst.get(name, (0.0, None))[0]:
-                factor = _SLACK * math.exp(3 * e.log_std)
+                factor = math.exp(allowed)
                 worst[name] = excess, _missed(
                     seen.layer, name, f"RMS {expected:.3g} within a factor {factor:.2g}",
                     f"RMS {observed:.3g}", "warning",
@@ -84,8 +101,11 @@ def _missed(layer: str, name: str, expected: str, observed: str, severity: Sever
 
 def limits(plan: Plan) -> list[Finding]:
     """What the plan itself says of its limits."""
+    against = [text for text in plan.warnings if NOT_FOR_DERIVATIVES not in text]
+    unmet = [text for text in plan.warnings if NOT_FOR_DERIVATIVES in text]
     return [
-        *(_said("no-better-law", "warning", text, _INSTEAD) for text in plan.warnings),
+        *(_said("no-better-law", "warning", text, _INSTEAD) for text in against),
+        *(_said("plan-limit", "warning", text, _FOR_DERIVATIVES) for text in unmet),
         *(_said("plan-limit", "info", text, _LIMIT) for text in plan.notes),
     ]
 

@@ -14,6 +14,7 @@ CODES: Mapping[str, str] = {
     "vanished-gradient": "the gradient is exactly 0 from a layer back",
     "vanishing-gradient": "the gradient falls by a factor of 30 or more on its way back",
     "exploding-gradient": "the gradient grows by a factor of 30 or more on its way back",
+    "empty-layer": "a layer reads from 0 units, or makes 0: nothing gets through it",
     "zero-weights": "every weight of a layer is 0",
     "symmetric-units": "units with equal weights and equal gradients, which never part",
     "dead-units": "half of a layer's units or more give 0 on the whole batch",

@@ -25,7 +25,7 @@ def remedies(plan: Plan | None, stacks: Sequence[Stack]) -> Remedy:
 
     def remedy(layer: str) -> str:
         stack = at.get(layer)
-        if stack is None:
+        if stack is None or not all(h.width for h in stack.hidden):
             return _START_ANEW
         choice = choose(stack)
         first, last = stack.affines[0].layer, stack.affines[-1].layer

@@ -38,8 +38,7 @@ def travels(m: Measurements, remedy: Remedy) -> list[Finding]:
 
 def _numbers(m: Measurements, remedy: Remedy) -> list[Finding]:
     bad = next(
-        (x for x in m.layers if x.non_finite or not math.isfinite(x.signal + x.bias_share)
-         or math.isinf(x.weight_norm)), None,
+        (x for x in m.layers if x.non_finite or math.isinf(x.signal + x.weight_norm)), None,
     )  # fmt: skip
     if bad is None and m.output_is_finite:
         return []
@@ -72,16 +71,8 @@ def _travel(
         seen: layer and RMS in the order of the trip.
         remedy: what to do about a layer.
     """
-    both = list(seen)
-    stops = [
-        _Stop(x.layer, rms, rms * math.sqrt(x.width * x.sites))
-        for x, rms in both if math.isfinite(rms)
-    ]  # fmt: skip
-    if len(stops) < 2:
-        return []
-    # How loud the output is, is a choice: it is no part of the trip.
-    output = both[-1 if quantity == "signal" else 0][0].layer
-    hidden = [stop for stop in stops if stop.layer != output]
+    trip_stops = [_Stop(x.layer, rms, rms * math.sqrt(x.width * x.sites)) for x, rms in seen]
+    stops = [stop for stop in trip_stops if math.isfinite(stop.rms)]
     zero = next((stop.layer for stop in stops if stop.rms == 0.0), None)
     if zero is not None:
         return [
@@ -89,6 +80,10 @@ def _travel(
                     f"the {quantity} is exactly 0 here and wherever it would go from here",
                     f"a {quantity}", "RMS 0", remedy(zero))
         ]  # fmt: skip
+    # How loud the output is, is a choice: it is no part of the trip. A layer that is used again
+    # may be the output once and hidden before.
+    output = trip_stops[-1 if quantity == "signal" else 0] if trip_stops else None
+    hidden = [stop for stop in stops if stop is not output]
     if len(hidden) < 2:
         return []
     start = hidden[0]
@@ -131,6 +126,15 @@ def _without_gradient(m: Measurements, remedy: Remedy) -> list[Finding]:
 def _not_measured(m: Measurements) -> list[Finding]:
     """What was not seen cannot be called in balance."""
     unseen = [x.layer for x in m.layers if math.isnan(x.gradient)]
+    # An output that is nan has an RMS of nan too.
+    if m.layers and not m.loss_name and m.output_is_finite and math.isnan(m.output_rms):
+        return [
+            Finding("not-measured", "warning", "output",
+                    "forward returns no floating-point numbers, so no gradient can start there",
+                    "a real tensor, alone or in tuples, lists or dicts", "none",
+                    "Return what the loss is computed of: logits or losses, not class numbers; the "
+                    "fields of a class of your own as a dict.")
+        ]  # fmt: skip
     if m.layers and not unseen:
         return []
     what = "no affine layer was seen" if not m.layers else "no gradient reaches some layers"

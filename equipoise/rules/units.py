@@ -32,6 +32,21 @@ def in_units(m: Measurements, activations: Mapping[str, str], remedy: Remedy) ->
     ]
 
 
+def empty_layers(m: Measurements) -> list[Finding]:
+    """A finding on layers that join no units; nothing else can be said of them."""
+    empty = [x for x in m.layers if not x.entries]
+    if not empty:
+        return []
+    first = empty[0]
+    more = f" in {len(empty)} of {len(m.layers)} layers" if empty[1:] else ""
+    return [
+        Finding("empty-layer", "warning", first.layer, "nothing gets through a layer of 0 units",
+                "at least one unit on each side",
+                f"{first.width} units made, {first.entries} weights{more}",
+                f"Give {first.layer!r} units on both sides, or take it out of the model.")
+    ]  # fmt: skip
+
+
 def _zero_weights(m: Measurements) -> list[Finding]:
     zero = [x for x in m.layers if x.weight_norm == 0.0]
     if not zero:

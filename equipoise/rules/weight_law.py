@@ -72,6 +72,8 @@ def law_of(facts: WeightFacts) -> tuple[LawKind, str]:
     """
     name, entries = repr(facts.weight), facts.rows * facts.columns
     most, least = max(facts.rows, facts.columns), min(facts.rows, facts.columns)
+    if not entries:
+        return "", f"{name} has no entries"
     if not math.isfinite(facts.std):
         return "", f"{name} holds numbers that are not finite"
     if facts.std == 0.0:

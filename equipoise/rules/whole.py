@@ -2,14 +2,14 @@
 
 import math
 
-from equipoise.measurement import Measurements
+from equipoise.measurement import LayerMeasurement, Measurements
 from equipoise.rules.finding import Finding, Severity
 from equipoise.rules.remedy import Remedy
 
 _COLLAPSED, _COLLAPSING = 0.999, 0.98
-# One direction is left where the participation ratio is below the first of these and was above the
-# second at the first layer.
-_ONE_DIRECTION, _SEVERAL = 1.5, 3.0
+# One direction is left where the participation ratio is below the first of these, though inputs and
+# widths allow more than the second. Of a layer's units mirrored pairs make half by design.
+_ONE_DIRECTION, _SEVERAL, _PAIRED = 1.5, 3.0, 0.5
 # Share of the output that differs between inputs, below which float32 tells none apart.
 _CONSTANT, _VARIED = 1e-9, 1e-6
 # Nats above the loss of a guess.
@@ -48,19 +48,25 @@ def _correlation(m: Measurements, remedy: Remedy) -> list[Finding]:
 
 def _rank(m: Measurements, remedy: Remedy) -> list[Finding]:
     hidden = [x for x in m.hidden if math.isfinite(x.rank)]
-    if len(hidden) < 2 or hidden[0].rank < _SEVERAL or hidden[-1].rank >= _ONE_DIRECTION:
+    if len(hidden) < 2 or hidden[-1].rank >= _ONE_DIRECTION:
+        return []
+    narrowest = min(hidden, key=_by_directions)
+    if min(hidden[0].rank, _PAIRED * narrowest.most_directions) < _SEVERAL:
         return []
     last = hidden[-1]
-    if last.most_directions < _SEVERAL:
-        return []
     first = next(x for x in hidden if x.rank < _ONE_DIRECTION)
     return [
         Finding("rank-collapse", "warning", first.layer,
-                "what tells inputs apart has shrunk to one direction",
-                f"a participation ratio near that of the first layer, {hidden[0].rank:.1f}",
+                "what tells inputs apart has shrunk to one direction at most",
+                f"a participation ratio of several: the first layer has {hidden[0].rank:.1f}, and "
+                f"{narrowest.layer!r}, the narrowest, {narrowest.most_directions} directions",
                 f"{last.rank:.2f}, with {last.directions} of {last.most_directions} directions "
                 "above 1e-3 of the largest", remedy(first.layer))
     ]  # fmt: skip
+
+
+def _by_directions(x: LayerMeasurement) -> int:
+    return x.most_directions
 
 
 def _constant(m: Measurements, remedy: Remedy) -> list[Finding]:

@@ -39,6 +39,7 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
+from equipoise.schemes.sites import central_slices
 
 __all__ = ["PROBES", "Streams", "draw", "semi_orthogonal"]
 
@@ -201,7 +202,8 @@ def _draw_matrix(
         case Normal(std=std, mean=mean):
             return np.asarray(mean + std * rng.standard_normal(shape))
         case Uniform(bound=bound, mean=mean):
-            return np.asarray(rng.uniform(mean - bound, mean + bound, shape))
+            # The width of the widest range is not a float, half of it is.
+            return np.asarray(mean + bound * rng.uniform(-1.0, 1.0, shape))
         case TruncatedNormal():
             return entries.truncated_normal(law, shape, rng)
         case Sparse():
@@ -231,12 +233,13 @@ def _best(
 ) -> Array:
     """The candidate after which the probes' mean log RMS is nearest to the target."""
     f, signal = activation_of(law.activation).f, streams.signal_before(law, name, shape[1])
-    best, kept, nearest = np.zeros(shape), np.zeros((shape[0], signal.shape[1])), math.inf
-    for _ in range(law.draws):
+    nearest = math.inf
+    for i in range(law.draws):
         candidate = _draw_matrix(law.matrix, name, shape, streams, rng)
         sent = f(candidate @ signal)
         distance = abs(float(entries.log_rms(sent).mean()) - law.target)
-        if distance < nearest:
+        # The first stands where the signal of all leaves the range of floats.
+        if i == 0 or distance < nearest:
             best, kept, nearest = candidate, sent, distance
     streams.keep_signal(name, kept)
     return best
@@ -257,8 +260,7 @@ def _kernel(law: Taps, name: str, shape: tuple[int, ...], streams: Streams) -> A
         )
     rng = streams.rng("parameter", name)
     weight = np.zeros(shape)
-    centre = tuple(slice((k - b + 1) // 2, (k - b + 1) // 2 + b)
-                   for k, b in zip(kernel, law.block, strict=True))  # fmt: skip
+    centre = central_slices(kernel, law.block)
     for group in range(law.groups):
         if law.is_transposed:
             # (in, out, taps) of the parameter is (out, taps, in) of the matrix.

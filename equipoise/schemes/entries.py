@@ -19,6 +19,9 @@ def truncated_normal(
     first, last = sorted((sign * low, sign * high))
     share = rng.random(shape)
     below, above = special.log_ndtr(first), special.log_ndtr(last)
+    if above == -np.inf:
+        # So far out even the logarithm is no float: all of the law lies at the nearer bound.
+        return np.full(shape, law.low if low > 0 else law.high, dtype=np.float64)
     # log of (1 - u) Phi(first) + u Phi(last), which keeps its digits however far out both are.
     log_p = above + np.log(np.exp(below - above) * (1.0 - share) + share)
     z = sign * np.clip(special.ndtri_exp(log_p), first, last)

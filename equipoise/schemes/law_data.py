@@ -39,14 +39,17 @@ def describe(law: Law) -> str:
             )
             return f"{'mirrored' if mirrored else 'framed'}, gain {scale:.4g}, rank {rank}"
         case laws.OffsetBias(constant=constant, centre=centre, level=level, std=std):
+            words = f"{level:.4g}" if level else ""
             parts = [f"{constant:.4g}"] * bool(constant) + ["input mean"] * bool(centre)
-            offset = f"-W ({' + '.join(parts)})" if parts else ""
-            noise = f"normal, std {std:.4g}" if std else ""
-            words = [f"{level:.4g}"] * bool(level) + [offset] * bool(offset) + [noise] * bool(noise)
-            return " + ".join(words) or "0"
-        case laws.SpreadBias(std=std, centre=centre):
-            centred = ", input mean taken away" if centre else ""
-            return f"kinks spread by {std:.4g}, undone behind{centred}"
+            if parts:
+                words += f"{' - ' if words else '-'}W ({' + '.join(parts)})"
+            if std:
+                words += f"{' + ' if words else ''}normal, std {std:.4g}"
+            return words or "0"
+        case laws.SpreadBias(std=std, in_std=in_std, centre=centre):
+            parts = [f"kinks of pairs spread by {std:.4g}"] * bool(std)
+            parts += [f"{in_std:.4g} of the pairs before taken away"] * bool(in_std)
+            return ", ".join(parts + ["input mean taken away"] * bool(centre)) or "0"
         case laws.Paired(matrix=inner):
             return f"pairs (v, -v): {describe(inner)}"
         case laws.BestOf(matrix=inner, draws=draws):

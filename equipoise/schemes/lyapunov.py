@@ -7,6 +7,8 @@ first order in 1 / width, at preactivations of variance 1.
 
 import math
 
+from scipy import special
+
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.schemes.fans import Fans
@@ -81,7 +83,9 @@ def kept_moment_at_unit_level(
 
     For n units z of variance 1 the log RMS of f has the variance v = c / n and the mean
     log(E f^2) / 2 - c / n, c = (E f^4 / (E f^2)^2 - 1) / 4; orthogonal weights keep |z|, which
-    leaves v = (c - r^2 / 2) / n with r = d log E f^2 / d log q. The order adds s v / 2.
+    leaves v = (c - r^2 / 2) / n with r = d log E f^2 / d log q. The order adds s v / 2. An
+    orthogonal weight of fewer rows than columns keeps a share of |f|^2 that follows a beta law,
+    whose moment is exact.
 
     Args:
         fans: of the weight.
@@ -117,8 +121,24 @@ def kept_moment_at_unit_level(
     passed, bend = (more - less) / (2 * _STEP), (more - 2 * here + less) / _STEP**2
     mean = -(c - passed / 2 + bend / 2) / n
     variance = max(0.0, c - passed**2 / 2) / n
-    grown = max(1.0, math.sqrt(fans.fan_out / fans.fan_in))
-    return Orthogonal(gain * math.exp(-mean - s * variance / 2) * grown)
+    kept = _kept_by_projection(fans, s)
+    return Orthogonal(gain * math.exp(-mean - s * variance / 2) / kept)
+
+
+def _kept_by_projection(fans: Fans, s: float) -> float:
+    """(E r^s)^(1/s), r the share of the RMS that a Haar weight of gain 1 passes on.
+
+    Of a shape that does not narrow it is sqrt(fan_in / fan_out); else r^2 fan_out / fan_in has the
+    law Beta(fan_out / 2, (fan_in - fan_out) / 2).
+    """
+    level = math.sqrt(fans.fan_in / fans.fan_out)
+    if fans.fan_out >= fans.fan_in:
+        return level
+    a, b = fans.fan_out / 2, fans.fan_in / 2
+    if s == 0.0:
+        return level * math.exp(0.5 * float(special.digamma(a) - special.digamma(b)))
+    grown = special.gammaln(a + s / 2) - special.gammaln(a)
+    return level * math.exp(float(grown - special.gammaln(b + s / 2) + special.gammaln(b)) / s)
 
 
 def _order(order: float) -> float:

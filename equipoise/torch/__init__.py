@@ -2,6 +2,7 @@
 
 from equipoise.diagnose import Finding
 from equipoise.plan.plan import Assignment, Plan, Untouched
+from equipoise.torch import init
 from equipoise.torch.apply import apply, draw_
 from equipoise.torch.diagnosis import Diagnosis, diagnose
 from equipoise.torch.initialize import Initialization, initialize, plan
@@ -16,6 +17,7 @@ __all__ = [
     "apply",
     "diagnose",
     "draw_",
+    "init",
     "initialize",
     "plan",
 ]

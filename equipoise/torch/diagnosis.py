@@ -14,7 +14,7 @@ from equipoise.torch.inputs import Inputs, read_inputs
 from equipoise.torch.measure import measure
 from equipoise.torch.measure_loss import Loss, LossFunction
 from equipoise.torch.measure_weights import weigh
-from equipoise.torch.refusals import refuse_meta, usable
+from equipoise.torch.refusals import refuse_meta, refuse_mixed_meta, usable
 from equipoise.torch.trace import trace
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -51,13 +51,14 @@ def diagnose(
         ArgumentError: for an empty model, inputs that are not usable, or targets and loss that do
             not fit the outputs.
         TraceError: if forward or backward fails.
-        PlanError: if the model is on the meta device.
+        PlanError: if any part of the model is on the meta device.
 
     >>> dead = nn.Sequential(*[nn.Linear(16, 16) for _ in range(60)])
     >>> diagnose(dead, torch.randn(64, 16)).ok
     False
     """
     model = usable(model)
+    refuse_mixed_meta(model)
     refuse_meta(model)
     arguments = read_inputs(model, inputs)
     given = _loss(loss, targets)

@@ -25,6 +25,7 @@ LINES = (
     "linear", "conv1d", "conv2d", "conv3d",
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 )  # fmt: skip
+_LARGEST_SLOPE = 1e100
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,7 @@ def weight_axes(
     Raises:
         ArgumentError: for fewer than 2 axes, or groups or strides that do not fit.
     """
-    if not isinstance(tensor, torch.Tensor):
-        raise ArgumentError(
-            f"tensor must be a torch.Tensor, got {type(tensor).__name__}. Pass layer.weight."
-        )
+    _refuse_without_shape(tensor)
     shape = tuple(tensor.shape)
     if len(shape) < 2:
         raise ArgumentError(
@@ -100,8 +98,9 @@ def weight_axes(
             f"shape {shape}. Pass the groups of the convolution."
         )
     kernel = shape[2:]
-    steps = (stride,) * len(kernel) if isinstance(stride, int) else tuple(stride)
-    if len(steps) != len(kernel) or any(not isinstance(s, int) or s < 1 for s in steps):
+    steps = tuple(stride) if isinstance(stride, tuple | list) else (stride,) * len(kernel)
+    is_step = [isinstance(s, int) and not isinstance(s, bool) and s >= 1 for s in (*steps, 1)]
+    if len(steps) != len(kernel) or not all(is_step):
         raise ArgumentError(
             f"stride must be a positive integer, or one for each of {len(kernel)} axes, got "
             f"{stride}. Pass the stride of the convolution."
@@ -128,13 +127,10 @@ def fill(
         The tensor.
 
     Raises:
-        ArgumentError: for what is no tensor.
+        ArgumentError: for what is no tensor, or a lazy one.
         PlanError: if the tensor cannot be written or is too narrow for the values.
     """
-    if not isinstance(tensor, torch.Tensor):
-        raise ArgumentError(
-            f"tensor must be a torch.Tensor, got {type(tensor).__name__}. Pass layer.weight."
-        )
+    _refuse_without_shape(tensor)
     if 0 in tensor.shape:
         if warn_if_empty:
             warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
@@ -171,8 +167,15 @@ def activation_from(nonlinearity: Nonlinearity, negative_slope: float = 0.01) ->
         case str():
             return activation_of(nonlinearity)
         case type():
-            return activation_from(nonlinearity())
-        case nn.Module() | _ if callable(nonlinearity):
+            try:
+                made = nonlinearity()
+            except TypeError as error:
+                raise ArgumentError(
+                    f"nonlinearity must be a class that needs no arguments, got "
+                    f"{nonlinearity.__name__} ({error}). Pass the module itself."
+                ) from error
+            return activation_from(made)
+        case _ if callable(nonlinearity):
             name = getattr(nonlinearity, "__name__", type(nonlinearity).__name__)
             return probe(nonlinearity, str(name))
     raise ArgumentError(
@@ -196,8 +199,26 @@ def published_gain(name: str, param: float | None) -> float:
                 raise ArgumentError(
                     f"negative_slope must be a number, got {param!r}. Pass it as a float."
                 )
+            # A nan here would pass for a name without a published gain.
+            if not abs(slope) <= _LARGEST_SLOPE:
+                raise ArgumentError(
+                    f"negative_slope must lie within {_LARGEST_SLOPE:g} of 0, got {param!r}. "
+                    "Its square counts."
+                )
             return math.sqrt(2.0 / (1 + slope**2))
         case "selu":
             return 0.75
         case _:
             return 1.0 if name in LINES else math.nan
+
+
+def _refuse_without_shape(tensor: object) -> None:
+    """Refuse what is no tensor, and lazy parameters before their first forward pass."""
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentError(
+            f"tensor must be a torch.Tensor, got {type(tensor).__name__}. Pass layer.weight."
+        )
+    if nn.parameter.is_lazy(tensor):
+        raise ArgumentError(
+            f"tensor must have a shape, got {type(tensor).__name__}. Run the model once first."
+        )

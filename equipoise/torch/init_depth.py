@@ -9,7 +9,7 @@ or an Activation. Where weights of a whole network should fit each other, use
 import torch
 
 from equipoise import _checks
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, PlanError
 from equipoise.schemes.diagonal_noise import PUBLISHED_ALPHA, diagonal_noise, odd_sigmoid_scale
 from equipoise.schemes.laws import Orthogonal, Paired
 from equipoise.torch.filling import Nonlinearity, activation_from, fill, weight_axes
@@ -198,7 +198,7 @@ def centred_(
     Raises:
         ArgumentError: for an f without a slope at 0, a bias of another shape, or a transposed
             convolution of stride above 1, which no bias can centre.
-        PlanError: if either cannot be written; nothing is changed then.
+        PlanError: if either cannot be written or hold its values; nothing is changed then.
 
     >>> w, b = torch.empty(4, 4), torch.empty(4)
     >>> float((centred_(w, b, "sigmoid") @ torch.full((4,), 0.5) + b).abs().max()) < 1e-5
@@ -222,14 +222,22 @@ def centred_(
             f"bias must have shape ({axes.out_size},), got {shape}. Pass layer.bias."
         )
     scale = 1.0 / f.slope if gain is None else _checks.finite("gain", gain)
-    if not bias.is_meta:
-        refuse_unwritable("bias", bias)
-    fill(tensor, axes.at(Orthogonal(scale), axes.convolution.stride_block), generator)
+    law = axes.at(Orthogonal(scale), axes.convolution.stride_block)
     if tensor.is_meta or bias.is_meta or 0 in tensor.shape:
-        return tensor
+        return fill(tensor, law, generator)
+    refuse_unwritable("tensor", tensor)
+    refuse_unwritable("bias", bias)
     with torch.no_grad():
-        w = tensor.detach().double().reshape(tensor.shape[0], tensor.shape[1], -1).sum(-1)
+        drawn = fill(torch.empty_like(tensor), law, generator)
+        w = drawn.double().reshape(tensor.shape[0], tensor.shape[1], -1).sum(-1)
         # A transposed weight has its outputs on the second axis, group by group.
         sent = w.reshape(groups, -1, w.shape[1]).sum(1).flatten() if transposed else w.sum(1)
-        bias.copy_(-f.value_at_zero * sent)
+        rest = (-f.value_at_zero * sent).to(bias.dtype)
+        if not bool(torch.isfinite(rest).all()):
+            raise PlanError(
+                f"values of 'bias' must fit {bias.dtype}, got up to "
+                f"{float(abs(f.value_at_zero) * sent.abs().max()):.3g}. Use a wider dtype."
+            )
+        tensor.copy_(drawn)
+        bias.copy_(rest)
     return tensor

@@ -11,6 +11,7 @@ from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
+from equipoise.plan.stacks import find_stacks
 from equipoise.plan.trace import Trace
 from equipoise.report.report import Report
 from equipoise.schemes.catalogue import parse_scheme
@@ -163,7 +164,7 @@ def initialize(
         seed = root_seed(generator)
         values = draw_all(model, made, seed)
         measured = measure(model, traced, arguments, values)
-        findings = find(measured, made)
+        findings = find(measured, made, find_stacks(traced))
         # Here a filter may turn warnings into errors: nothing is written yet.
         warn_of_hidden_layers(model, stacklevel=2)
         if not dry_run:

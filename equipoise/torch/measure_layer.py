@@ -46,7 +46,9 @@ def layer_measurement(
     _, sites, units = values.shape
     nan = math.nan
     if values.numel() == 0:
-        return LayerMeasurement(layer, seen.weight, units, nan, nan, nan, nan, 0.0, 0.0)
+        return LayerMeasurement(
+            layer, seen.weight, units, nan, nan, nan, nan, 0.0, 0.0, entries=weight.numel()
+        )
     bad = int((~torch.isfinite(values)).sum())
     part = _part(values)
     saturation, dead = _shares(values, part, activation)
@@ -75,13 +77,14 @@ def layer_measurement(
         twins=_twins(seen, weight, weight_gradient),
         non_finite=bad,
         sites=sites,
+        entries=weight.numel(),
     )
 
 
 def by_input(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as float64 with one row for each input, (inputs, all else)."""
     values = tensor.double()
-    return values.reshape(len(values), -1) if values.dim() else values.reshape(1, 1)
+    return values.flatten(1) if values.dim() > 1 else values.reshape(-1, 1)
 
 
 def cosine(rows: torch.Tensor, least_units: int = 1) -> float:

@@ -44,9 +44,10 @@ class Seen:
     def by_unit(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight as one row of numbers for each unit, units in order of the output."""
         if self.is_transposed:
-            split = weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2)
-            return split.reshape(self.groups * weight.shape[1], -1)
-        return weight.reshape(len(weight), -1)
+            each = len(weight) // self.groups
+            split = weight.reshape(self.groups, each, *weight.shape[1:]).transpose(1, 2)
+            return split.flatten(0, 1).flatten(1)
+        return weight.flatten(1)
 
     def values(self, tensor: torch.Tensor) -> torch.Tensor:
         """An output, or a gradient there, as (inputs, sites, units)."""

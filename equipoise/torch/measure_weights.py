@@ -50,7 +50,7 @@ def _facts(
     rows, columns = matrix.shape
     taps = affine.convolution.taps
     bias_rms = 0.0 if bias is None else float(bias.detach().double().square().mean().sqrt())
-    if not bool(torch.isfinite(matrix).all()):
+    if not matrix.numel() or not bool(torch.isfinite(matrix).all()):
         nan = math.nan
         return WeightFacts(affine.weight, rows, columns, taps, nan, nan, nan, nan, nan, nan, nan,
                            bias_rms)  # fmt: skip

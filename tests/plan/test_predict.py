@@ -9,10 +9,8 @@ import pytest
 
 from equipoise.plan.entry import Inputs
 from equipoise.plan.make import make_plan
-from equipoise.plan.predict import expect, lack, predict
+from equipoise.plan.predict import _typical, expect, lack, predict
 from equipoise.plan.predict_chain import Laws, draw_chain
-from equipoise.plan.predict_entries import moments, power, whole
-from equipoise.plan.predict_maps import Entries, Rotation, triangular
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Hidden, Stack, find_stacks
 from equipoise.plan.trace import Affine, Nonlinearity, Parameter, Trace
@@ -218,45 +216,6 @@ def test_logs_of_one_input_are_those_of_exact_theory(law, slope):
         assert seen.mean() == pytest.approx(sum(back), abs=4 * seen.std() / math.sqrt(len(seen)))
 
 
-@pytest.mark.parametrize(("size", "count"), [(16, 3), (16, 12), (5, 1), (4, 8)])
-def test_maps_are_linear_and_their_transposes_fit(size, count):
-    rng = np.random.default_rng(0)
-    x, u = rng.standard_normal((2, 40, size, count))
-    axes = np.linalg.qr(rng.standard_normal((size, 2)))[0]
-    for rotation in (Rotation(rng, size), Rotation(rng, size, np.eye(size, 2), axes)):
-        z, w = rotation.forward(x), rotation.back(u)
-        assert np.allclose(u.transpose(0, 2, 1) @ z, w.transpose(0, 2, 1) @ x)
-        assert np.allclose(z.transpose(0, 2, 1) @ z, x.transpose(0, 2, 1) @ x)
-        assert np.allclose(rotation.forward(3 * w), 3 * u)
-    units = np.broadcast_to(np.eye(size, 2), (40, size, 2))
-    assert np.allclose(rotation.forward(units), axes)
-    entries = Entries(rng, 7, size, 0.5)
-    v = rng.standard_normal((40, 7, count))
-    z, w = entries.forward(x), entries.back(v)
-    assert np.allclose(v.transpose(0, 2, 1) @ z, w.transpose(0, 2, 1) @ x)
-
-
-def test_equal_and_dead_rows_are_no_new_directions():
-    x = np.random.default_rng(0).standard_normal((3, 6, 4))
-    x[:, :, 1], x[:, :, 2] = 2 * x[:, :, 0], 0.0
-    q, r = triangular(x)
-    assert np.allclose(q @ r, x)
-    assert np.allclose((q**2).sum(axis=(1, 2)), 2)
-
-
-@pytest.mark.parametrize(
-    "law",
-    [Normal(0.3, 0.2), Uniform(0.7, -0.1), Sparse(0.4, 0.5), TruncatedNormal(1.0, -0.5, 2.0, 0.3)],
-)
-def test_moments_of_entries(law):
-    entries = whole(law, (4000, 5, 8), np.random.default_rng(0))
-    mean, std = moments(law, 5)
-    error = 4 * std / math.sqrt(entries.size)
-    assert entries.mean() == pytest.approx(mean, abs=error)
-    assert entries.std() == pytest.approx(std, rel=0.02)
-    assert power(law, 8, 5) == pytest.approx(8 * float(np.mean(entries**2)), rel=0.03)
-
-
 def test_what_few_rows_lack():
     """Against the mean log of means over 16 log-normal numbers, and a network that rests on few."""
     rng = np.random.default_rng(0)
@@ -327,6 +286,11 @@ def test_a_plan_without_a_way_to_follow_it_keeps_the_numbers_of_its_scheme():
     assert found.signal == (1.0, 1.0, 1.0)
     assert found.log_std == (0.2, 0.2, 0.2)
     assert found.odds == pytest.approx(1.0, abs=1e-6)
+    # Inputs in four directions stray apart: the RMS of all by half as much.
+    rows = np.random.default_rng(0).standard_normal((20_000, 4))
+    many = expect(stack, nothing, Inputs(1.0, rows))
+    assert many.log_std == pytest.approx((0.1, 0.1, 0.1), rel=0.01)
+    assert many.odds == found.odds
     lone = StackPlan((OffsetBias("w"),) * 3, (Zero(),) * 3, (1.0,) * 3, (1.0,) * 3, "", 0.2)
     assert expect(stack, lone, Inputs(1.0, np.zeros((0, 4)))).note
 
@@ -346,3 +310,38 @@ def test_frames_are_followed_by_name():
     frames = (Frame("a", 4, 4), Frame("b", 6, 4))
     found = predict(stack, [Framed("b", "a", 4, 3.0)], 1.0, (), frames)
     assert found.signal[0] == pytest.approx(3.0 * math.sqrt(4 / 6), rel=0.05)
+
+
+def test_candidates_are_judged_on_probes_of_rms_1_and_large_ones_by_their_law():
+    stack = chain([8, 24, 24, 6], activations.tanh())
+    laws = [BestOf(Normal(1 / math.sqrt(a.in_size)), 12) for a in stack.affines]
+    rows = np.random.default_rng(0).standard_normal((256, 8))
+    inputs = Inputs(float(np.mean(rows**2)), rows)
+    expected = predict(stack, laws, inputs)
+    signal, gradient, _ = drawn(stack, laws, [Zero()] * 3, Streams, rows, 150)
+    assert agrees(expected.signal, signal, 0.01)
+    assert agrees(expected.gradient, gradient, 0.02)
+    wide = chain([300, 600, 300], activations.tanh())
+    many = [BestOf(Normal(1 / math.sqrt(a.in_size)), 64) for a in wide.affines]
+    found, alone = (predict(wide, w, 1.0) for w in (many, [law.matrix for law in many]))
+    assert found.signal == alone.signal
+    assert "as if there were one candidate" in found.method
+    deep = chain([64] * 60, activations.tanh())
+    assert "size" in predict(deep, [BestOf(Normal(0.1), 64)] * 59, 1.0).note
+
+
+def test_few_single_inputs_do_not_blur_what_batches_know():
+    """The middle of steady batches, whose control variate is known from a few noisy vectors."""
+    rng = np.random.default_rng(0)
+    found, error = _typical(
+        0.01 * rng.standard_normal((200, 1)), 0.01 * rng.standard_normal((200, 1)),
+        0.5 + rng.standard_normal((24, 1)), None,
+    )  # fmt: skip
+    assert abs(found[0]) < 0.004
+    assert error[0] < 0.001
+
+
+def test_signals_that_leave_the_range_of_floats_are_no_warning():
+    stack = chain([16] * 60, activations.squared_relu())
+    found = predict(stack, [Normal(1.0)] * 59, 1.0)
+    assert not any(math.isfinite(s) for s in found.signal[-3:])

@@ -1,4 +1,4 @@
-"""Laws of single matrices and what ties weights together: moments, shapes, order of drawing."""
+"""Laws of single matrices and biases: moments, shapes, words and JSON."""
 
 import json
 import math
@@ -8,12 +8,13 @@ import pytest
 from scipy import stats
 
 from equipoise.errors import ArgumentError, PlanError
-from equipoise.schemes.draw import PROBES, Streams, draw
+from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.law_data import describe, law_from_dict, law_to_dict
 from equipoise.schemes.laws import (
     BestOf,
     Constant,
     DiagonalNoise,
+    Directions,
     Frame,
     Framed,
     Identity,
@@ -38,11 +39,12 @@ LAWS = [
     TruncatedNormal(0.1, -0.2, 0.3, 0.05),
     Sparse(0.3, 0.1),
     Identity(2.0),
+    Directions(1.5),
     DiagonalNoise(1.0, 0.1, "student_t", 3.0),
     Paired(Orthogonal(1.0), True, False),
     BestOf(Normal(0.3), 4, "leaky_relu(negative_slope=0.1)", -0.2, "before"),
     Taps(BestOf(Paired(Orthogonal(1.0)), 2), (1, 1), 2, True),
-    OffsetBias("w", 0.5, "", 2.0),
+    OffsetBias("w", 0.5, "mean", 2.0, 0.1),
     SpreadBias("w", "w:out", 0.3, "v:out", 0.2, 1.1, "mean"),
 ]
 
@@ -57,8 +59,18 @@ def test_words():
     assert describe(Normal(0.5)) == "normal, std 0.5"
     assert describe(Normal(0.5, 2.0)) == "normal, std 0.5 around 2"
     assert describe(OffsetBias("w", 0.0, "", 2.0)) == "2"
-    assert describe(OffsetBias("w", 0.5, "", 2.0)) == "2 -W (0.5)"
+    assert describe(OffsetBias("w", 0.5, "", 2.0)) == "2 - W (0.5)"
     assert describe(OffsetBias("w", 0.5)) == "-W (0.5)"
+    assert describe(OffsetBias("w", 0.5, "mean", 2.0, 0.1)) == (
+        "2 - W (0.5 + input mean) + normal, std 0.1"
+    )
+    assert describe(OffsetBias("w", std=0.1)) == "normal, std 0.1"
+    assert describe(OffsetBias("w")) == "0"
+    assert describe(Directions(1.5)) == "directions spread evenly, norm 1.5"
+    assert describe(SpreadBias("w")) == "0"
+    assert describe(SpreadBias("w", "w:out", 0.3, "v:out", 0.2, 1.1, "mean")) == (
+        "kinks of pairs spread by 0.3, 0.2 of the pairs before taken away, input mean taken away"
+    )
 
 
 # --- Entries -------------------------------------------------------------------------------------
@@ -133,6 +145,58 @@ def test_noise_of_other_laws(noise, parameter, law):
     assert stats.kstest(((x - ones) / 0.2).ravel(), law.cdf).pvalue > 1e-4
 
 
+def test_truncated_entries_beyond_all_floats_lie_at_the_nearer_bound():
+    for low, high, nearer in ((1.0, 2.0, 1.0), (-3.0, -1.0, -1.0)):
+        x = draw(TruncatedNormal(1e-300, low, high), "w", (5,), Streams(0))
+        np.testing.assert_array_equal(x, nearer)
+
+
+def test_uniform_entries_on_the_widest_range():
+    x = draw(Uniform(1.5e308), "w", (4000,), Streams(0))
+    assert stats.kstest(x / 1.5e308, stats.uniform(-1, 2).cdf).pvalue > 1e-4
+
+
+# --- Directions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 30])
+def test_two_inputs_are_seen_at_even_angles_over_a_half_turn(rows):
+    w = draw(Directions(2.5), "w", (rows, 2), Streams(rows))
+    np.testing.assert_allclose(np.linalg.norm(w, axis=1), 2.5, rtol=1e-12)
+    angles = np.sort(np.mod(np.arctan2(w[:, 1], w[:, 0]), np.pi))
+    np.testing.assert_allclose(np.diff(angles), np.pi / rows, rtol=1e-9)
+
+
+def test_one_row_looks_in_any_direction():
+    """Offset, order and sign: the first row's angle is uniform over the whole turn."""
+    rows = np.array([draw(Directions(1.0), "w", (4, 2), Streams(s))[0] for s in range(1000)])
+    turn = np.mod(np.arctan2(rows[:, 1], rows[:, 0]), 2 * np.pi) / (2 * np.pi)
+    assert stats.kstest(turn, "uniform").pvalue > 1e-4
+    # Neighbours are in random order: the angle from the first row to the second is any of three.
+    both = np.array([draw(Directions(1.0), "w", (4, 2), Streams(s))[:2] for s in range(300)])
+    step = np.mod(np.diff(np.arctan2(both[:, :, 1], both[:, :, 0]), axis=1), np.pi) / (np.pi / 4)
+    counts = np.bincount(np.rint(step).astype(int).ravel(), minlength=4)
+    assert counts[0] == 0
+    assert counts[1:].min() > 100 - 4 * math.sqrt(300 * 2 / 9)
+
+
+@pytest.mark.parametrize("inputs", [3, 5])
+@pytest.mark.parametrize("rows", [2, 5, 13])
+def test_more_inputs_are_seen_in_orthonormal_blocks(rows, inputs):
+    w = draw(Directions(2.0), "w", (rows, inputs), Streams(1))
+    assert w.shape == (rows, inputs)
+    for start in range(0, rows, inputs):
+        block = w[start : start + inputs]
+        np.testing.assert_allclose(block @ block.T, 4 * np.eye(len(block)), atol=1e-12)
+    assert rows <= inputs or abs(w[0] @ w[inputs]) > 1e-6
+
+
+def test_one_input_is_seen_with_either_sign():
+    w = draw(Directions(2.0), "w", (400, 1), Streams(0))
+    np.testing.assert_array_equal(np.abs(w), 2.0)
+    assert abs(int(np.sign(w).sum())) < 4 * math.sqrt(400)
+
+
 # --- Pairs ---------------------------------------------------------------------------------------
 
 
@@ -198,87 +262,32 @@ def test_units_are_brought_to_a_level(constant):
     np.testing.assert_allclose(w @ np.full(6, constant) + b, 3.0, atol=1e-14)
 
 
-# --- Choices among draws -------------------------------------------------------------------------
+def test_noise_of_a_bias_comes_from_its_own_stream():
+    streams = Streams(7, weights={"w": (Normal(0.3), (4000, 3))})
+    w = draw(Normal(0.3), "w", (4000, 3), streams)
+    quiet = draw(OffsetBias("w", 0.5, "", 1.0), "b", (4000,), streams)
+    np.testing.assert_allclose(quiet, 1.0 - 0.5 * w.sum(axis=1), atol=1e-12)
+    noise = (draw(OffsetBias("w", 0.5, "", 1.0, 0.7), "b", (4000,), streams) - quiet) / 0.7
+    assert stats.kstest(noise, "norm").pvalue > 1e-4
+    assert np.abs(noise @ w).max() / 4000 < 4 * 0.3 / math.sqrt(4000)
+    np.testing.assert_allclose(noise, streams.rng("parameter", "b").standard_normal(4000))
+    other = draw(OffsetBias("w", 0.5, "", 1.0, 0.7), "c", (4000,), streams) - quiet
+    assert abs(np.corrcoef(noise, other)[0, 1]) < 4 / math.sqrt(4000)
 
 
-def _chain(draws, depth=6, n=8):
-    names = [f"w{i}" for i in range(depth)]
-    return {
-        name: (BestOf(Normal(0.5), draws, "relu", 0.0, names[i - 1] if i else ""), (n, n))
-        for i, name in enumerate(names)
-    }
+# --- Refusals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("draws", [1, 5])
-def test_chosen_weights_are_the_best_of_their_candidates(draws):
-    """Against a loop that follows the probes by hand."""
-    chain, n = _chain(draws), 8
-    streams = Streams(3, weights=chain)
-    signal = streams.rng("probes", "w0").standard_normal((n, PROBES))
-    signal = signal / np.sqrt(np.square(signal).mean(axis=0))
-    for name in chain:
-        rng = Streams(3).rng("parameter", name)
-        best = None
-        for _ in range(draws):
-            w = 0.5 * rng.standard_normal((n, n))
-            sent = np.maximum(w @ signal, 0.0)
-            rms = np.sqrt(np.square(sent).mean(axis=0))
-            distance = abs(np.log(np.maximum(rms, 1e-150)).mean())
-            if best is None or distance < best[0]:
-                best = distance, w, sent
-        np.testing.assert_array_equal(draw(*chain[name][:1], name, (n, n), streams), best[1])
-        signal = best[2]
-
-
-@pytest.mark.parametrize("order", [range(6), reversed(range(6)), [5, 0, 3, 3, 1, 4, 2]])
-def test_chosen_weights_do_not_depend_on_the_order_of_drawing(order):
-    chain = _chain(4)
-    together = Streams(1, weights=chain)
-    for i in order:
-        law, shape = chain[f"w{i}"]
-        alone = draw(law, f"w{i}", shape, Streams(1, weights=chain))
-        np.testing.assert_array_equal(draw(law, f"w{i}", shape, together), alone)
-
-
-def test_a_weight_deep_in_a_chain_can_be_drawn_alone():
-    chain = _chain(1, depth=3000, n=2)
-    law, shape = chain["w2999"]
-    assert draw(law, "w2999", shape, Streams(0, weights=chain)).shape == (2, 2)
-
-
-def test_choosing_along_the_path_keeps_the_norm_of_a_deep_network():
-    """100 layers of width 16: the log norm of fresh inputs strays by 3 nats, chosen by a quarter.
-
-    Where each weight is chosen on probes of its own, next to nothing is gained.
-    """
-    f = "leaky_relu(negative_slope=0.01)"
-
-    def spread(draws, is_path, nets):
-        laws = {
-            f"w{i}": (
-                BestOf(Normal(0.3861), draws, f, 0.0, f"w{i - 1}" if i and is_path else ""),
-                (16, 16),
-            )
-            for i in range(100)
-        }
-        found = []
-        for seed in range(nets):
-            streams = Streams(seed, weights=laws)
-            x = np.random.default_rng(100 + seed).standard_normal((16, 20))
-            for name, (law, shape) in laws.items():
-                z = draw(law, name, shape, streams) @ x
-                x = np.where(z > 0, z, 0.01 * z)
-            found.append(np.log(np.sqrt(np.square(x).mean(axis=0))).mean())
-        return np.sqrt(np.square(found).mean())
-
-    assert spread(1, True, 25) > 2.0
-    assert spread(4, False, 15) > 1.5
-    assert spread(4, True, 15) < 0.6
+@pytest.mark.parametrize(("block", "groups"), [((3,), 1), ((5, 1), 1), ((0, 1), 1), ((1, 1), 3)])
+def test_blocks_and_groups_must_fit_the_kernel(block, groups):
+    with pytest.raises(PlanError, match=r"'w' has shape .* it must hold a block of"):
+        draw(Taps(Normal(1.0), block, groups), "w", (4, 2, 3, 3), Streams(0))
 
 
 @pytest.mark.parametrize(
-    "law", [Sparse(0.1, 1.0), Identity(), Paired(Normal(1.0)), BestOf(Normal(1.0), 2)]
-)
+    "law", [Sparse(0.1, 1.0), Identity(), Directions(1.0), Paired(Normal(1.0)),
+            BestOf(Normal(1.0), 2)],
+)  # fmt: skip
 def test_matrices_need_two_axes(law):
     with pytest.raises(PlanError, match="needs 2 axes"):
         draw(law, "w", (4, 4, 3), Streams(0))

@@ -326,11 +326,6 @@ def test_tokens_constants_and_dicts_are_inputs():
     assert eq.initialize(named, {"x": X, "mask": None}).ok
 
 
-@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_layers_without_units_are_left_alone_and_what_they_cut_off_is_said():
-    model = nn.Sequential(nn.Linear(16, 0), nn.Tanh(), nn.Linear(0, 4))
-    report = eq.initialize(model, X)
-    reasons = {u.parameter: u.reason for u in report.plan.untouched}
-    assert reasons["0.weight"] == reasons["2.weight"] == "has no entries"
-    assert not report.ok
-    assert not eq.diagnose(model, X).ok
+def test_a_diagnosis_names_a_model_of_which_a_part_has_no_storage():
+    with pytest.raises(PlanError, match=r"got 2 of 4 on the meta device, the first is '0\.weight'"):
+        eq.diagnose(part_on_meta(), X)

@@ -210,7 +210,14 @@ NO_SCALE = {
 
 @pytest.mark.parametrize("name", NO_SCALE)
 def test_activations_that_no_scheme_can_keep_are_said_to_be_so(name):
-    report = eq.initialize(Written(lambda m, x: m.b(NO_SCALE[name](m.a(x)))), X)
+    f = NO_SCALE[name]
+
+    class Deep(Written):
+        def __init__(self):
+            super().__init__(lambda m, x: m.b(f(m.d(f(m.c(f(m.a(x))))))))
+            self.c, self.d = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    report = eq.initialize(Deep(), X, generator=seeded())
     assert "no scale is stable in depth" in " ".join(report.plan.warnings)
     assert any("no scale is stable in depth" in f.what for f in report.findings)
 

@@ -97,6 +97,11 @@ def test_dirac_through_a_transposed_convolution():
     torch.testing.assert_close(y, x[:, [0, 1, 3, 4]])
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 4), (2, 4, 4, 2), (5, 2, 1, 6)])
+def test_the_centre_of_an_even_kernel_is_that_of_torch(shape):
+    assert torch.equal(init.dirac_(torch.empty(shape)), nn.init.dirac_(torch.empty(shape)))
+
+
 # --- Variances by fans ---------------------------------------------------------------------------
 
 
@@ -112,7 +117,7 @@ def test_xavier(shape, gain):
 
 GAINS = [
     ("linear", 0, 1.0), ("relu", 0, math.sqrt(2)), ("leaky_relu", 0, math.sqrt(2)),
-    ("leaky_relu", 0.5, math.sqrt(2 / 1.25)), ("tanh", 0, 5 / 3),
+    ("leaky_relu", 0.5, math.sqrt(2 / 1.25)), ("tanh", 0, 5 / 3), ("selu", 0, 0.75),
     # exact, by closed forms: E gelu(z)^2 and E erf(z)^2
     (nn.GELU(), 0, (1 / 3 + 1 / (2 * math.sqrt(3) * math.pi)) ** -0.5),
     (torch.erf, 0, (2 / math.pi * math.asin(2 / 3)) ** -0.5), (nn.ReLU, 0, math.sqrt(2)),
@@ -140,6 +145,20 @@ def test_kaiming_fan_out(shape):
     std = (4 / (math.pi * math.sqrt(5)) * fans(shape)[1]) ** -0.5
     w = init.kaiming_normal_(torch.empty(shape), 0, "fan_out", torch.erf, seeded())
     assert fits(w, stats.norm(0, std).cdf)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kaiming_between_both_passes(shape):
+    w = init.kaiming_normal_(torch.empty(shape), 0, "average", "tanh", seeded())
+    assert fits(w, stats.norm(0, 5 / 3 * math.sqrt(2 / sum(fans(shape)))).cdf)
+
+
+@pytest.mark.parametrize("degrees", [3.0, 30.0])
+def test_degrees_of_the_noise_reach_the_weights(degrees):
+    w = init.diagonal_noise_(torch.empty(90, 80), "tanh", 1.0, "student_t", degrees, seeded())
+    noise = (w - torch.eye(90, 80)) * math.sqrt(80)
+    noise[80:] -= torch.eye(10, 80) * math.sqrt(80)
+    assert fits(noise, stats.t(degrees, 0, math.sqrt(1 - 2 / degrees)).cdf)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -178,6 +197,12 @@ def test_gains():
         assert init.calculate_gain(name) == gain == nn.init.calculate_gain(name)
     for slope in (10, 0.1, 0):
         assert init.calculate_gain("leaky_relu", slope) == math.sqrt(2 / (1 + slope**2))
+    # Names of torch stand for the activation wherever more than its gain is wanted.
+    for name, activation in (("conv2d", activations.identity()),
+                             ("leaky_relu", activations.leaky_relu(0.01))):  # fmt: skip
+        w = init.fractional_moment_(torch.empty(9, 7), 1.0, name, seeded())
+        same = init.fractional_moment_(torch.empty(9, 7), 1.0, activation, seeded())
+        assert torch.equal(w, same)
     # Exact ones: selu keeps second moments at 1 by its own constants.
     assert init.calculate_gain(nn.SELU()) == pytest.approx(1.0, abs=1e-7)
     assert init.calculate_gain(nn.LeakyReLU(0.2)) == pytest.approx(math.sqrt(2 / 1.04), rel=1e-9)
@@ -199,6 +224,15 @@ def test_orthogonal_groups_are_matrices_of_their_own():
     w = init.orthogonal_(torch.empty(8, 3, 2, dtype=torch.float64), 1, seeded(), groups=2)
     for part in w.flatten(1).split(4):
         torch.testing.assert_close(part @ part.T, torch.eye(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(None, 4.0), (1.5, 1.5)])
+def test_centred_is_orthogonal_over_the_slope(gain, expected):
+    """The slope of the sigmoid at 0 is 1 / 4."""
+    w = torch.empty(5, 8, dtype=torch.float64)
+    init.centred_(w, torch.empty(5), "sigmoid", gain, seeded())
+    singular = torch.linalg.svdvals(w)
+    torch.testing.assert_close(singular, torch.full_like(singular, expected))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.35, 1.0])

@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import integrate, stats
 from torch import nn
 
 from equipoise.theory import activations
 from equipoise.theory.lyapunov import log_gain
+from equipoise.theory.moments import critical_scale
 from equipoise.torch import init
 
 
@@ -167,6 +169,21 @@ def test_moments_that_are_kept(case, order):
         )
         found.append(math.log(rms) if order == 0 else float(rms) ** order - 1)
     assert abs(np.mean(found)) < 4 * np.std(found, ddof=1) / math.sqrt(len(found))
+
+
+def test_which_axis_sets_the_correction_of_finite_width():
+    """The units behind the weight for lines on each side of 0, those before it for all others."""
+    plain = init.normal_(torch.empty(3, 12, dtype=torch.float64), generator=seeded())
+    relu = init.lyapunov_normal_(torch.empty(3, 12, dtype=torch.float64), "relu", seeded())
+    exact = critical_scale(activations.relu(), 3, 12)
+    torch.testing.assert_close(relu / plain, torch.full_like(plain, exact))
+    tanh = init.lyapunov_normal_(torch.empty(3, 12, dtype=torch.float64), "tanh", seeded())
+    second, fourth = (
+        integrate.quad(lambda z, k=k: math.tanh(z) ** k * stats.norm.pdf(z), -12, 12)[0]
+        for k in (2, 4)
+    )
+    first = math.exp((fourth / second**2 - 1) / 4 / 12) / math.sqrt(12 * second)
+    torch.testing.assert_close(tanh / plain, torch.full_like(plain, first))
 
 
 @pytest.mark.parametrize("case", ["wider", "narrower"])

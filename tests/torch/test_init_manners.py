@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import equipoise.torch as eq
 from equipoise.errors import ArgumentError, EquipoiseError, PlanError
 from equipoise.torch import init
 
@@ -77,6 +78,25 @@ def test_meta_tensors_are_left_alone(name):
     w = torch.empty(12, 16, device="meta")
     assert FILLS[name](w, generator=generator) is w
     assert torch.equal(generator.get_state(), seeded(3).get_state())
+
+
+def test_functions_are_reached_from_the_package():
+    assert eq.init is init
+    w = torch.empty(3, 2)
+    assert eq.init.xavier_uniform_(w) is w
+    assert callable(eq.initialize)
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_inference_mode(name):
+    """A parameter made outside is filled inside and stays an ordinary one."""
+    parameter = nn.Parameter(torch.zeros(12, 16))
+    with torch.inference_mode():
+        assert FILLS[name](parameter, generator=seeded(1)) is parameter
+    assert parameter.requires_grad
+    assert not parameter.is_inference()
+    again = FILLS[name](torch.zeros(12, 16), generator=seeded(1))
+    assert torch.equal(parameter.detach(), again)
 
 
 def test_constants_do_not_move_the_global_generator():
@@ -160,6 +180,15 @@ REFUSALS = [
     (lambda: init.kaiming_normal_(torch.empty(2, 2), nonlinearity=3), "nonlinearity must be"),
     (lambda: init.kaiming_normal_(torch.empty(2, 2), True), "negative_slope must be a number"),
     (lambda: init.calculate_gain("leaky_relu", "x"), "negative_slope must be a number"),
+    (lambda: init.calculate_gain("leaky_relu", math.nan), "negative_slope must lie within"),
+    (lambda: init.kaiming_normal_(torch.empty(2, 2), math.nan), "negative_slope must lie within"),
+    (lambda: init.kaiming_normal_(torch.empty(2, 2), 1e200), "negative_slope must lie within"),
+    (lambda: init.calculate_gain(nn.Threshold), "class that needs no arguments, got Threshold"),
+    (lambda: init.normal_(nn.LazyLinear(2).weight), "tensor must have a shape"),
+    (lambda: init.xavier_normal_(nn.LazyLinear(2).weight), "tensor must have a shape"),
+    (lambda: init.xavier_normal_(torch.empty(2, 2, 3), stride=2.0), "stride must be"),
+    (lambda: init.xavier_normal_(torch.empty(2, 2, 3), stride=None), "stride must be"),
+    (lambda: init.xavier_normal_(torch.empty(2, 2, 3), stride=(0,)), "stride must be"),
     (lambda: init.normal_(torch.empty(2), generator=3), "generator must be"),
     (lambda: init.mirrored_(torch.empty(1, 4)), "rows must be at least 2"),
     (lambda: init.centred_(torch.empty(4, 4), torch.empty(3), "tanh"), "bias must have shape"),
@@ -197,3 +226,10 @@ def test_a_weight_and_its_bias_are_filled_together_or_not_at_all():
     with pytest.raises(PlanError, match="must hold real numbers"):
         init.centred_(w, torch.zeros(4, dtype=torch.int64), "sigmoid")
     assert not w.any()
+    bias = torch.zeros(4, dtype=torch.float16)
+    with pytest.raises(PlanError, match=r"values of 'bias' must fit torch.float16, got up to"):
+        init.centred_(w, bias, "softplus", gain=1e6)
+    assert not w.any()
+    assert not bias.any()
+    with pytest.raises(PlanError, match="'tensor'"):
+        init.centred_(torch.zeros(1, 4).expand(4, 4), torch.zeros(4), "sigmoid")

@@ -174,3 +174,16 @@ def test_a_prediction_that_fails_is_a_finding():
     scaled = {"0.weight": model[0].weight.detach() * 30}
     findings = diagnose(measure(model, traced, inputs, scaled), report.plan)
     assert "prediction-missed" in {f.code for f in findings}
+
+
+def test_rank_and_directions_are_those_of_known_spreads():
+    """Standard deviations 1, 0.1, 0.002 and 0.0005: three above 1e-3 of the largest."""
+    spreads = torch.tensor([1.0, 0.1, 0.002, 0.0005], dtype=torch.float64)
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4)
+    model = nn.Sequential(nn.Linear(4, 4, bias=False, dtype=torch.float64))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.diag(spreads))
+    seen = measured(model, corners).layers[0]
+    power = spreads.square()
+    assert seen.rank == pytest.approx(float(power.sum() ** 2 / power.square().sum()), rel=1e-9)
+    assert (seen.directions, seen.most_directions) == (3, 4)

@@ -1,0 +1,95 @@
+"""Networks whose units are moved apart, by a shift or by a spread of pairs: lines at birth."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import equipoise.torch as eq
+from equipoise.plan.aim import Aim
+from equipoise.plan.entry import Inputs
+from equipoise.plan.shifted_plan import plan_shifted, plan_spread
+from equipoise.plan.stacks import find_stacks
+from equipoise.schemes.laws import OffsetBias, SpreadBias
+from equipoise.torch.inputs import read_inputs
+from equipoise.torch.trace import trace
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def data(*shape):
+    return torch.randn(*shape, generator=seeded())
+
+
+def mlp(act, widths):
+    layers = []
+    for fan_in, fan_out in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(fan_in, fan_out), act()]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+
+
+def laws(plan):
+    return {a.parameter: a.law for a in plan.assignments}
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, lambda: nn.LeakyReLU(0.1), lambda: nn.LeakyReLU(3.0)])
+@pytest.mark.parametrize("widths", [(6, *[8] * 12, 6), (6, 16, 4, 16, 4, 6)])
+def test_shifted_networks_are_lines_where_their_units_stay(act, widths):
+    net = mlp(act, widths).double()
+    x = data(256, 6).double()
+    result = eq.initialize(net, x, "shifted(shift=6)", seeded())
+    y = net(x)
+    centre = net(torch.zeros(1, 6, dtype=torch.float64))
+    np.testing.assert_allclose(
+        (y + net(-x)).detach(), (2 * centre).detach().expand_as(y), atol=1e-10
+    )
+    inputs = x[:1].clone().requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(v)[0], inputs)[:, 0]
+    singular = torch.linalg.svdvals(jacobian)
+    kept = min(widths)
+    torch.testing.assert_close(singular[:kept], singular[:1].expand(kept), atol=1e-10, rtol=1e-10)
+    assert "6 RMS above 0" in result.plan.choice[0]
+    for seen, expected in zip(result.measurements.layers, result.plan.predictions, strict=True):
+        assert seen.signal == pytest.approx(expected.signal, rel=0.25), seen.layer
+
+
+def test_a_shift_is_chosen_for_width_and_depth():
+    shallow = eq.plan(mlp(nn.ReLU, (6, 8, 8, 6)), data(32, 6), "shifted")
+    deep = eq.plan(mlp(nn.ReLU, (6, *[8] * 60, 6)), data(32, 6), "shifted")
+    first, second = (laws(p)["0.bias"].level for p in (shallow, deep))
+    assert isinstance(laws(deep)["2.bias"], OffsetBias)
+    assert 1.0 < first < second
+    assert "10.0% of Gaussian inputs" in deep.choice[0]
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus])
+@pytest.mark.parametrize("widths", [(6, *[8] * 12, 6), (6, 9, 7, 9, 6)])
+def test_spread_pairs_leave_the_network_linear(act, widths):
+    x = data(64, 6).double()
+    nets = []
+    for scheme in ("mirrored", "mirrored(spread=1.5)"):
+        net = mlp(act, widths).double()
+        result = eq.initialize(net, x, scheme, seeded())
+        nets.append(net(x).detach())
+    np.testing.assert_allclose(nets[0], nets[1], atol=1e-9)
+    assert isinstance(laws(result.plan)["2.bias"], SpreadBias)
+    assert net[2].bias.detach().std() > 0.1
+    assert "spread by 1.5 RMS" in result.plan.choice[0]
+
+
+def test_what_is_moved_counts_as_signal():
+    """A level of t RMS adds t^2 of the variance that was there, and so does a spread of t RMS."""
+    net = mlp(nn.ReLU, (6, 8, 8, 6))
+    (stack,) = find_stacks(trace(net, read_inputs(net, data(32, 6))))
+    inputs = Inputs(1.0, np.zeros((0, 6)))
+    shifted = plan_shifted(stack, 6.0, inputs, Aim())
+    for signal, law in zip(shifted.signal[:-1], shifted.biases[:-1], strict=True):
+        assert signal == pytest.approx(law.level * math.sqrt(1 + 1 / 36))
+    spread = plan_spread(stack, 1.5, inputs, Aim())
+    for signal, law in zip(spread.signal[:-1], spread.biases[:-1], strict=True):
+        assert signal == pytest.approx(law.std * math.sqrt(1 + 1 / 1.5**2))
