@@ -9,7 +9,7 @@ import pytest
 
 from equipoise.plan.entry import Inputs
 from equipoise.plan.make import make_plan
-from equipoise.plan.predict import _typical, expect, lack, predict
+from equipoise.plan.predict import expect, lack, predict
 from equipoise.plan.predict_chain import Laws, draw_chain
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Hidden, Stack, find_stacks
@@ -328,17 +328,6 @@ def test_candidates_are_judged_on_probes_of_rms_1_and_large_ones_by_their_law():
     assert "as if there were one candidate" in found.method
     deep = chain([64] * 60, activations.tanh())
     assert "size" in predict(deep, [BestOf(Normal(0.1), 64)] * 59, 1.0).note
-
-
-def test_few_single_inputs_do_not_blur_what_batches_know():
-    """The middle of steady batches, whose control variate is known from a few noisy vectors."""
-    rng = np.random.default_rng(0)
-    found, error = _typical(
-        0.01 * rng.standard_normal((200, 1)), 0.01 * rng.standard_normal((200, 1)),
-        0.5 + rng.standard_normal((24, 1)), None,
-    )  # fmt: skip
-    assert abs(found[0]) < 0.004
-    assert error[0] < 0.001
 
 
 def test_signals_that_leave_the_range_of_floats_are_no_warning():

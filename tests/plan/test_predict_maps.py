@@ -1,10 +1,11 @@
-"""Random maps of which only what is asked for is drawn, and moments of entries."""
+"""Random maps of which only what is asked for is drawn, moments of entries, middles."""
 
 import math
 
 import numpy as np
 import pytest
 
+from equipoise.plan.predict import _typical
 from equipoise.plan.predict_entries import moments, power, whole
 from equipoise.plan.predict_maps import Entries, Rotation, triangular
 from equipoise.schemes.laws import Normal, Sparse, TruncatedNormal, Uniform
@@ -47,3 +48,14 @@ def test_moments_of_entries(law):
     assert entries.mean() == pytest.approx(mean, abs=error)
     assert entries.std() == pytest.approx(std, rel=0.02)
     assert power(law, 8, 5) == pytest.approx(8 * float(np.mean(entries**2)), rel=0.03)
+
+
+def test_few_single_inputs_do_not_blur_what_batches_know():
+    """The middle of steady batches, whose control variate is known from a few noisy vectors."""
+    rng = np.random.default_rng(0)
+    found, error = _typical(
+        0.01 * rng.standard_normal((200, 1)), 0.01 * rng.standard_normal((200, 1)),
+        0.5 + rng.standard_normal((24, 1)), None,
+    )  # fmt: skip
+    assert abs(found[0]) < 0.004
+    assert error[0] < 0.001
