@@ -13,6 +13,8 @@ _ALIKE = 1e-4
 _REPEATS, _LEAST_LENGTH = 0.98, 8
 _HEAVY, _LEAST_ENTRIES = 3.0, 64
 _SLACK = 0.02
+# Of so many random numbers hardly any are so parallel to others.
+_CENTRING, _LEAST_ROWS = 0.99, 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class WeightFacts:
             them; 1 on average where either is turned at random, nan without such a weight.
         coupling_std: standard deviation of that over random turns.
         bias_rms: RMS of the bias, 0 without one.
+        centring: absolute cosine of the bias with the row sums of W: 1 where the bias takes away
+            what inputs that rest at one value add, as centred units ask for.
     """
 
     weight: str
@@ -46,6 +50,7 @@ class WeightFacts:
     coupling: float
     coupling_std: float
     bias_rms: float
+    centring: float = 0.0
 
     @property
     def gain(self) -> float:
@@ -58,7 +63,7 @@ def law_of(facts: WeightFacts) -> tuple[LawKind, str]:
 
     Independent entries of any shape of density serve the theory alike to first order in 1 / width,
     so uniform ones count as well. Tests: mean against 0, singular values, rows that repeat, heavy
-    tails, and whether the weight knows of the one before it.
+    tails, and whether the weight knows of the one before it, or the bias of the weight.
 
     Args:
         facts: of the weight.
@@ -88,6 +93,8 @@ def law_of(facts: WeightFacts) -> tuple[LawKind, str]:
             f"{name} is aligned with the weight before it ({facts.coupling:.2f} times what chance "
             "gives): they were drawn together, as in coupled schemes, or have learned of each other"
         )
+    if facts.rows >= _LEAST_ROWS and facts.centring > _CENTRING:
+        return "", f"the bias beside {name} centres what enters: the two were drawn together"
     if least > 1 and facts.evenness < 1 + _ALIKE:
         return "haar", ""
     if abs(facts.mean) * math.sqrt(entries) > _DEVIATIONS * facts.std:

@@ -72,7 +72,15 @@ def _facts(
         coupling=coupling,
         coupling_std=coupling_std,
         bias_rms=bias_rms,
+        centring=0.0 if bias is None else _centring(matrix, bias),
     )
+
+
+def _centring(matrix: torch.Tensor, bias: torch.Tensor) -> float:
+    """Absolute cosine of a bias with the row sums of its weight; 0 where either is 0."""
+    sums, values = matrix.sum(dim=1), bias.detach().double().cpu()
+    lengths = float(sums.norm() * values.norm())
+    return abs(float(sums @ values)) / lengths if lengths > 0 and math.isfinite(lengths) else 0.0
 
 
 def _matrix(affine: Affine, weight: torch.Tensor) -> torch.Tensor:

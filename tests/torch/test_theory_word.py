@@ -199,3 +199,15 @@ def test_convolutions_have_the_wide_limit_only():
 
 def test_shallow_stacks_are_passed_over():
     assert eq.diagnose(mlp([16, 16, 16, 4], nn.Tanh), X).words == ()
+
+
+def test_biases_that_centre_their_layer_are_not_taken_for_random():
+    model = mlp([16, *[16] * 12, 4], nn.Sigmoid)
+    eq.initialize(model, X, generator=torch.Generator().manual_seed(0))
+    said = word(model)
+    assert said.law == ""
+    assert "centres what enters" in said.words
+    with torch.no_grad():
+        for layer in model[2::2]:
+            layer.bias.normal_(std=0.5)
+    assert word(model).law == "haar"
