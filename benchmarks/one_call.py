@@ -2,7 +2,7 @@
 
     python benchmarks/one_call.py            # every kind of cell, under 15 minutes on 2 cores
     python benchmarks/one_call.py --full     # every cell by every method, 7 hours
-    python benchmarks/one_call.py --full --cells tanh relu --methods auto he lsuv
+    python benchmarks/one_call.py --full --cells tanh relu --methods auto he lsuv --draws 4
 
 Adam, 20 epochs, batches of 64. Each method gets the learning rate with the best mean accuracy on
 rows held back from training, then trains on all of the training part; draw i has the same seed and
@@ -103,11 +103,12 @@ class Job:
         return 2 + 0.02 * cell.depth + replicas * steps * cell.milliseconds(inputs) / 1e3
 
 
-def effort(cell: Cell, mode: str) -> Effort:
-    """Few draws where one takes long."""
+def effort(cell: Cell, mode: str, draws: int = 0) -> Effort:
+    """Few draws where one takes long, or as many as asked for."""
     if mode == "full":
-        half = max(4, cell.draws // 2)
-        return Effort(half, cell.draws, 2 if cell.draws > 8 else 1, cell.draws > 8, 20)
+        seen = draws or 20
+        draws = draws or cell.draws
+        return Effort(max(2, draws // 2), draws, 2 if draws > 8 else 1, draws > 8, seen)
     if cell.depth >= 1000 or cell.convolutions >= 200:
         return Effort(1, 4, 1, False, 4)
     if cell.convolutions or cell.depth >= 500:
@@ -115,7 +116,9 @@ def effort(cell: Cell, mode: str) -> Effort:
     return Effort(3, 8, 1, False, 8)
 
 
-def jobs(mode: str, cells: list[str], wanted: list[str], has_files: bool) -> list[Job]:
+def jobs(
+    mode: str, cells: list[str], wanted: list[str], has_files: bool, draws: int = 0
+) -> list[Job]:
     """All work that is known from the start, the longest first."""
     found = []
     for cell in CELLS:
@@ -125,7 +128,7 @@ def jobs(mode: str, cells: list[str], wanted: list[str], has_files: bool) -> lis
             continue
         chosen = cell.quick if mode == "quick" else (cell.most or methods())
         for method in (m for m in chosen if m in methods() and (not wanted or m in wanted)):
-            work = effort(cell, mode)
+            work = effort(cell, mode, draws)
             found += [Job(kind, cell.name, method, work) for kind in ("train", "birth")]
     return sorted(found, key=lambda job: -job.seconds)
 
@@ -275,6 +278,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="every cell by every method")
     parser.add_argument("--cells", nargs="*", default=[], help="only cells whose name holds a word")
     parser.add_argument("--methods", nargs="*", default=[], help="only these methods")
+    parser.add_argument("--draws", type=int, default=0, help="of each training, in the full form")
     parser.add_argument("--redo", nargs="*", default=[], help="forget results of these methods")
     parser.add_argument("--data-dir", type=Path, help="folder of MNIST and Fashion-MNIST")
     parser.add_argument("--out", type=Path, help="file of results")
@@ -287,7 +291,8 @@ def main() -> int:
     console = Console(width=118)
     settings = {"mode": mode, "epochs": EPOCHS, "torch": torch.__version__}
     results, before = load(out, settings, options.redo)
-    planned = jobs(mode, options.cells, options.methods, bool(os.environ.get(FOLDER_VARIABLE)))
+    has_files = bool(os.environ.get(FOLDER_VARIABLE))
+    planned = jobs(mode, options.cells, options.methods, has_files, options.draws)
     todo = [job for job in planned if job.key not in results]
     hours = sum(job.seconds for job in todo) / options.jobs
     console.print(

@@ -7,11 +7,13 @@ from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan
 from equipoise.plan.stacks import Stack
 from equipoise.rules.against_plan import Expectation, against_plan, expected_by_layer, limits
+from equipoise.rules.alike import alike
 from equipoise.rules.finding import CODES, Finding, Severity
 from equipoise.rules.remedy import activation_names, remedies
 from equipoise.rules.travel import travels
 from equipoise.rules.units import empty_layers, in_units
 from equipoise.rules.whole import on_the_whole
+from equipoise.rules.zeros import zeros_on_purpose
 
 __all__ = [
     "CODES",
@@ -41,10 +43,12 @@ def diagnose(
     # A layer without units has no numbers of its own to judge.
     judged = tuple(x for x in measurements.layers if x.entries)
     measurements = replace(measurements, layers=judged)
+    zeros = zeros_on_purpose(measurements, stacks)
     findings += [
-        *travels(measurements, remedy),
-        *in_units(measurements, activation_names(stacks), remedy),
-        *on_the_whole(measurements, remedy),
+        *travels(measurements, remedy, zeros),
+        *in_units(measurements, activation_names(stacks), remedy, zeros),
+        *alike(measurements, remedy, zeros, plan, stacks),
+        *on_the_whole(measurements),
     ]
     if plan is not None:
         findings += [*against_plan(measurements, plan), *limits(plan)]

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from equipoise.drift import Drift, fit_drift
 
+# Distinct inputs are counted up to so many: more decide nothing.
+MOST_COUNTED = 16
+
 
 @dataclass(frozen=True)
 class LayerMeasurement:
@@ -40,6 +43,7 @@ class LayerMeasurement:
         sites: number of sites of each unit.
         entries: number of entries of the weight; 0 where it joins 0 units.
         is_trainable: whether the weight asks for a gradient.
+        distinct_inputs: number of inputs whose outputs differ, counted up to 16.
     """
 
     layer: str
@@ -65,6 +69,7 @@ class LayerMeasurement:
     sites: int = 1
     entries: int = 1
     is_trainable: bool = True
+    distinct_inputs: int = MOST_COUNTED
 
     @property
     def relative_gradient(self) -> float:
@@ -117,6 +122,11 @@ class Measurements:
     def hidden(self) -> tuple[LayerMeasurement, ...]:
         """The layers before the last: how loud the output is, is a choice."""
         return self.layers[:-1]
+
+    @property
+    def distinct_inputs(self) -> int:
+        """Number of inputs that some layer tells apart, counted up to 16; 0 without layers."""
+        return max((x.distinct_inputs for x in self.layers), default=0)
 
     def gradient_ratio(self) -> float:
         """Gradient norm of the first hidden-to-hidden weight over that of the last, or nan."""

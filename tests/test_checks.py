@@ -47,3 +47,18 @@ def test_one_of_suggests_the_nearest():
         _checks.one_of("x", "xavir", ("he", "xavier"))
     with pytest.raises(ArgumentError, match="Pass one of these names"):
         _checks.one_of("x", "qqqq", ("he", "xavier"))
+
+
+def test_every_refusal_quotes_words_and_says_what_to_do():
+    for check in (_checks.positive, _checks.not_negative, _checks.finite):
+        with pytest.raises(ArgumentError, match=r"got 'a'\. Pass .*\.$"):
+            check("x", "a")
+        with pytest.raises(ArgumentError, match=r"got nan\. Mend it\.$"):
+            check("x", math.nan, "Mend it.")
+    with pytest.raises(ArgumentError, match=r"got 'a'\. Pass a whole number from 2 on\.$"):
+        _checks.at_least("x", "a", 2)
+
+
+def test_an_empty_name_that_is_allowed_is_shown():
+    with pytest.raises(ArgumentError, match="x must be one of '', he, got 'foo'"):
+        _checks.one_of("x", "foo", ("", "he"))

@@ -1,6 +1,7 @@
 """The command line: init, and what all commands share."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -172,6 +173,19 @@ def test_saved_weights_load_again_also_tied_ones(folder):
     assert all(torch.equal(wanted[k], found[k]) for k in wanted)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_all_files_are_readable_by_whom_the_umask_lets(folder):
+    before = os.umask(0o027)
+    try:
+        call("init", "my_models:deep", "--input", 16, "--plan", "p.json", "--report", "r.txt",
+             "--save", "w.safetensors")  # fmt: skip
+    finally:
+        os.umask(before)
+    modes = {name: (folder / name).stat().st_mode & 0o777 for name in
+             ("p.json", "r.txt", "w.safetensors")}  # fmt: skip
+    assert modes == dict.fromkeys(modes, 0o640)
+
+
 def test_several_inputs_and_inputs_from_files(folder):
     both = call("init", "my_models:Two", "--input", 16, "--input", 3)
     assert both.exit_code == 0, both.output
@@ -221,7 +235,7 @@ def test_bad_shapes_are_named(folder, shape):
 
 OPTIONS = [
     (("--input", "100000,100000"), "at most 2147483648 entries"),
-    (("--rows", 0), "--rows must be an integer of at least 1"),
+    (("--rows", 0), "--rows must be an integer of at least 1, got 0. Leave it out for 256."),
     (("--report", "r.pdf"), "--report must end in .html, .json, .txt"),
     (("--plan", "p.txt"), "--plan must end in .json"),
     (("--save", "w.bin"), "--save must end in .safetensors, .pt, .pth"),
@@ -237,12 +251,15 @@ def test_bad_options_are_named_before_any_work(folder, options, message):
 
 
 def test_a_file_that_cannot_be_written_is_named(folder, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
     message = refusal("init", "my_models:deep", "--input", "16", "--save", "w.pt")
     assert "--save must be a file that can be written, got 'w.pt' (No space left" in message
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    message = refusal("init", "my_models:deep", "--input", "16", "--plan", "p.json")
+    assert "--plan must be a file that can be written, got 'p.json' (No space left" in message
 
 
 def test_state_that_is_no_tensor_needs_torchs_own_format(folder):

@@ -55,7 +55,7 @@ def make_batch(
     """
     import torch
 
-    _checks.at_least("--rows", rows, 1)
+    _checks.at_least("--rows", rows, 1, f"Leave it out for {ROWS}.")
     generator = torch.Generator().manual_seed(seed)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if data is not None:
@@ -94,7 +94,7 @@ def read_loss(
 
     targets = batch.targets
     if classes is not None:
-        _checks.at_least("--classes", classes, 2)
+        _checks.at_least("--classes", classes, 2, "Count the classes of the targets.")
         if targets is None:
             generator = torch.Generator().manual_seed(seed)
             targets = torch.randint(classes, (batch.rows,), generator=generator)

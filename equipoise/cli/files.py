@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, PlanError
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +48,11 @@ def writing(option: str, path: Path) -> Iterator[None]:
     """Name the option and the file where the system refuses to write."""
     try:
         yield
-    except OSError as error:
+    except (OSError, PlanError) as error:
+        refused = error if isinstance(error, OSError) else error.__cause__
+        why = refused.strerror if isinstance(refused, OSError) else str(error)
         raise ArgumentError(
-            f"{option} must be a file that can be written, got {str(path)!r} ({error.strerror}). "
+            f"{option} must be a file that can be written, got {str(path)!r} ({why}). "
             "Choose another place."
         ) from error
 
@@ -75,10 +77,12 @@ def save_weights(model: "nn.Module", path: Path) -> None:
             f"--save must end in .pt for this model, got {path.name!r}: {foreign[0]!r} of its "
             "state is no tensor."
         )
-    save_file = _safetensors("--save").save_file
+    # Tensors that share memory cannot stand in one file.
+    apart = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    data = _safetensors("--save").save(apart)
     with writing("--save", path):
-        # Tensors that share memory cannot stand in one file.
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, path)
+        # A file of safetensors' own making could be read by its owner alone.
+        path.write_bytes(data)
 
 
 def read_data(path: Path) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from equipoise.schemes.framed import DEFAULT_BUDGET
 PURPOSES = ("", "classification", "regression")
 NOT_FOR_DERIVATIVES = "only scheme='auto' provides for derivatives"
 UNMET = "derivatives are not provided for"
+OUTPUT_UNMET = "the output scale is not provided for, since this scheme's is not foretold here"
 # Logits of RMS s start the cross-entropy about s^2 / 2 above ln C. With very many classes that is
 # paid for long, since each logit is seldom corrected; with few it is learnt away in a few steps.
 _MANY_CLASSES, _QUIET_LOGITS = 1000, 0.1
@@ -39,9 +40,12 @@ class Aim:
     for_derivatives: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("budget", self.budget), ("output_rms", self.output_rms)):
-            if not math.isnan(value):
-                _checks.positive(name, value)
+        for name, value, remedy in (
+            ("budget", self.budget, "Pass nats of gradient growth, such as 0.3."),
+            ("output_rms", self.output_rms, "Pass the scale of the targets."),
+        ):
+            if not (isinstance(value, float) and math.isnan(value)):
+                _checks.positive(name, value, remedy)
         _checks.one_of("purpose", self.purpose, PURPOSES)
 
     def spending(self, budget: float) -> "Aim":

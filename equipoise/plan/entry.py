@@ -146,6 +146,22 @@ class Levels:
             case _:
                 return rows.reshape(self._trace.values[value].shape)
 
+    def _is_symmetric(self, value: int) -> bool:
+        """Whether a weight whose sign is random has made a value, so that it averages to 0."""
+        match self._producer.get(value):
+            case Affine():
+                return True
+            case Nonlinearity(input=source, activation=activation):
+                return activation.parity == "odd" and self._is_symmetric(source)
+            case Reshape(input=source) | Permute(input=source) | Flatten(input=source):
+                return self._is_symmetric(source)
+            case Dropout(input=source):
+                return self._is_symmetric(source)
+            case Merge(inputs=sources):
+                return all(self._is_symmetric(source) for source in sources)
+            case _:
+                return False
+
     def _level_of(self, value: int) -> float:
         if value in self._level:
             return self._level[value]
@@ -160,7 +176,9 @@ class Levels:
                 if before > 0:
                     level = statistics(activation, before).second_moment
             case Merge(inputs=sources):
-                level = sum(self._level_of(source) for source in sources)
+                # What does not average to 0 over draws may point the same way in all of them.
+                if sum(not self._is_symmetric(source) for source in sources) <= 1:
+                    level = sum(self._level_of(source) for source in sources)
             case Permute(input=source) | Flatten(input=source):
                 level = self._level_of(source)
             case Affine() | Pool() | Opaque() | None:

@@ -9,7 +9,7 @@ from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.choose import Choice, cannot_be_centred
 from equipoise.plan.entry import Inputs, mean_matters, principal_axes
-from equipoise.plan.spending import resting_budget, unit_level_budget
+from equipoise.plan.spending import resting_budget
 from equipoise.plan.stack_maps import (
     Patches,
     block_of,
@@ -21,7 +21,7 @@ from equipoise.plan.stack_maps import (
     remarks,
 )
 from equipoise.plan.stack_plan import StackPlan
-from equipoise.plan.stacks import Stack
+from equipoise.plan.stacks import Hidden, Stack
 from equipoise.schemes.framed import framed_stack
 from equipoise.schemes.laws import Array, Mirrored, Plain
 from equipoise.schemes.maps import Maps, Passage
@@ -32,6 +32,12 @@ from equipoise.theory.oddpart import ActivationClass, classify
 
 # A step in q that shows how E f0^2 grows, and the exponent up to which rounding is in doubt.
 _NUDGE, _STEEPEST = 1.01, 1.001
+# Largest second moment of preactivations where the budget was not asked for. Lines have none.
+_LOUDEST, _LINE = 1.0, 1e-6
+# Where only some columns of the first layer survive, its weight chooses them, with one layer's
+# share of the steps. Adam moves what it makes the faster the quieter that is: depth^(-1/4) in
+# amplitude is worth .02 on digits through layers of 16 and 4 units.
+_QUIET = 0.5
 
 
 def named_choice(stack: Stack, scheme: str) -> Choice:
@@ -76,8 +82,13 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> Stack
     units = first.out_size // 2 if pairs else first.out_size
     blocks = [block_of(a, units, i == 0) for i, a in enumerate(stack.affines)]
     taps = [math.prod(block) for block in blocks[1:]]
+    # A budget for a hundred layers would drive two of them, or a bottleneck, far into saturation.
+    loudest = _LOUDEST if math.isnan(aim.budget) else math.inf
     spaces = [
-        Space(f"{a.weight}:out", h.width, h.activation, layout, h.copies * joined, block, shift)
+        Space(
+            f"{a.weight}:out", h.width, h.activation, layout, h.copies * joined, block, shift,
+            1.0 - h.dropout, loudest if isinstance(layout, Plain) and _bends(h) else math.inf,
+        )
         for a, h, layout, joined, block, shift in zip(
             stack.affines,
             stack.hidden,
@@ -87,17 +98,18 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> Stack
             stack.can_shift[1:],
             strict=False,
         )
-    ]
+    ]  # fmt: skip
     way = passages(stack, blocks) if has_maps(stack) else ()
     patches = None
     if has_maps(stack):
         patches = first_patches(stack, inputs, blocks[0], way[0].count if way else 1)
-    entry, arrays = _entry(stack, inputs, units, blocks[0], patches)
+    narrowest = min([units, *(space.size * space.copies for space in spaces)])
+    entry, arrays = _entry(stack, inputs, units, narrowest, blocks[0], patches)
     maps = _maps(entry, arrays, blocks[0], patches, way) if patches and spaces else None
+    is_choosing = narrowest < min(units, entry.size)
     budget = aim.budget_for(entry.participation)
     if math.isnan(aim.budget):
         budget = max(budget, resting_budget(stack, choice.layouts))
-        budget = min(budget, unit_level_budget(stack, choice.layouts))
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,
@@ -107,10 +119,12 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> Stack
         output_rms=aim.exit_rms(last.out_size) if stack.is_last else 1.0,
         budget=budget,
         maps=maps,
+        # What a plan for derivatives makes of the first layer has a level of its own.
+        first_level=stack.depth**-_QUIET if is_choosing and not aim.for_derivatives else 1.0,
     )
     reason = choice.reason
     if entry.basis:
-        reason += f"; the {spaces[0].size} columns that fit follow the inputs' principal axes"
+        reason += f"; the {narrowest} columns that fit follow the inputs' principal axes"
     reason = "; ".join([reason, *remarks(stack, way, patches)])
     unstable = _unstable(spaces, planned.levels)
     return StackPlan(
@@ -119,8 +133,19 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> Stack
     )  # fmt: skip
 
 
+def _bends(hidden: Hidden) -> bool:
+    """Whether the level of some units matters: a line has no gradient growth at any."""
+    at = statistics(hidden.activation, 1.0)
+    return at.centred_energy > 0 and abs(math.log(at.mean_hermite_degree)) > _LINE
+
+
 def _entry(
-    stack: Stack, inputs: Inputs, units: int, block: tuple[int, ...], patches: Patches | None
+    stack: Stack,
+    inputs: Inputs,
+    units: int,
+    narrowest: int,
+    block: tuple[int, ...],
+    patches: Patches | None,
 ) -> tuple[Entry, dict[str, Array]]:
     """The entry of a framed stack, with axes and mean where the inputs can settle them."""
     first = stack.affines[0]
@@ -143,7 +168,8 @@ def _entry(
         centre = f"{frame}:mean"
         arrays[centre] = kernel_point(first, block, found.mean) if block else found.mean
         mean_square = found.total_variance / size
-    if stack.hidden and size > rank == len(found.axes):
+    # Columns beyond what some later layer holds are lost: the leading axes should not be.
+    if stack.hidden and size > min(rank, narrowest) and rank == len(found.axes):
         basis = f"{frame}:axes"
         arrays[basis] = found.axes
         along = found.variances + (0.0 if centre else np.square(found.axes @ found.mean))

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from equipoise.errors import PlanError
-from equipoise.plan.aim import NOT_FOR_DERIVATIVES, UNMET, Aim
+from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.entry import Levels
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.predict import expect
+from equipoise.plan.predict_joined import Part, entering, expect_chain
 from equipoise.plan.stack_plan import Expected, StackPlan
-from equipoise.plan.stacks import Stack, find_stacks
+from equipoise.plan.stacks import Stack, find_chains, find_stacks
 from equipoise.plan.trace import Affine, Nonlinearity, Opaque, Trace
 from equipoise.schemes.catalogue import parse_scheme
 from equipoise.schemes.laws import Array, Frame, Law, Zero
@@ -64,15 +65,21 @@ def make_plan(
     arrays: dict[str, Array] = {}
     choices: list[str] = []
     remarks, warnings = _Remarks(), _Remarks()
-    predictions: dict[int, Prediction] = {}
-    outlooks: list[Outlook] = []
-    for number, stack in enumerate(stacks):
+    chains = find_chains(trace, frozenset(fixed))
+    chain_of = {a.output: chain for chain in chains for a in chain.affines}
+    parts: dict[int, Part] = {}
+    for stack in stacks:
         if stack.affines[0].weight in fixed:
             # Its values are the user's: what it sends on is not known.
-            predictions |= _predictions(stack, number, Expected.nothing(len(stack.affines), ""))
             continue
         inputs = levels.at(stack)
         where = _where(stack)
+        chain = chain_of[stack.affines[0].output]
+        if not inputs.is_known or (stack.is_last and aim.output_rms > 0):
+            # Poolings between stacks, and draws before this one, move the level from what is
+            # planned for inputs that differ.
+            before = _joined(chain, parts)
+            inputs = replace(inputs, mean_square=entering(chain, before) or inputs.mean_square)
         is_known = inputs.is_known
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
@@ -82,18 +89,21 @@ def make_plan(
         if planned.warning:
             # Through a layer or two a signal without a stable level still arrives.
             grave = planned.is_unstable and stack.depth > _SHALLOW
-            unmet = UNMET in planned.warning
+            unmet = UNMET in planned.warning or planned.warning == OUTPUT_UNMET
             (warnings if grave or unmet else remarks).add(where, planned.warning)
         if aim.for_derivatives and parse_scheme(scheme).name != "auto":
             warnings.add(where, NOT_FOR_DERIVATIVES)
+        if any(h.dropout != h.active_dropout for h in stack.hidden) and scheme == "auto":
+            remarks.add(
+                where,
+                "dropout is off as the model stands; scales are those for training, with it on, "
+                "and the signal is quieter until then",
+            )
         if stack.keeps_bias:
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False
-        nothing = Expected.nothing(len(stack.affines), "")
-        expected = expect(stack, planned, inputs) if is_known else nothing
-        if expected.note:
-            remarks.add(where, expected.note)
-        outlooks.append(outlook(where, expected))
+        expected = expect(stack, planned, inputs) if is_known else _nothing(stack)
+        parts[stack.affines[0].output] = Part(planned, inputs, expected, is_known)
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
@@ -102,8 +112,18 @@ def make_plan(
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
-        predictions |= _predictions(stack, number, expected)
         levels.set_level(stack.exit_value, _exit_level(stack, expected.signal[-1]))
+
+    predictions: dict[int, Prediction] = {}
+    outlooks: list[Outlook] = []
+    for number, chain in enumerate(chains):
+        joined = _joined(chain, parts)
+        expected = expect_chain(chain, joined) if joined else _nothing(chain)
+        predictions |= _predictions(chain, number, expected)
+        if joined:
+            outlooks.append(outlook(_where(chain), expected))
+        if expected.note:
+            remarks.add(_where(chain), expected.note)
 
     assignments, untouched = [], []
     for name, parameter in parameters.items():
@@ -174,12 +194,21 @@ def _predictions(stack: Stack, number: int, expected: Expected) -> dict[int, Pre
     """Predictions of a stack by the value that each layer makes."""
     by_layer = zip(
         expected.signal, expected.gradient, expected.log_std, expected.gradient_log_std,
-        expected.correlation, strict=True,
+        expected.correlation, expected.correlation_std or (0.0,) * len(stack.affines), strict=True,
     )  # fmt: skip
     return {
         a.output: Prediction(a.layer, a.weight, s, g, number, *rest)
         for a, (s, g, *rest) in zip(stack.affines, by_layer, strict=True)
     }
+
+
+def _joined(chain: Stack, parts: Mapping[int, Part]) -> list[Part]:
+    """The stacks of a chain that are planned so far, in order."""
+    return [parts[a.output] for a in chain.affines if a.output in parts]
+
+
+def _nothing(stack: Stack) -> Expected:
+    return Expected.nothing(len(stack.affines), "")
 
 
 def _exit_level(stack: Stack, signal: float) -> float:

@@ -63,11 +63,12 @@ class Prediction:
         weight: name of its weight.
         signal: RMS of its output over units and inputs, in the median draw.
         gradient: RMS of the gradient at its output, relative to that at the last layer of its
-            stack.
-        stack: number of its stack.
+            chain of stacks.
+        stack: number of that chain: of stacks with nothing between them, followed as one.
         log_std: standard deviation over draws of the log of the signal, nats; 0 where negligible.
         gradient_log_std: the same of the gradient.
         correlation: mean cosine between the layer's outputs for different inputs.
+        correlation_std: its standard deviation over draws, 0 where it is not known.
     """
 
     layer: str
@@ -78,11 +79,14 @@ class Prediction:
     log_std: float = 0.0
     gradient_log_std: float = 0.0
     correlation: float = math.nan
+    correlation_std: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Laws for all parameters of a model. Data only: it can be saved, compared and drawn anywhere.
+
+    Two plans are equal if all they say is, arrays compared by value and nan equal to nan.
 
     Attributes:
         scheme: name of the scheme that was asked for.
@@ -107,6 +111,15 @@ class Plan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     outlook: tuple[Outlook, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        # Infinity counts as nan, as in a file: a plan that is read again equals what was saved.
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return bool(without_nan(self.to_dict()) == without_nan(other.to_dict()))
+
+    def __hash__(self) -> int:
+        return hash((self.scheme, self.choice, tuple(a.parameter for a in self.assignments)))
 
     def streams(self, seed: int) -> Streams:
         """Random streams for drawing this plan from a root seed."""
@@ -233,9 +246,20 @@ class Plan:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the plan as JSON and return the path."""
+        """Write the plan as JSON and return the path.
+
+        Raises:
+            PlanError: if the system refuses to write there.
+        """
         path = Path(path)
-        path.write_text(json.dumps(without_nan(self.to_dict()), allow_nan=False), encoding="utf-8")
+        text = json.dumps(without_nan(self.to_dict()), allow_nan=False)
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise PlanError(
+                f"path must be a file that can be written, got {str(path)!r} ({error.strerror}). "
+                "Make its folder first or choose another place."
+            ) from error
         return path
 
     @staticmethod
@@ -243,12 +267,17 @@ class Plan:
         """Read a plan that ``save`` wrote.
 
         Raises:
-            PlanError: if the file holds something else.
+            PlanError: if the file cannot be read or holds something else.
         """
-        text = Path(path).read_text(encoding="utf-8")
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(
+                f"path must be a file that can be read, got {str(path)!r} ({error.strerror}). "
+                "Give the path that Plan.save returned."
+            ) from error
+        # Neither bytes that are no text nor text that is no JSON.
+        except ValueError as error:
             raise PlanError(
                 f"{path} must hold a plan as JSON, got text that is not JSON ({error}). Save again."
             ) from error

@@ -3,8 +3,8 @@
 import math
 from dataclasses import replace
 
-from equipoise.plan.aim import Aim
-from equipoise.plan.choose import choose
+from equipoise.plan.aim import OUTPUT_UNMET, Aim
+from equipoise.plan.choose import Choice, choose
 from equipoise.plan.derivative_plan import for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
 from equipoise.plan.framed_plan import named_choice, plan_framed
@@ -13,7 +13,8 @@ from equipoise.plan.shifted_plan import plan_shifted, plan_spread
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
-from equipoise.schemes.laws import Law, Normal, Taps
+from equipoise.schemes.laws import BestOf, Taps
+from equipoise.schemes.louder import louder
 from equipoise.schemes.orthogonal import orthogonal
 from equipoise.theory.activations import identity
 
@@ -57,23 +58,21 @@ def plan_stack(
         if wanted.name == "mirrored" and wanted.number("spread") > 0:
             return plan_spread(stack, wanted.number("spread"), inputs, spent)
         return plan_framed(stack, named_choice(stack, wanted.name), inputs, spent)
-    return plan_apart(stack, laws_apart(stack, wanted), inputs, why_apart(stack, wanted))
+    planned = plan_apart(stack, laws_apart(stack, wanted), inputs, why_apart(stack, wanted))
+    if stack.is_last and aim.output_rms > 0:
+        return _asked_for(planned, aim.output_rms)
+    return planned
 
 
 def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     """The auto rule: exact moments or frames, and what the aim adds."""
     choice = choose(stack)
     if choice.scheme == "he":
-        laws = laws_apart(stack, Scheme("he"), math.sqrt(inputs.mean_square))
-        if stack.is_last:
-            laws[-1] = _scaled(laws[-1], aim.exit_rms(stack.affines[-1].out_size))
-        planned = plan_apart(stack, laws, inputs, choice.reason)
-        if stack.is_last and aim.output_rms > 0 and planned.signal[-1] > 0:
-            # Poolings, paddings and finite widths move the scale that moments give.
-            laws[-1] = _scaled(laws[-1], aim.output_rms / planned.signal[-1])
-            planned = plan_apart(stack, laws, inputs, choice.reason)
+        planned = _exact_moments(stack, choice, inputs, aim)
     else:
         planned = plan_framed(stack, choice, inputs, aim)
+    if stack.is_last and aim.purpose:
+        planned = replace(planned, reason=f"{planned.reason}; {_outputs(stack, aim)}")
     warning = choice.warning or planned.warning
     if aim.for_derivatives:
         against = why_not_for_derivatives(stack)
@@ -85,6 +84,66 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     return replace(planned, warning=warning, is_unstable=choice.is_unstable or planned.is_unstable)
 
 
-def _scaled(law: Law, factor: float) -> Law:
-    """A law of independent entries, louder by a factor."""
-    return replace(law, std=law.std * factor) if isinstance(law, Normal) else law
+def _exact_moments(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> StackPlan:
+    """Independent entries that keep second moments while training, and the scale of the outputs."""
+    laws = laws_apart(stack, Scheme("he"), math.sqrt(inputs.mean_square))
+    for i, hidden in enumerate(stack.hidden, 1):
+        # Dropout divides what it keeps by its share: second moments grow by as much.
+        laws[i] = (
+            louder(laws[i], math.sqrt(1.0 - hidden.dropout)) if hidden.dropout < 1 else laws[i]
+        )
+    wanted = aim.exit_rms(stack.affines[-1].out_size)
+    if stack.is_last:
+        laws[-1] = louder(laws[-1], wanted)
+    planned = plan_apart(stack, laws, inputs, choice.reason)
+    as_trained = all(h.dropout == h.active_dropout for h in stack.hidden)
+    if stack.is_last and as_trained and planned.signal[-1] > 0:
+        # Poolings, paddings and finite widths move the scale that moments give.
+        return _at_exit(planned, wanted / planned.signal[-1])
+    return planned
+
+
+def _asked_for(planned: StackPlan, output_rms: float) -> StackPlan:
+    """The plan of a published scheme with its last weight at the output scale asked for."""
+    last = planned.weights[-1]
+    is_chosen = isinstance(last.matrix if isinstance(last, Taps) else last, BestOf)
+    if is_chosen or not planned.signal[-1] > 0:
+        return replace(planned, warning=planned.warning or OUTPUT_UNMET)
+    found = _at_exit(planned, output_rms / planned.signal[-1])
+    reason = f"{planned.reason}; the last weight is scaled to outputs of RMS {output_rms:.4g}"
+    return replace(found, reason=reason)
+
+
+def _at_exit(planned: StackPlan, factor: float) -> StackPlan:
+    """The same plan with a last weight that is larger by a factor."""
+
+    def signal(values: tuple[float, ...]) -> tuple[float, ...]:
+        return (*values[:-1], values[-1] * factor)
+
+    def gradient(values: tuple[float, ...]) -> tuple[float, ...]:
+        return (*(value * factor for value in values[:-1]), values[-1])
+
+    expected = planned.expected
+    if expected is not None:
+        expected = replace(
+            expected, signal=signal(expected.signal), gradient=gradient(expected.gradient)
+        )
+    return replace(
+        planned,
+        weights=(*planned.weights[:-1], louder(planned.weights[-1], factor)),
+        signal=signal(planned.signal),
+        gradient=gradient(planned.gradient),
+        expected=expected,
+    )
+
+
+def _outputs(stack: Stack, aim: Aim) -> str:
+    """What the outputs start as, for the purpose that was told."""
+    count = stack.affines[-1].out_size
+    rms = aim.exit_rms(count)
+    if aim.purpose == "classification" and count > 1:
+        return (
+            f"logits start at RMS {rms:.4g}, which begins the cross-entropy up to "
+            f"{rms * rms / 2:.2g} above ln {count} = {math.log(count):.3g}"
+        )
+    return f"outputs start at RMS {rms:.4g}"

@@ -47,7 +47,7 @@ _MOST_ROWS = 32
 # Numbers that the fewest batches may draw, so that deep stacks are sent as many rows as others.
 _DEEP_NUMBERS = 8e6
 # A log RMS is told where what few rows lack, and twice its standard error, are below these, nats.
-_SIGNAL_DOUBT, _GRADIENT_DOUBT = 0.1, 0.4
+SIGNAL_DOUBT, _GRADIENT_DOUBT = 0.1, 0.4
 # Standard error of a median of normal numbers over that of their mean.
 _MEDIAN = 1.2533
 # The same for maps, in products: rows of a batch, draws at least and at most.
@@ -69,6 +69,7 @@ def predict(
     biases: Sequence[Law] = (),
     frames: Sequence[Frame] = (),
     arrays: Mapping[str, Array] | None = None,
+    doubt: float = SIGNAL_DOUBT,
 ) -> Expected:
     """Expectations of a stack under given laws.
 
@@ -80,6 +81,7 @@ def predict(
         biases: law of each bias, all 0 where left out.
         frames: frames that laws name.
         arrays: arrays that laws and frames name.
+        doubt: nats up to which the log of a signal may be off and still be told.
 
     Returns:
         The expectations, exact in law but for entries other than normal ones, of which only the
@@ -115,11 +117,11 @@ def predict(
     single = _more(stack, laws, inputs, singles, 1, certain)
     assert isinstance(single, Draws)
     exact = None if any(b != Zero() for b in biases) else exact_means(stack, weights)
-    found = _summary(batch, single, exact, widths, rows)
+    found = _summary(batch, single, exact, widths, rows, doubt)
     found = replace(found, method=found.method + chosen)
     if isinstance(entry, Inputs) and not (entry.maps.size or entry.rows.size):
         # How alike two inputs are is known of the inputs only.
-        return replace(found, correlation=(math.nan,) * count)
+        return replace(found, correlation=(math.nan,) * count, correlation_std=())
     return found
 
 
@@ -223,6 +225,7 @@ def _summary(
     exact: tuple[Array, Array | None] | None,
     widths: list[int],
     rows: int,
+    most_doubt: float,
 ) -> Expected:
     known = exact or (None, None)
     log_signal, error = _typical(batch.signal, batch.norm, single.norm, known[0])
@@ -233,7 +236,7 @@ def _summary(
     count = len(single.signal)
     doubt = np.maximum(2 * error, lack(batch.unlike, rows))
     back_doubt = np.maximum(2 * back_error, lack(batch.back_unlike, rows))
-    lost = doubt > _SIGNAL_DOUBT, back_doubt > _GRADIENT_DOUBT
+    lost = doubt > most_doubt, back_doubt > _GRADIENT_DOUBT
     return Expected(
         _floats(np.where(lost[0], math.nan, np.exp(log_signal))),
         _floats(np.where(lost[1], math.nan, np.exp(log_gradient))),
@@ -244,6 +247,7 @@ def _summary(
         math.sqrt(max(odds * (1 - odds), 1 / count) / count),
         "sampled exactly in law" + (", with exact exponents" if exact else ""),
         _DOUBT if lost[0].any() or lost[1].any() else "",
+        _floats(_spread(batch.cosine)),
     )
 
 

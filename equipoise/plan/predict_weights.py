@@ -14,6 +14,7 @@ import numpy as np
 from equipoise.plan.predict_entries import acts_as_normal, moments, power, whole
 from equipoise.plan.predict_maps import Entries, Rotation
 from equipoise.schemes.call_text import activation_of
+from equipoise.schemes.draw import PROBES
 from equipoise.schemes.laws import (
     Array,
     BestOf,
@@ -32,8 +33,6 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
-
-_PROBES = 16
 
 
 class Weight(Protocol):
@@ -294,11 +293,11 @@ def _best(law: BestOf, name: str, rows: int, columns: int, drawing: Drawing) -> 
             return "a sampled weight follows one that is not"
         signal = drawing.probes[law.previous]
     else:
-        feed, probes = activation_of(law.feed), rng.standard_normal((draws, columns, _PROBES))
+        feed, probes = activation_of(law.feed), rng.standard_normal((draws, columns, PROBES))
         signal = np.asarray(feed.f(probes.ravel())).reshape(probes.shape)
         if feed.homogeneity == 1.0:
             signal = signal / np.exp(_log_rms(signal))[:, None]
-    best, kept = np.zeros((draws, rows, columns)), np.zeros((draws, rows, _PROBES))
+    best, kept = np.zeros((draws, rows, columns)), np.zeros((draws, rows, PROBES))
     nearest = np.full(draws, math.inf)
     for i in range(law.draws):
         if isinstance(law.matrix, Orthogonal):

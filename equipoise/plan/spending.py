@@ -1,4 +1,4 @@
-"""How much gradient growth the units of a stack ask for, and how much they should get at most."""
+"""How much gradient growth the units of a stack ask for."""
 
 import math
 
@@ -16,7 +16,6 @@ _LOUDEST_REST = 6.0
 # Nats that may be spent on it.
 _MOST = 3.0
 _LOWEST_Q, _HIGHEST_Q = 1e-8, 10.0
-_NO_GROWTH = 1e-6
 
 
 def resting_budget(stack: Stack, layouts: tuple[Layout, ...]) -> float:
@@ -39,21 +38,6 @@ def resting_budget(stack: Stack, layouts: tuple[Layout, ...]) -> float:
         if isinstance(layout, Plain) and h.activation.value_at_zero != 0.0
     }
     return max((_cost(f, stack.depth) for f in resting), default=0.0)
-
-
-def unit_level_budget(stack: Stack, layouts: tuple[Layout, ...]) -> float:
-    """Nats of gradient growth at preactivations of variance 1: a shallow stack spends no more.
-
-    A budget for a hundred layers would drive two of them far into saturation. Lines, and pairs
-    that are one, spend nothing at any level: without other units there is no limit.
-    """
-    spent = [
-        math.log(at.mean_hermite_degree)
-        for h, layout in zip(stack.hidden, layouts, strict=True)
-        if isinstance(layout, Plain) and (at := statistics(h.activation, 1.0)).centred_energy > 0
-    ]
-    total = sum(spent) * max(1, len(spent) - 1) / max(1, len(spent))
-    return total if total > _NO_GROWTH else math.inf
 
 
 def _cost(f: Activation, depth: int) -> float:

@@ -22,6 +22,7 @@ class Expected:
         odds_error: standard error of that number.
         method: how all this was found.
         note: why something is nan, or ''; ``method`` is '' where nothing is expected.
+        correlation_std: standard deviation over draws of the mean cosine, () where not known.
     """
 
     signal: tuple[float, ...]
@@ -33,6 +34,7 @@ class Expected:
     odds_error: float = math.nan
     method: str = ""
     note: str = ""
+    correlation_std: tuple[float, ...] = ()
 
     @staticmethod
     def nothing(layers: int, note: str) -> "Expected":

@@ -4,11 +4,13 @@ Only inside a stack may laws couple layers. A stack ends where a value is read t
 an opaque node, where a reshape changes the feature axis other than by joining all sites to it, and
 at a weight that is used twice. Grouped and transposed convolutions stand alone: a frame of all
 channels is no frame of a group's, and a transposed kernel of stride s reaches each site through
-other taps than its neighbour.
+other taps than its neighbour. That concerns laws only: a signal goes on from stack to stack, and
+a *chain* is what they would be as one.
 """
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -105,16 +107,36 @@ def find_stacks(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stac
     Returns:
         The stacks.
     """
+    layers = [node for node in trace.nodes if isinstance(node, Affine)]
+    # A weight that stands alone has no partner to be coupled with.
+    alone = {n.weight for n in layers if n.convolution.groups > 1 or n.convolution.is_transposed}
+    return _runs(trace, fixed, _alone(layers, fixed) | alone)
+
+
+def find_chains(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stack, ...]:
+    """Stacks with nothing between them joined to one, in the order of computation.
+
+    Args:
+        trace: the model.
+        fixed: as for ``find_stacks``.
+
+    Returns:
+        The chains. Each is made of one stack or more; every stack lies in one of them.
+    """
+    layers = [node for node in trace.nodes if isinstance(node, Affine)]
+    return _runs(trace, fixed, _alone(layers, fixed))
+
+
+def _alone(layers: Sequence[Affine], fixed: frozenset[str]) -> frozenset[str]:
+    """Weights whose values are given, or that are drawn once and used several times."""
+    uses = Counter(node.weight for node in layers)
+    return fixed | {name for name, count in uses.items() if count > 1}
+
+
+def _runs(trace: Trace, fixed: frozenset[str], alone: frozenset[str]) -> tuple[Stack, ...]:
     reading = readers(trace.nodes)
     layers = [node for node in trace.nodes if isinstance(node, Affine)]
-    uses = Counter(node.weight for node in layers)
     biases = Counter(node.bias for node in layers if node.bias)
-    # A weight that stands alone has no partner to be coupled with.
-    alone = (
-        fixed
-        | {name for name, count in uses.items() if count > 1}
-        | {n.weight for n in layers if n.convolution.groups > 1 or n.convolution.is_transposed}
-    )
     producers: dict[int, Node] = {n.output: n for n in trace.nodes if not isinstance(n, Opaque)}
     inside: set[int] = set()
     stacks = []

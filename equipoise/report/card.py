@@ -79,7 +79,8 @@ class Card:
         warning: what theory says against it, or ''.
         signal: expected RMS at each affine layer.
         gradient: expected RMS at each affine layer, relative to the last.
-        log_std: standard deviation over draws of the log of either, nats.
+        log_std: standard deviation over draws of the log of either, nats; nan where no level is
+            stable and the signal itself cannot be told.
         code: lines to copy.
     """
 
@@ -155,8 +156,8 @@ class Card:
         console.print(
             f"expected: signal RMS {_number(self.signal[0])} at the first layer, "
             f"{_number(self.signal[-2])} at the last hidden one, {_number(self.signal[-1])} at the "
-            f"output; gradient at the first over that at the last {_number(self.gradient[0])}; one "
-            f"draw strays by a factor {_number(math.exp(self.log_std))}",
+            f"output; gradient at the first over that at the last {_number(self.gradient[0])}; "
+            + _stray_words(self.log_std),
             markup=False,
         )
         console.print()
@@ -205,6 +206,7 @@ def make_card(
     curve, critical, wide = _wide_limit(f)
     first, last = planned.weights[0], planned.weights[-1]
     hidden = planned.weights[1] if depth > 1 else last
+    settles = not planned.is_unstable or planned.signal[-1] > 0
     return Card(
         function=f,
         evidence=evidence,
@@ -222,7 +224,7 @@ def make_card(
         warning=planned.warning,
         signal=planned.signal,
         gradient=planned.gradient,
-        log_std=planned.log_std,
+        log_std=planned.log_std if settles else math.nan,
         code=snippet(f, planned.weights, scheme),
     )
 
@@ -300,6 +302,12 @@ def _critical_words(critical: tuple[float, ...]) -> str:
         return "critical point without bias: none, at any weight variance"
     listed = ", ".join(f"{w:.9g}" for w in critical)
     return f"critical point without bias: chi_1 = 1 at weight_var {listed}"
+
+
+def _stray_words(log_std: float) -> str:
+    if math.isnan(log_std):
+        return "how far one draw strays cannot be told, since no level of the signal is stable"
+    return f"one draw strays by a factor {_number(math.exp(log_std))}"
 
 
 def _growth_table(rows: tuple[Growth, ...]) -> Table:

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan
+from equipoise.report.choices import grouped
 from equipoise.report.ends import draws_usable, ends
 from equipoise.report.panels import Panel, panels_figure, shown
 from equipoise.schemes.law_data import describe
@@ -147,5 +148,5 @@ def _pieces() -> Any:
     loader = PackageLoader("equipoise.report", "")
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=loader, undefined=StrictUndefined, **options)
-    environment.filters |= {"describe": describe, "number": shown}
+    environment.filters |= {"describe": describe, "number": shown, "grouped": grouped}
     return environment.get_template("page.html.j2").module

@@ -90,7 +90,7 @@ class Outcome(ABC):
         told: set[str] = set()
         for finding in self.findings:
             words = str(finding)
-            if finding.remedy in told:
+            if finding.remedy and finding.remedy in told:
                 words = words.removesuffix(finding.remedy) + "The remedy is the same."
             told.add(finding.remedy)
             console.print(f"  {words}", markup=False)

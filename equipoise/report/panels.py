@@ -77,6 +77,11 @@ class Panel:
         lines += [f"{self.against}: {shown(y)}" for y in self.kept([held])]
         return "<br>".join(str(escape(line)) for line in lines)
 
+    def has_lone_expected(self) -> bool:
+        """Whether some expected value stands between two that are missing: no line shows it."""
+        there = [False, *(self.place(y) is not None for y in self.expected), False]
+        return any(b and not (a or c) for a, b, c in zip(there, there[1:], there[2:], strict=False))
+
     def axis(self) -> tuple[dict[str, Any], float]:
         """Range and ticks of the vertical axis, and the height of the row for lost values."""
         seen = self.kept([*self.values, *self.expected])
@@ -119,7 +124,7 @@ class Panel:
         }  # fmt: skip
         held = both | {
             "name": self.against, "y": [self.place(y) for y in self.expected],
-            "mode": "lines" if len(reached) == n > 1 else "lines+markers", "hoverinfo": "skip",
+            "mode": "lines+markers" if self.has_lone_expected() else "lines", "hoverinfo": "skip",
             "line": {"dash": "dash", "width": 2, "color": _ORANGE},
             "marker": {"symbol": "line-ew-open", "size": 12, "color": _ORANGE},
         }  # fmt: skip

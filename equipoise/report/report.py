@@ -9,6 +9,7 @@ from rich.table import Table
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan, without_nan
+from equipoise.report.choices import grouped
 from equipoise.report.ends import ends
 from equipoise.report.outcome import Outcome
 from equipoise.report.rows import number, shown_rows
@@ -64,7 +65,7 @@ class Report(Outcome):
             f"equipoise: {self.model}, scheme {self.plan.scheme}, {len(self.plan.assignments)} "
             f"parameters {drawn}, {len(self.plan.untouched)} untouched, seed {self.seed}"
         )
-        for line in self.plan.choice:
+        for line in grouped(self.plan.choice):
             console.print(f"  {line}", soft_wrap=False, markup=False)
         console.print(layer_table(self.plan, self.measurements))
         last = ends(self.plan, self.measurements)

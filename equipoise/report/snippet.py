@@ -1,6 +1,7 @@
 """Lines to copy: the call that does it all, and what it comes to in plain PyTorch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from equipoise.schemes.laws import (
@@ -54,7 +55,11 @@ def snippet(f: Activation, laws: Sequence[Law], scheme: str = "auto") -> str:
     if len(laws) < 3:
         # No weight lies between hidden units.
         return call
-    lines = _by_hand(f, laws[0], laws[1], laws[-1])
+    first, hidden = laws[0], laws[len(laws) // 2]
+    if isinstance(first, Framed) and isinstance(laws[1], Framed) and isinstance(hidden, Framed):
+        # A quiet first layer is made up for by the second weight: by hand all layers are alike.
+        first = replace(first, scale=first.scale * laws[1].scale / hidden.scale)
+    lines = _by_hand(f, first, hidden, laws[-1])
     if not lines:
         return call
     return "\n".join([call, _BY_HAND, *(f"    {line}" for line in lines)])

@@ -1,6 +1,8 @@
 """Measurements held against what a plan expects of them."""
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from equipoise.measurement import Measurements
@@ -14,6 +16,9 @@ _SLACK, _DEVIATIONS = 2.0, 3.0
 # random directions.
 _COSINE_SLACK, _COSINE_DEVIATIONS = 0.15, 3.0
 _LIMIT = "The weights are drawn all the same; look at what was measured there."
+_UNREAD = "Parameters there keep their values, and expectations end; look at what was measured."
+# One layer may consist of many operations that are not read: they are named in one finding.
+_OPERATION = re.compile(r"(.+?): not read, operation '(.+?)' of (\S+) is not modelled\.?$")
 _INSTEAD = (
     "Use another activation, fewer layers, normalization or skip connections: no choice of weights "
     "mends it."
@@ -29,6 +34,7 @@ class Expectation:
         signal, gradient: RMS, the gradient for the cotangent of the measurement.
         log_std, gradient_log_std: standard deviation over draws of the logs of the two, nats.
         correlation: mean cosine between outputs for different inputs.
+        correlation_std: standard deviation over draws of that mean, 0 where it is not known.
     """
 
     signal: float
@@ -36,6 +42,7 @@ class Expectation:
     log_std: float = 0.0
     gradient_log_std: float = 0.0
     correlation: float = math.nan
+    correlation_std: float = 0.0
 
 
 def predictions_by_layer(m: Measurements, plan: Plan | None) -> tuple[Prediction, ...]:
@@ -57,7 +64,12 @@ def expected_by_layer(m: Measurements, plan: Plan | None) -> tuple[Expectation, 
     ends = {p.stack: x.gradient for p, x in zip(found, m.layers, strict=True)}
     return tuple(
         Expectation(
-            p.signal, p.gradient * ends[p.stack], p.log_std, p.gradient_log_std, p.correlation
+            p.signal,
+            p.gradient * ends[p.stack],
+            p.log_std,
+            p.gradient_log_std,
+            p.correlation,
+            p.correlation_std,
         )
         for p in found
     )
@@ -81,7 +93,8 @@ def against_plan(m: Measurements, plan: Plan) -> list[Finding]:
                     seen.layer, name, f"RMS {expected:.3g} within a factor {factor:.2g}",
                     f"RMS {observed:.3g}", "warning",
                 )  # fmt: skip
-        slack = _COSINE_SLACK + _COSINE_DEVIATIONS / math.sqrt(max(1, seen.width * seen.sites))
+        chance = 1.0 / math.sqrt(max(1, seen.width * seen.sites)) + e.correlation_std
+        slack = _COSINE_SLACK + _COSINE_DEVIATIONS * chance
         excess = abs(seen.correlation - e.correlation) - slack
         if excess > worst.get("cosine", (0.0, None))[0]:
             worst["cosine"] = excess, _missed(
@@ -106,8 +119,33 @@ def limits(plan: Plan) -> list[Finding]:
     return [
         *(_said("no-better-law", "warning", text, _INSTEAD) for text in against),
         *(_said("plan-limit", "warning", text, _FOR_DERIVATIVES) for text in unmet),
-        *(_said("plan-limit", "info", text, _LIMIT) for text in plan.notes),
+        *(
+            _said("plan-limit", "info", text, _UNREAD if ": not read, " in text else _LIMIT)
+            for text in _together(plan.notes)
+        ),
     ]
+
+
+def _together(notes: Sequence[str]) -> list[str]:
+    """Notes on the operations of one layer, and of all layers that consist of the same, as one."""
+    operations: dict[tuple[str, str], list[str]] = {}
+    found: dict[str | tuple[str, str], None] = {}
+    for note in notes:
+        seen = _OPERATION.match(note)
+        if seen is None:
+            found[note] = None
+            continue
+        place, operation, module = seen.groups()
+        operations.setdefault((place, module), []).append(repr(operation))
+        found[place, module] = None
+    return [key if isinstance(key, str) else _of_module(*key, operations[key]) for key in found]
+
+
+def _of_module(place: str, module: str, operations: Sequence[str]) -> str:
+    if len(operations) == 1:
+        return f"{place}: not read, operation {operations[0]} of {module} is not modelled."
+    named = ", ".join(operations[:3]) + (" and others" if operations[3:] else "")
+    return f"{place}: not read, operations {named} of {module} are not modelled."
 
 
 def _said(code: str, severity: Severity, text: str, remedy: str) -> Finding:

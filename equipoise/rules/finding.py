@@ -7,7 +7,7 @@ from typing import Literal
 Severity = Literal["error", "warning", "info"]
 
 CODES: Mapping[str, str] = {
-    "non-finite": "nan or infinity in a weight or in the forward pass",
+    "non-finite": "nan or infinity in a weight, in the forward pass or in the loss",
     "vanished-signal": "the signal is exactly 0 from a layer on",
     "vanishing-signal": "the signal falls by a factor of 30 or more over the hidden layers",
     "exploding-signal": "the signal grows by a factor of 30 or more over the hidden layers",
@@ -20,6 +20,7 @@ CODES: Mapping[str, str] = {
     "dead-units": "half of a layer's units or more give 0 on the whole batch",
     "saturation": "half of a layer's entries or more sit where a bounded activation is flat",
     "bias-dominates": "a layer's output is its bias, whatever the input",
+    "few-rows": "too few distinct rows to judge which units are dead",
     "lost-correlation": "different inputs give nearly one direction",
     "rank-collapse": "different inputs differ along one direction only",
     "constant-output": "the output is the same for all inputs",
@@ -42,12 +43,13 @@ class Finding:
 
     Attributes:
         code: stable name of the rule, one of ``CODES``.
-        severity: ``error`` (will not train), ``warning`` (trains badly) or ``info``.
+        severity: ``error`` (does not train, or ends far below what the same network reaches from
+            another start), ``warning`` (trains worse or more slowly) or ``info``.
         where: name of a layer, parameter or input.
         what: the fact, in words.
         expected: what it should be, '' where the fact is all there is.
         observed: what it is.
-        remedy: what to do, one line.
+        remedy: what to do, one line; '' where nothing is known that helps.
     """
 
     code: str
@@ -60,4 +62,5 @@ class Finding:
 
     def __str__(self) -> str:
         held = f" (expected {self.expected}, observed {self.observed})" if self.expected else ""
-        return f"{self.severity} {self.code} at {self.where!r}: {self.what}{held}. {self.remedy}"
+        cure = f" {self.remedy}" if self.remedy else ""
+        return f"{self.severity} {self.code} at {self.where!r}: {self.what}{held}.{cure}"

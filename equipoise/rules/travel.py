@@ -1,12 +1,15 @@
 """Whether signal and gradient get from one end of the network to the other."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from equipoise.measurement import LayerMeasurement, Measurements
 from equipoise.rules.finding import Finding
 from equipoise.rules.remedy import Remedy
+from equipoise.rules.units import is_ruled_by_bias, tells_units
+from equipoise.rules.whole import has_loss
+from equipoise.rules.zeros import Zeros
 
 # A factor of 1e3 from one end of a network to the other is beyond what Adam's rescaling or any
 # single learning rate evens out; 30 slows training visibly.
@@ -17,23 +20,39 @@ _SILENT = 0.5
 
 @dataclass(frozen=True)
 class _Stop:
-    """A quantity at one layer: RMS over units, and norm up to a constant."""
+    """A quantity at one layer: RMS over units, norm up to a constant, and whether it counts."""
 
     layer: str
     rms: float
     norm: float
+    counts: bool
 
 
-def travels(m: Measurements, remedy: Remedy) -> list[Finding]:
-    """Findings on numbers that are not finite, and on signal and gradient on their way."""
-    layers = m.layers
+def travels(m: Measurements, remedy: Remedy, zeros: Zeros) -> list[Finding]:
+    """Findings on numbers that are not finite, and on signal and gradient on their way.
+
+    Args:
+        m: what was measured.
+        remedy: what to do about a layer's stack.
+        zeros: layers that start at 0 on purpose, and those that wait for them.
+    """
+    # A bias that rules its layer makes it loud or quiet by itself, and has a finding of its own.
+    signal = [
+        _stop(x, x.signal, i not in zeros.meant and not is_ruled_by_bias(x))
+        for i, x in enumerate(m.layers)
+    ]
+    gradient = [_stop(x, x.gradient, i not in zeros.waiting) for i, x in enumerate(m.layers)]
     return [
         *_not_measured(m),
         *_numbers(m, remedy),
-        *_travel("signal", "from", ((x, x.signal) for x in layers), remedy),
-        *_travel("gradient", "back from", ((x, x.gradient) for x in reversed(layers)), remedy),
+        *_travel("signal", "from", signal, remedy),
+        *_travel("gradient", "back from", gradient[::-1], remedy),
         *_without_gradient(m, remedy),
     ]
+
+
+def _stop(x: LayerMeasurement, rms: float, counts: bool) -> _Stop:
+    return _Stop(x.layer, rms, rms * math.sqrt(x.width * x.sites), counts)
 
 
 def _numbers(m: Measurements, remedy: Remedy) -> list[Finding]:
@@ -57,7 +76,7 @@ def _numbers(m: Measurements, remedy: Remedy) -> list[Finding]:
 def _travel(
     quantity: str,
     trip: str,
-    seen: Iterable[tuple[LayerMeasurement, float]],
+    trip_stops: Sequence[_Stop],
     remedy: Remedy,
 ) -> list[Finding]:
     """Whether a quantity gets from where it starts to where it ends.
@@ -68,11 +87,10 @@ def _travel(
     Args:
         quantity: ``signal`` or ``gradient``.
         trip: where it comes from, in words.
-        seen: layer and RMS in the order of the trip.
+        trip_stops: in the order of the trip.
         remedy: what to do about a layer.
     """
-    trip_stops = [_Stop(x.layer, rms, rms * math.sqrt(x.width * x.sites)) for x, rms in seen]
-    stops = [stop for stop in trip_stops if math.isfinite(stop.rms)]
+    stops = [stop for stop in trip_stops if stop.counts and math.isfinite(stop.rms)]
     zero = next((stop.layer for stop in stops if stop.rms == 0.0), None)
     if zero is not None:
         return [
@@ -110,6 +128,8 @@ def _without_gradient(m: Measurements, remedy: Remedy) -> list[Finding]:
     is_cut = any(math.isnan(x.gradient) or x.gradient == 0.0 for x in m.layers)
     if m.without_gradient < _SILENT or is_cut or not m.layers:
         return []
+    if not m.silent and not tells_units(m):
+        return []
     named = ", ".join(m.silent[:3]) + (f" and {len(m.silent) - 3} more" if m.silent[3:] else "")
     where = m.silent[0] if m.silent else "model"
     cure = (
@@ -137,11 +157,15 @@ def _not_measured(m: Measurements) -> list[Finding]:
         ]  # fmt: skip
     if m.layers and not unseen:
         return []
+    if has_loss(m) and not math.isfinite(m.loss):
+        # Nothing finite can come back from such a loss.
+        return []
     what = "no affine layer was seen" if not m.layers else "no gradient reaches some layers"
     return [
         Finding("not-measured", "warning", unseen[0] if unseen else "model", what,
                 "a signal and a gradient at every layer",
-                f"{len(unseen)} of {len(m.layers)} layers without a gradient",
+                f"{len(unseen)} of {len(m.layers)} layers without a gradient"
+                if m.layers else "no layer whose weight is a parameter itself",
                 "Pass the part of the model that is differentiable and made of linear layers or "
                 "convolutions.")
     ]  # fmt: skip

@@ -1,85 +1,42 @@
-"""What is wrong with a network as a whole: inputs that become alike, outputs, loss, targets."""
+"""What is wrong with a network as a whole: its loss, its targets and its inputs."""
 
 import math
 
-from equipoise.measurement import LayerMeasurement, Measurements
-from equipoise.rules.finding import Finding, Severity
-from equipoise.rules.remedy import Remedy
+from equipoise.measurement import Measurements
+from equipoise.rules.finding import Finding
 
-_COLLAPSED, _COLLAPSING = 0.999, 0.98
-# One direction is left where the participation ratio is below the first of these, though inputs and
-# widths allow more than the second. Of a layer's units mirrored pairs make half by design.
-_ONE_DIRECTION, _SEVERAL, _PAIRED = 1.5, 3.0, 0.5
-# Share of the output that differs between inputs, below which float32 tells none apart.
-_CONSTANT, _VARIED = 1e-9, 1e-6
-# Nats above the loss of a guess.
-_ABOVE_CHANCE = 1.0
+# Nats above the loss of a guess. Far above, training spends itself on unlearning: digits, ReLU with
+# weights of standard deviation 1 and tanh at 10 times the framework's default start 6 nats and more
+# above and end at 0.84 and 0.82 (2 hidden layers of 64, Adam at its best of three rates) or 0.68
+# and 0.32 (8 layers) where others reach 0.97 and 0.94.
+_ABOVE_CHANCE, _FAR_ABOVE = 1.0, 10.0
 
 
-def on_the_whole(m: Measurements, remedy: Remedy) -> list[Finding]:
-    """Findings on what is left of the differences between inputs, on outputs, loss and data."""
+def on_the_whole(m: Measurements) -> list[Finding]:
+    """Findings on loss and data."""
     return [
-        *_correlation(m, remedy),
-        *_rank(m, remedy),
-        *_constant(m, remedy),
+        *_loss_is_no_number(m),
         *_loss(m),
         *_targets(m),
         *_inputs(m),
     ]
 
 
-def _correlation(m: Measurements, remedy: Remedy) -> list[Finding]:
-    """Different inputs that have become one direction carry nothing to tell them apart."""
-    last = next((x for x in reversed(m.layers) if math.isfinite(x.correlation)), None)
-    start = m.input_correlation
-    if last is None or not start < _COLLAPSING or last.correlation < _COLLAPSING:
+def _loss_is_no_number(m: Measurements) -> list[Finding]:
+    """A loss of finite outputs that is nan or infinite; of others the forward pass is to blame."""
+    if not has_loss(m) or math.isfinite(m.loss) or not m.output_is_finite:
         return []
-    if 1.0 - last.correlation > 0.1 * (1.0 - start):
-        return []
-    first = next(x for x in m.layers if x.correlation >= _COLLAPSING)
-    severity: Severity = "error" if last.correlation >= _COLLAPSED else "warning"
     return [
-        Finding("lost-correlation", severity, first.layer,
-                "different inputs give nearly the same output from here on",
-                f"a mean cosine near that of the inputs, {start:.3f}", f"{last.correlation:.6f}",
-                remedy(first.layer))
+        Finding("non-finite", "error", "loss", f"the loss, {m.loss_name}, is {m.loss}",
+                "a finite number", f"{m.loss} of outputs of RMS {m.output_rms:.3g}",
+                "Look in it for the logarithm of 0, a division by 0 or a factor that is not "
+                "finite, and for targets that it cannot take.")
     ]  # fmt: skip
 
 
-def _rank(m: Measurements, remedy: Remedy) -> list[Finding]:
-    hidden = [x for x in m.hidden if math.isfinite(x.rank)]
-    if len(hidden) < 2 or hidden[-1].rank >= _ONE_DIRECTION:
-        return []
-    narrowest = min(hidden, key=_by_directions)
-    if min(hidden[0].rank, _PAIRED * narrowest.most_directions) < _SEVERAL:
-        return []
-    last = hidden[-1]
-    first = next(x for x in hidden if x.rank < _ONE_DIRECTION)
-    return [
-        Finding("rank-collapse", "warning", first.layer,
-                "what tells inputs apart has shrunk to one direction at most",
-                f"a participation ratio of several: the first layer has {hidden[0].rank:.1f}, and "
-                f"{narrowest.layer!r}, the narrowest, {narrowest.most_directions} directions",
-                f"{last.rank:.2f}, with {last.directions} of {last.most_directions} directions "
-                "above 1e-3 of the largest", remedy(first.layer))
-    ]  # fmt: skip
-
-
-def _by_directions(x: LayerMeasurement) -> int:
-    return x.most_directions
-
-
-def _constant(m: Measurements, remedy: Remedy) -> list[Finding]:
-    if not m.layers or not m.output_input_share < _CONSTANT or m.output_rms == 0.0:
-        return []
-    if not m.layers[0].input_share > _VARIED:
-        return []
-    return [
-        Finding("constant-output", "error", "output", "the output is the same for all inputs",
-                "an output that depends on the input",
-                f"{m.output_input_share:.1g} of its mean square differs between inputs",
-                remedy(m.layers[-1].layer))
-    ]  # fmt: skip
+def has_loss(m: Measurements) -> bool:
+    """Whether gradients are of a loss that was computed."""
+    return bool(m.loss_name) and not m.target_problem
 
 
 def _loss(m: Measurements) -> list[Finding]:
@@ -87,8 +44,9 @@ def _loss(m: Measurements) -> list[Finding]:
     if not m.classes or not m.loss > math.log(m.classes) + _ABOVE_CHANCE or not m.layers:
         return []
     head = m.layers[-1]
+    is_far = m.loss > math.log(m.classes) + _FAR_ABOVE
     return [
-        Finding("loss-above-chance", "warning", head.layer,
+        Finding("loss-above-chance", "error" if is_far else "warning", head.layer,
                 "the loss is worse than that of a guess",
                 f"at most ln {m.classes} + {_ABOVE_CHANCE:g} = "
                 f"{math.log(m.classes) + _ABOVE_CHANCE:.2f}", f"{m.loss:.3g}",

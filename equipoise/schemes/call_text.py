@@ -108,8 +108,15 @@ def activation_text(activation: Activation) -> str:
     )
 
 
-def activation_of(text: str) -> Activation:
+def activation_of(text: str, argument: str = "activation") -> Activation:
     """The known activation that ``activation_text`` wrote.
+
+    Args:
+        text: its name, with arguments in brackets where it has any.
+        argument: what it is called in a refusal.
+
+    Returns:
+        The activation.
 
     Raises:
         ArgumentError: for an unknown name or arguments that it does not know.
@@ -117,12 +124,12 @@ def activation_of(text: str) -> Activation:
     >>> str(activation_of("leaky_relu(negative_slope=0.2)"))
     'leaky_relu(negative_slope=0.2)'
     """
-    call = read_call(text, "activation", "leaky_relu(negative_slope=0.2)")
+    call = read_call(text, argument, "leaky_relu(negative_slope=0.2)")
     for known in known_activations():
         if call == Call(known.name) and not known.parameters:
             return known
     names = [n for n in activations.__all__ if n.islower() and n != "known_activations"]
-    make = getattr(activations, _checks.one_of("activation", call.name, names))
+    make = getattr(activations, _checks.one_of(argument, call.name, names))
     try:
         made = make(*call.given, **dict(call.named))
     except (TypeError, ValueError) as error:

@@ -81,7 +81,8 @@ def diagonal_noise(
             f"activation must have a non-zero slope at 0, got {activation}. Use another scheme."
         )
     noise_law(noise, parameter)
-    std = _checks.positive("alpha", alpha) / math.sqrt(fans.fan_in)
+    scale = _checks.positive("alpha", alpha, f"{PUBLISHED_ALPHA} is published.")
+    std = scale / math.sqrt(fans.fan_in)
     return DiagonalNoise(1.0 / activation.slope, std, noise, parameter)
 
 

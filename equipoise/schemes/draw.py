@@ -15,7 +15,7 @@ import numpy as np
 from equipoise.errors import PlanError
 from equipoise.schemes import entries
 from equipoise.schemes.call_text import activation_of
-from equipoise.schemes.entries import semi_orthogonal
+from equipoise.schemes.entries import even_rows, semi_orthogonal
 from equipoise.schemes.laws import (
     Array,
     BestOf,
@@ -87,7 +87,8 @@ class Streams:
                 # Columns beyond the given axes are Haar in what the axes leave.
                 axes = self.arrays[frame.basis][: frame.columns]
                 normals[:, : len(axes)] = axes.T
-            self._columns[frame_id] = semi_orthogonal(normals, normals.shape)
+            columns = semi_orthogonal(normals, normals.shape)
+            self._columns[frame_id] = even_rows(columns) if frame.is_even else columns
         return self._columns[frame_id]
 
     def _joined(self, frame: Frame) -> Array:

@@ -29,6 +29,9 @@ __all__ = ["DEFAULT_BUDGET", "Entry", "FramedStack", "Space", "framed_stack"]
 # Nats of growth of the mean-square gradient over a whole stack. Digits through 50 and 100 layers of
 # tanh are learnt alike from 0.05 to 1.2 (benchmarks/budget.py); 2.4 costs one to two percent.
 DEFAULT_BUDGET = 0.3
+# Outputs that are made alike, and columns up to which that is worth factorizations: Haar rows of
+# more have nearly one norm anyway.
+_MOST_EVEN, _FEW_COLUMNS = 1024, 64
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def framed_stack(
     output_rms: float = 1.0,
     budget: float = DEFAULT_BUDGET,
     maps: Maps | None = None,
+    first_level: float = 1.0,
 ) -> FramedStack:
     """Laws of a stack whose signal neither fades nor grows and whose gradient grows by exp(budget).
 
@@ -74,6 +78,8 @@ def framed_stack(
         budget: nats of mean-square gradient growth.
         maps: a sample of inputs with the poolings and windows between the weights. Where it is
             left out all sites are taken to be as loud as each other and nothing is pooled.
+        first_level: second moment at the first hidden layer over what it would be
+            (``theory.structured.balance``).
 
     Returns:
         The laws, the frames, the expected RMS of each weight's output (``signal``) and the RMS
@@ -104,6 +110,9 @@ def framed_stack(
         Frame(name, size, count, entry.basis if i == 0 else "")
         for i, (name, size, count) in enumerate(zip(names, sizes, used, strict=True))
     ]
+    # Of more outputs than columns some would start out of reach of the signal.
+    is_even = bool(spaces) and ranks[-1] < fan_out <= _MOST_EVEN and ranks[-1] <= _FEW_COLUMNS
+    frames[-1] = replace(frames[-1], is_even=is_even)
     # What a weight reads where it joins sites: the same units at each of them.
     sources = names[:-1]
     for i, space in enumerate(spaces, 1):
@@ -113,7 +122,7 @@ def framed_stack(
             frames[i] = replace(frames[i], columns=columns.read[i])
             frames.append(Frame(sources[i], size, ranks[i], "", space.frame, space.copies))
 
-    found = _expected(entry, spaces, columns, fan_out, output_rms, budget, maps)
+    found = _expected(entry, spaces, columns, fan_out, output_rms, budget, maps, first_level)
     layouts: list[Layout] = [Plain(), *(space.layout for space in spaces), Plain()]
     matrices = [
         Framed(names[i + 1], sources[i], ranks[i], found.scales[i], layouts[i + 1], layouts[i])
@@ -173,23 +182,32 @@ def _expected(
     output_rms: float,
     budget: float,
     maps: Maps | None,
+    first_level: float,
 ) -> _Expected:
     if not spaces:
         arriving = entry.mean_square * columns.kept[0] / fan_out
         scale = output_rms / math.sqrt(arriving)
         return _Expected(None, (scale,), (output_rms,), (1.0,), ())
 
-    layers = [HiddenLayer(space.size, space.function, space.copies) for space in spaces]
+    layers = [
+        HiddenLayer(
+            space.size, space.function, space.copies, kept=space.kept, loudest=space.loudest
+        )
+        for space in spaces
+    ]
     if maps:
-        balanced, is_centred = _balance_maps(layers, entry, spaces, fan_out, budget, maps)
+        balanced, is_centred = _balance_maps(
+            layers, entry, spaces, fan_out, budget, maps, first_level
+        )
         found = walk(maps, spaces, balanced, columns, fan_out, output_rms, is_centred)
         return _Expected(
             balanced, found.scales, found.signal, found.gradient, found.offsets, found.log_variance
         )
-    balanced = balance(layers, entry.size, fan_out, budget, entry.spectrum)
+    balanced = balance(layers, entry.size, fan_out, budget, entry.spectrum, first_level)
     surviving = columns.surviving
     unit = sum(entry.spectrum[:surviving]) / surviving if entry.spectrum else entry.mean_square
-    first = math.sqrt(balanced.column_energy / unit)
+    quiet = first_level if len(layers) > 1 else 1.0
+    first = math.sqrt(quiet * balanced.column_energy / unit)
     last = output_rms * math.sqrt(fan_out / balanced.exit_energy)
     scales = (first, *balanced.gains[:-1], last)
 
@@ -219,6 +237,7 @@ def _balance_maps(
     fan_out: int,
     budget: float,
     maps: Maps,
+    first_level: float,
 ) -> tuple[BalancedStack, bool]:
     """Gains and levels, and whether biases take E f away and not only f(0).
 
@@ -230,7 +249,7 @@ def _balance_maps(
             replace(layer, is_centred=space.can_shift and isinstance(space.layout, Plain))
             for layer, space in zip(layers, spaces, strict=True)
         ]
-        found = balance(centred, entry.size, fan_out, budget, entry.spectrum)
+        found = balance(centred, entry.size, fan_out, budget, entry.spectrum, first_level)
         if found.reached:
             return found, True
-    return balance(layers, entry.size, fan_out, budget, entry.spectrum), False
+    return balance(layers, entry.size, fan_out, budget, entry.spectrum, first_level), False

@@ -292,6 +292,7 @@ class Frame:
             the columns are then a Haar mixture of the parent's columns at every site, so that
             what the parent carries is all that is read. '' elsewhere.
         copies: number of sites that are joined, unit = channel * copies + site.
+        is_even: whether every unit has the same share of the columns: rows of equal norm.
     """
 
     id: str
@@ -300,3 +301,4 @@ class Frame:
     basis: str = ""
     parent: str = ""
     copies: int = 1
+    is_even: bool = False

@@ -1,5 +1,6 @@
 """What a framed stack is made of: its entry, and the spaces of units between its weights."""
 
+import math
 from dataclasses import dataclass
 
 from scipy.special import polygamma
@@ -22,6 +23,8 @@ class Space:
             the taps that a strided convolution reads).
         block: taps along each axis that the next weight reads; () where it is a linear layer.
         can_shift: whether the layer that reads the units has a bias that may centre them.
+        kept: share of the units that dropout keeps while training.
+        loudest: largest second moment that the preactivations may have.
     """
 
     frame: str
@@ -31,6 +34,8 @@ class Space:
     copies: int = 1
     block: tuple[int, ...] = ()
     can_shift: bool = True
+    kept: float = 1.0
+    loudest: float = math.inf
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ from equipoise.theory.hermite import statistics
 DISTRIBUTIONS = ("normal", "uniform", "truncated")
 MODES = ("fan_in", "fan_out", "average")
 Independent = Normal | Uniform | TruncatedNormal
+_GAIN = "1 leaves the rule as it is; a negative one would only change signs."
 
 
 def independent(std: float, distribution: str = "normal", bound: float = 2.0) -> Independent:
@@ -91,7 +92,7 @@ def xavier(
     >>> xavier(Fans(2, 4)).bound
     1.0
     """
-    std = _checks.positive("gain", gain) / math.sqrt(_fan(fans, mode))
+    std = _checks.positive("gain", gain, _GAIN) / math.sqrt(_fan(fans, mode))
     return independent(std, distribution, bound)
 
 

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from equipoise.errors import TraceError
 from equipoise.torch.inputs import ModelInputs
 from equipoise.torch.stateless import undisturbed
+from equipoise.torch.unfit import refuse_unfit_reads, refuse_unfit_where
 
 # Torch versions without this switch export a little slower.
 _STACK_TRACES = "do_not_emit_stack_traces"
@@ -32,6 +33,7 @@ def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgra
 
     Raises:
         TraceError: if forward raises on these inputs, or cannot be followed.
+        ArgumentError: if a linear layer cannot use its weight or bias in the form that it has.
     """
     try:
         # A graph that export gave up on is printed to stderr: the error says what matters in it.
@@ -41,6 +43,7 @@ def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgra
     except Exception as error:
         raise TraceError(_why(model, inputs, error)) from error
     _refuse_open_shapes(model, program)
+    refuse_unfit_reads(model, program)
     return program
 
 
@@ -89,6 +92,7 @@ def _why(model: nn.Module, inputs: ModelInputs, error: Exception) -> str:
     name = type(model).__name__
     raised = inputs.forward_error(model)
     if raised is not None:
+        refuse_unfit_where(model, raised)
         return (
             f"forward of {name} must accept the inputs given, {inputs.describe()}; it raised "
             f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised) else ''}"

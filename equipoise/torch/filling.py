@@ -21,6 +21,7 @@ from equipoise.torch.apply import draw_
 
 Nonlinearity = str | Activation | nn.Module | Callable[[Any], Any]
 
+GAIN_REMEDY = "1 leaves the weight as it is."
 LINES = (
     "linear", "conv1d", "conv2d", "conv3d",
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
@@ -165,7 +166,7 @@ def activation_from(nonlinearity: Nonlinearity, negative_slope: float = 0.01) ->
         case "leaky_relu":
             return activations.leaky_relu(float(negative_slope))
         case str():
-            return activation_of(nonlinearity)
+            return activation_of(nonlinearity, "nonlinearity")
         case type():
             try:
                 made = nonlinearity()
@@ -184,8 +185,20 @@ def activation_from(nonlinearity: Nonlinearity, negative_slope: float = 0.01) ->
     )
 
 
-def published_gain(name: str, param: float | None) -> float:
-    """The gains of ``torch.nn.init.calculate_gain``; nan for a name that it does not have."""
+def published_gain(name: str, param: float | None, argument: str = "param") -> float:
+    """The gains of ``torch.nn.init.calculate_gain``; nan for a name that it does not have.
+
+    Args:
+        name: of the nonlinearity.
+        param: negative slope of ``leaky_relu``, None for 0.01.
+        argument: what the slope is called in a refusal.
+
+    Returns:
+        The gain.
+
+    Raises:
+        ArgumentError: for a slope that is no number, or whose square leaves the range of floats.
+    """
     match name:
         case "sigmoid":
             return 1.0
@@ -197,12 +210,12 @@ def published_gain(name: str, param: float | None) -> float:
             slope = 0.01 if param is None else param
             if isinstance(slope, bool) or not isinstance(slope, int | float):
                 raise ArgumentError(
-                    f"negative_slope must be a number, got {param!r}. Pass it as a float."
+                    f"{argument} must be a number, got {param!r}. It is the slope of leaky_relu."
                 )
             # A nan here would pass for a name without a published gain.
             if not abs(slope) <= _LARGEST_SLOPE:
                 raise ArgumentError(
-                    f"negative_slope must lie within {_LARGEST_SLOPE:g} of 0, got {param!r}. "
+                    f"{argument} must lie within {_LARGEST_SLOPE:g} of 0, got {param!r}. "
                     "Its square counts."
                 )
             return math.sqrt(2.0 / (1 + slope**2))

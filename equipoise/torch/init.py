@@ -26,14 +26,15 @@ from equipoise.schemes.laws import (
 )
 from equipoise.schemes.variance import moment_gain
 from equipoise.torch.filling import (
+    GAIN_REMEDY,
     Nonlinearity,
     activation_from,
     fill,
     published_gain,
     weight_axes,
 )
+from equipoise.torch.init_biases import centred_, mirrored_spread_, shifted_
 from equipoise.torch.init_depth import (
-    centred_,
     delta_orthogonal_,
     diagonal_noise_,
     mirrored_,
@@ -75,11 +76,13 @@ __all__ = [
     "lyapunov_normal_",
     "lyapunov_orthogonal_",
     "mirrored_",
+    "mirrored_spread_",
     "normal_",
     "odd_sigmoid_",
     "ones_",
     "orthogonal_",
     "sampled_",
+    "shifted_",
     "sparse_",
     "trunc_normal_",
     "uniform_",
@@ -90,6 +93,7 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
+_STD = "It is a standard deviation, not a variance or its logarithm."
 Generator = torch.Generator | None
 
 
@@ -143,7 +147,7 @@ def normal_(
     >>> normal_(torch.empty(2, 2), mean=3.0, std=0.0).tolist()
     [[3.0, 3.0], [3.0, 3.0]]
     """
-    law = Normal(_checks.not_negative("std", std), _checks.finite("mean", mean))
+    law = Normal(_checks.not_negative("std", std, _STD), _checks.finite("mean", mean))
     return fill(tensor, law, generator, warn_if_empty=False)
 
 
@@ -167,7 +171,9 @@ def trunc_normal_(
     low, high = _checks.finite("a", a), _checks.finite("b", b)
     if not low < high:
         raise ArgumentError(f"a must be below b, got a = {a} and b = {b}. Swap or spread them.")
-    law = TruncatedNormal(_checks.positive("std", std), low, high, _checks.finite("mean", mean))
+    law = TruncatedNormal(
+        _checks.positive("std", std, _STD), low, high, _checks.finite("mean", mean)
+    )
     return fill(tensor, law, generator, warn_if_empty=False)
 
 
@@ -240,7 +246,7 @@ def orthogonal_(
     True
     """
     axes = weight_axes(tensor, groups, 1, transposed)
-    law = axes.at(Orthogonal(_checks.finite("gain", gain)), axes.convolution.kernel)
+    law = axes.at(Orthogonal(_checks.finite("gain", gain, GAIN_REMEDY)), axes.convolution.kernel)
     return fill(tensor, law, generator, warn_if_empty=False)
 
 
@@ -260,7 +266,7 @@ def sparse_(
         )
     if not 0 <= _checks.finite("sparsity", sparsity) <= 1:
         raise ArgumentError(f"sparsity must lie between 0 and 1, got {sparsity}. It is a share.")
-    law = Sparse(float(sparsity), _checks.not_negative("std", std))
+    law = Sparse(float(sparsity), _checks.not_negative("std", std, _STD))
     return fill(tensor, law, generator, warn_if_empty=False)
 
 

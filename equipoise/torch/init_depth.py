@@ -9,15 +9,20 @@ or an Activation. Where weights of a whole network should fit each other, use
 import torch
 
 from equipoise import _checks
-from equipoise.errors import ArgumentError, PlanError
+from equipoise.errors import ArgumentError
 from equipoise.schemes.diagonal_noise import PUBLISHED_ALPHA, diagonal_noise, odd_sigmoid_scale
 from equipoise.schemes.laws import Orthogonal, Paired
-from equipoise.torch.filling import Nonlinearity, activation_from, fill, weight_axes
-from equipoise.torch.refusals import refuse_unwritable
+from equipoise.torch.filling import (
+    GAIN_REMEDY,
+    Nonlinearity,
+    WeightAxes,
+    activation_from,
+    fill,
+    weight_axes,
+)
 
 Tensor = torch.Tensor
 Generator = torch.Generator | None
-Stride = int | tuple[int, ...]
 
 
 def delta_orthogonal_(
@@ -55,7 +60,7 @@ def delta_orthogonal_(
             f"tensor must be a kernel of 3 axes or more, got shape {tuple(tensor.shape)}. "
             "Use orthogonal_ for matrices."
         )
-    law = axes.at(Orthogonal(_checks.finite("gain", gain)), axes.centre)
+    law = axes.at(Orthogonal(_checks.finite("gain", gain, GAIN_REMEDY)), axes.centre)
     return fill(tensor, law, generator)
 
 
@@ -127,7 +132,9 @@ def odd_sigmoid_(
     """
     axes = weight_axes(tensor, groups, 1, transposed)
     f = activation_from(nonlinearity)
-    alpha = odd_sigmoid_scale(f, _checks.at_least("layer", layer, 1), memory)
+    alpha = odd_sigmoid_scale(
+        f, _checks.at_least("layer", layer, 1, "Pass the depth of the network."), memory
+    )
     law = diagonal_noise(axes.matrix_fans(axes.centre), f, alpha, noise, parameter)
     return fill(tensor, axes.at(law, axes.centre), generator)
 
@@ -164,6 +171,23 @@ def mirrored_(
     (True, True)
     """
     axes = weight_axes(tensor, groups, 1, transposed)
+    refuse_lone_units(tensor, axes, rows, columns)
+    law = Paired(Orthogonal(_checks.finite("gain", gain, GAIN_REMEDY)), bool(rows), bool(columns))
+    return fill(tensor, axes.at(law, axes.centre), generator)
+
+
+def refuse_lone_units(tensor: Tensor, axes: WeightAxes, rows: bool, columns: bool) -> None:
+    """Refuse a paired axis of one unit.
+
+    Args:
+        tensor: the weight.
+        axes: of it.
+        rows: whether outputs are paired.
+        columns: whether inputs are paired.
+
+    Raises:
+        ArgumentError: naming the axis.
+    """
     found = axes.convolution.block_shape(axes.centre, axes.in_size, axes.out_size)
     for name, is_paired, units in zip(("rows", "columns"), (rows, columns), found, strict=True):
         if is_paired and 0 < units < 2:
@@ -171,73 +195,3 @@ def mirrored_(
                 f"{name} must be at least 2 units to be paired, got shape {tuple(tensor.shape)}. "
                 f"Pass {name}=False."
             )
-    law = Paired(Orthogonal(_checks.finite("gain", gain)), bool(rows), bool(columns))
-    return fill(tensor, axes.at(law, axes.centre), generator)
-
-
-def centred_(
-    tensor: Tensor, bias: Tensor, nonlinearity: Nonlinearity, gain: float | None = None,
-    generator: Generator = None, *,
-    groups: int = 1, stride: Stride = 1, transposed: bool = False,
-) -> Tensor:  # fmt: skip
-    """Orthogonal weight and the bias -W f(0) that makes the units which feed it rest at 0.
-
-    Args:
-        tensor: a weight.
-        bias: of the same layer, shape (out,); it is filled too.
-        nonlinearity: f, which feeds the layer.
-        gain: singular value of the weight, 1 / f'(0) where left out.
-        generator: as in ``torch.nn.init``.
-        groups: of the convolution.
-        stride: of the convolution.
-        transposed: whether the convolution is transposed.
-
-    Returns:
-        The weight.
-
-    Raises:
-        ArgumentError: for an f without a slope at 0, a bias of another shape, or a transposed
-            convolution of stride above 1, which no bias can centre.
-        PlanError: if either cannot be written or hold its values; nothing is changed then.
-
-    >>> w, b = torch.empty(4, 4), torch.empty(4)
-    >>> float((centred_(w, b, "sigmoid") @ torch.full((4,), 0.5) + b).abs().max()) < 1e-5
-    True
-    """
-    axes = weight_axes(tensor, groups, stride, transposed)
-    f = activation_from(nonlinearity)
-    if transposed and axes.convolution.steps > 1 and f.value_at_zero != 0.0:
-        raise ArgumentError(
-            f"stride must be 1 for a transposed convolution to be centred, got {stride}: outputs "
-            "between its steps are reached through different taps and want different biases. "
-            "Use kaiming_normal_."
-        )
-    if gain is None and f.slope == 0.0:
-        raise ArgumentError(
-            f"nonlinearity must have a non-zero slope at 0, got {f}. Pass gain= or another scheme."
-        )
-    if not isinstance(bias, torch.Tensor) or tuple(bias.shape) != (axes.out_size,):
-        shape = tuple(bias.shape) if isinstance(bias, torch.Tensor) else type(bias).__name__
-        raise ArgumentError(
-            f"bias must have shape ({axes.out_size},), got {shape}. Pass layer.bias."
-        )
-    scale = 1.0 / f.slope if gain is None else _checks.finite("gain", gain)
-    law = axes.at(Orthogonal(scale), axes.convolution.stride_block)
-    if tensor.is_meta or bias.is_meta or 0 in tensor.shape:
-        return fill(tensor, law, generator)
-    refuse_unwritable("tensor", tensor)
-    refuse_unwritable("bias", bias)
-    with torch.no_grad():
-        drawn = fill(torch.empty_like(tensor), law, generator)
-        w = drawn.double().reshape(tensor.shape[0], tensor.shape[1], -1).sum(-1)
-        # A transposed weight has its outputs on the second axis, group by group.
-        sent = w.reshape(groups, -1, w.shape[1]).sum(1).flatten() if transposed else w.sum(1)
-        rest = (-f.value_at_zero * sent).to(bias.dtype)
-        if not bool(torch.isfinite(rest).all()):
-            raise PlanError(
-                f"values of 'bias' must fit {bias.dtype}, got up to "
-                f"{float(abs(f.value_at_zero) * sent.abs().max()):.3g}. Use a wider dtype."
-            )
-        tensor.copy_(drawn)
-        bias.copy_(rest)
-    return tensor

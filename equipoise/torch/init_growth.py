@@ -151,7 +151,10 @@ def sampled_(
     """
     axes = weight_axes(tensor, groups, stride, transposed)
     f = activation_from(nonlinearity)
-    law, count = _kept(axes, f, 0.0, "normal"), _checks.at_least("draws", draws, 1)
+    law, count = (
+        _kept(axes, f, 0.0, "normal"),
+        _checks.at_least("draws", draws, 1, "16 serve as a rule."),
+    )
     text = activation_text(f)
     best = (
         BestOf(law, count, text) if is_two_lines(f) else BestOf(law, count, "identity", feed=text)

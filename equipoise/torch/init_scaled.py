@@ -163,7 +163,7 @@ def _kaiming(
 ) -> Law:  # fmt: skip
     """Torch's gain for torch's names, exact ones for the rest."""
     mode = _checks.one_of("mode", str(mode).lower(), MODES)
-    gain = published_gain(nonlinearity, a) if isinstance(nonlinearity, str) else math.nan
+    gain = published_gain(nonlinearity, a, "a") if isinstance(nonlinearity, str) else math.nan
     if math.isnan(gain):
         activation = activation_from(nonlinearity)
         return he(axes.fans, activation, 1.0, distribution, mode, bound)

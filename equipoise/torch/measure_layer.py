@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from equipoise.measurement import LayerMeasurement
+from equipoise.measurement import MOST_COUNTED, LayerMeasurement
 from equipoise.theory.activations import Activation
 from equipoise.torch.inputs import batch_rms
 from equipoise.torch.measure_watch import Seen
@@ -47,8 +47,9 @@ def layer_measurement(
     nan = math.nan
     if values.numel() == 0:
         return LayerMeasurement(
-            layer, seen.weight, units, nan, nan, nan, nan, 0.0, 0.0, entries=weight.numel()
-        )
+            layer, seen.weight, units, nan, nan, nan, nan, 0.0, 0.0, entries=weight.numel(),
+            distinct_inputs=0,
+        )  # fmt: skip
     bad = int((~torch.isfinite(values)).sum())
     part = _part(values)
     saturation, dead = _shares(values, part, activation)
@@ -78,6 +79,7 @@ def layer_measurement(
         non_finite=bad,
         sites=sites,
         entries=weight.numel(),
+        distinct_inputs=_distinct(values),
     )
 
 
@@ -107,6 +109,17 @@ def input_share(rows: torch.Tensor) -> float:
     if len(rows) < 2 or not 0 < power < math.inf:
         return math.nan
     return min(1.0, float(rows.var(dim=0).mean()) / power)
+
+
+def _distinct(values: torch.Tensor) -> int:
+    """Number of different inputs, counted up to where it decides nothing."""
+    found: set[bytes] = set()
+    for start in range(0, len(values), MOST_COUNTED):
+        rows = values[start : start + MOST_COUNTED].double().cpu().numpy()
+        found.update(row.tobytes() for row in rows)
+        if len(found) >= MOST_COUNTED:
+            return MOST_COUNTED
+    return len(found)
 
 
 def _part(values: torch.Tensor) -> torch.Tensor:

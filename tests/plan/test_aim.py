@@ -6,7 +6,7 @@ import pytest
 
 from equipoise.errors import ArgumentError
 from equipoise.plan.aim import PURPOSES, Aim
-from equipoise.plan.spending import resting_budget, unit_level_budget
+from equipoise.plan.spending import resting_budget
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.plan.trace import Affine
 from equipoise.schemes.laws import Mirrored, Plain
@@ -87,17 +87,3 @@ def test_resting_budget_has_ends():
     assert resting_budget(stack(activations.sigmoid(), 1), (Plain(),)) == 0.0
     deep = stack(activations.softplus(), 10_000)
     assert resting_budget(deep, (Plain(),) * 10_000) == 3.0
-
-
-@pytest.mark.parametrize("f", [activations.tanh(), activations.elu(), activations.sigmoid()])
-@pytest.mark.parametrize("depth", [2, 3, 12])
-def test_unit_level_budget_is_the_growth_at_preactivations_of_variance_1(f, depth):
-    budget = unit_level_budget(stack(f, depth), (Plain(),) * depth)
-    balanced = balance([HiddenLayer(16, f)] * depth, 16, 16, budget)
-    assert balanced.q == pytest.approx([1.0] * depth, rel=1e-6)
-
-
-def test_lines_and_pairs_have_no_limit():
-    assert unit_level_budget(stack(activations.identity(), 3), (Plain(),) * 3) == math.inf
-    assert unit_level_budget(stack(activations.relu(), 3), (Mirrored(),) * 3) == math.inf
-    assert unit_level_budget(stack(activations.tanh(), 0), ()) == math.inf

@@ -1,12 +1,14 @@
 """Plans as data."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from equipoise.errors import PlanError
-from equipoise.plan.plan import Assignment, Plan, Untouched
+from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.plan.trace import Parameter
 from equipoise.schemes.law_data import describe, law_from_dict, law_to_dict
 from equipoise.schemes.laws import (
@@ -58,6 +60,34 @@ def test_plans_go_through_files(tmp_path):
     again = Plan.load(plan.save(tmp_path / "plan.json"))
     assert again.to_dict() == plan.to_dict()
     assert np.array_equal(again.arrays["mean"], plan.arrays["mean"])
+
+
+def test_a_plan_that_is_read_again_equals_what_was_saved(tmp_path):
+    unknown = Prediction("x", "x.weight", math.nan, math.inf, 0)
+    plan = replace(a_plan("a"), predictions=(unknown,))
+    again = Plan.load(plan.save(tmp_path / "plan.json"))
+    assert again == plan
+    assert hash(again) == hash(plan)
+    assert {plan: 1}[again] == 1
+    moved = {"mean": np.array([0.1, np.nextafter(1 / 3, 1.0)])}
+    others = [
+        replace(plan, arrays=moved), replace(plan, arrays={}), replace(plan, notes=()),
+        replace(plan, predictions=(replace(unknown, signal=1.0),)), a_plan("b"),
+    ]  # fmt: skip
+    assert all(other != plan for other in others)
+    assert plan != plan.to_dict()
+
+
+def test_files_that_cannot_be_read_or_written_are_named(tmp_path):
+    with pytest.raises(PlanError, match=r"can be read, got .*none.json.*Plan.save") as caught:
+        Plan.load(tmp_path / "none.json")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    with pytest.raises(PlanError, match=r"can be written, got .*folder.*Make its folder") as caught:
+        a_plan("a").save(tmp_path / "folder" / "x.json")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    (tmp_path / "bytes.json").write_bytes(bytes([255, 254, 0]))
+    with pytest.raises(PlanError, match="text that is not JSON"):
+        Plan.load(tmp_path / "bytes.json")
 
 
 def test_display_and_difference():

@@ -55,6 +55,15 @@ def test_numbers_are_those_of_theory():
     assert card.wide.chi_1 == pytest.approx(mean_field(act, 2 / 1.01).chi_1, abs=1e-9)
 
 
+def test_no_spread_is_told_where_no_level_is_stable():
+    card = make_card(lambda x: np.maximum(x, 0.0) ** 2, 16, 100, name="mine")
+    assert math.isnan(card.log_std)
+    assert json.loads(card.to_json())["log_std"] is None
+    words = " ".join(str(card).split())
+    assert "cannot be told, since no level of the signal is stable" in words
+    assert "strays by a factor" not in words
+
+
 def test_the_curve_holds_its_level():
     act = activations.tanh()
     card = make_card(act, 16, 10)

@@ -13,6 +13,7 @@ from equipoise.diagnose import Finding, diagnose
 from equipoise.measurement import LayerMeasurement, Measurements
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.report import html
+from equipoise.report.panels import Panel
 from equipoise.report.report import Report
 from equipoise.schemes.laws import Normal, Zero
 
@@ -242,6 +243,27 @@ def test_many_remarks_are_folded_but_errors_are_not():
     assert not Reader(html.findings_list([grave] * 9)).find("details")
     assert Reader(html.findings_list([grave, *[info] * 9])).find("details")
     assert "No rule" in html.findings_list([])
+
+
+def test_a_remedy_is_written_out_once():
+    findings = tuple(
+        Finding(code, "error", "0", "it is wrong", "a", "b", remedy)
+        for code, remedy in (("first", "Mend all."), ("second", "Other."), ("third", "Mend all."))
+    )  # fmt: skip
+    page = html.findings_list(findings)
+    assert page.count("Mend all.") == 1
+    assert "as for <code>first</code> above" in page
+
+
+def test_markers_stand_only_where_no_line_shows_what_is_expected():
+    def mode(expected):
+        panel = Panel("Signal", "RMS", ["a"] * len(expected), [1.0] * len(expected), expected)
+        return panel.traces("")[1].mode
+
+    nan = math.nan
+    assert mode([1.0, 1.0, nan, nan]) == "lines"
+    assert mode([1.0, 1.0, nan, 1.0]) == "lines+markers"
+    assert mode([1.0]) == "lines+markers"
 
 
 def test_the_page_is_accessible():

@@ -11,6 +11,7 @@ import equipoise.torch as eq
 from equipoise.diagnose import diagnose
 from equipoise.measurement import LayerMeasurement, Measurements
 from equipoise.plan.plan import Plan, Prediction
+from equipoise.rules.against_plan import limits
 
 X = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
 
@@ -136,3 +137,24 @@ def test_named_schemes_get_the_remedy_of_the_very_stack():
     ]
     assert told
     assert all("layers 0 to 120 centred orthogonal on frames" in remedy for remedy in told)
+
+
+def test_operations_of_one_layer_that_are_not_read_are_one_finding():
+    notes = (
+        "a and 2 more: not read, operation 'tril' of _Orthogonal is not modelled.",
+        "layer b: the scale of what enters is not known.",
+        "a and 2 more: not read, operation 'sub' of _Orthogonal is not modelled.",
+        "c: not read, operation 'mv' of _SpectralNorm is not modelled.",
+        "a and 2 more: not read, operation 'exp' of _Orthogonal is not modelled.",
+        "a and 2 more: not read, operation 'add' of _Orthogonal is not modelled.",
+    )
+    found = limits(Plan("auto", (), (), (), notes=notes))
+    assert [(f.where, f.what) for f in found] == [
+        ("a and 2 more",
+         "not read, operations 'tril', 'sub', 'exp' and others of _Orthogonal are not modelled"),
+        ("layer b", "the scale of what enters is not known"),
+        ("c", "not read, operation 'mv' of _SpectralNorm is not modelled"),
+    ]  # fmt: skip
+    assert {f.severity for f in found} == {"info"}
+    assert found[0].remedy.startswith("Parameters there keep their values")
+    assert found[1].remedy.startswith("The weights are drawn all the same")

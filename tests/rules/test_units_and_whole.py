@@ -73,9 +73,9 @@ THRESHOLDS = [
     ("dead-units", lambda x: replace(LAYER, dead=x), 0.49, 0.5),
     ("saturation", lambda x: replace(LAYER, saturation=x), 0.49, 0.5),
     ("symmetric-units", lambda x: replace(LAYER, twins=x), 0.24, 0.25),
-    ("bias-dominates", lambda x: replace(LAYER, bias_share=x, input_share=0.1), 0.79, 0.8),
-    ("bias-dominates", lambda x: replace(LAYER, bias_share=0.9, input_share=1 - x), 0.79, 0.81),
-    ("lost-correlation", lambda x: replace(LAYER, correlation=x), 0.979, 0.98),
+    ("bias-dominates", lambda x: replace(LAYER, bias_share=x, input_share=0.01), 0.79, 0.8),
+    ("bias-dominates", lambda x: replace(LAYER, bias_share=0.9, input_share=1 - x), 0.989, 0.991),
+    ("lost-correlation", lambda x: replace(LAYER, correlation=x), 0.994, 0.996),
 ]
 
 
@@ -90,6 +90,10 @@ def test_thresholds(code, made, below, above):
 def test_loss_inputs_and_constants():
     chance = math.log(10)
     assert "loss-above-chance" not in codes(LAYER, classes=10, loss=chance + 0.99)
+    found = codes(LAYER, classes=10, loss=chance + 9.9)
+    assert found["loss-above-chance"].severity == "warning"
+    found = codes(LAYER, classes=10, loss=chance + 10.1)
+    assert found["loss-above-chance"].severity == "error"
     found = codes(LAYER, classes=10, loss=chance + 1.01, output_rms=4.0)
     assert "by 0.25:" in found["loss-above-chance"].remedy
     far = {"input_mean": 0.0, "input_rms": 31.0}
@@ -155,6 +159,87 @@ def test_zero_weights_of_the_head_may_be_meant():
     assert codes(LAYER, LAYER, zero)["zero-weights"].severity == "warning"
     assert codes(LAYER, zero, LAYER)["zero-weights"].severity == "error"
     assert codes(LAYER, zero, zero)["zero-weights"].severity == "error"
+
+
+def test_zeros_of_a_branch_may_be_meant():
+    """Something differs behind them, so signal and gradient go around them."""
+    zero = replace(LAYER, layer="z", weight_norm=0.0, signal=0.0, dead=1.0, input_share=math.nan)
+    before, behind = replace(LAYER, gradient=0.0), replace(LAYER, input_share=0.5)
+    found = codes(behind, before, zero, behind)
+    assert set(found) == {"zero-weights"}
+    assert found["zero-weights"].severity == "warning"
+    assert "At the end of a branch" in found["zero-weights"].remedy
+    # What no layer of zeros explains stays an error.
+    assert "vanished-gradient" in codes(before, behind, before, zero, behind)
+    assert codes(behind, zero, replace(LAYER, input_share=0.0))["zero-weights"].severity == "error"
+    # A head that receives nothing never moves.
+    stuck = replace(zero, weight_gradient=0.0)
+    assert codes(LAYER, LAYER, stuck)["zero-weights"].severity == "error"
+
+
+def test_inputs_are_alike_only_beyond_what_pooling_makes_of_them():
+    wide = replace(LAYER, layer="map", sites=100, correlation=0.1)
+    narrow = replace(LAYER, layer="pooled", correlation=0.9945)
+    assert not codes(wide, narrow, LAYER)
+    assert "lost-correlation" in codes(wide, replace(narrow, correlation=0.99996), LAYER)
+    # A decoder that widens the map again has no more to be forgiven.
+    again = replace(wide, correlation=0.996)
+    assert codes(wide, narrow, again, LAYER)["lost-correlation"].where == "map"
+
+
+def test_inputs_are_alike_from_the_layer_on_behind_which_they_stay_so():
+    same = replace(LAYER, correlation=0.99995)
+    layers = [LAYER, same, LAYER, replace(same, layer="from"), same, LAYER]
+    found = codes(*layers)["lost-correlation"]
+    assert (found.where, found.severity) == ("from", "error")
+    assert codes(replace(LAYER, correlation=0.9997), LAYER)["lost-correlation"].severity == (
+        "warning"
+    )
+    # Inputs that are nearly one are no fault of the weights.
+    assert not codes(same, LAYER, input_correlation=0.9999)
+    assert codes(same, LAYER, input_correlation=0.999)
+    # Without a cosine the share that differs stands for it.
+    dark = replace(same, correlation=math.nan, input_share=0.3)
+    assert not codes(same, dark, LAYER)
+    assert codes(same, replace(dark, input_share=1e-5), LAYER)
+
+
+def test_saturation_of_most_hidden_layers_is_an_error():
+    flat = replace(LAYER, saturation=0.6)
+    assert codes(flat, LAYER, LAYER)["saturation"].severity == "warning"
+    assert codes(flat, LAYER)["saturation"].severity == "warning"
+    assert codes(flat, flat, LAYER, LAYER, LAYER)["saturation"].severity == "warning"
+    found = codes(flat, flat, LAYER, LAYER)["saturation"]
+    assert found.severity == "error"
+    assert found.observed == "60%, and as much in 1 more layers"
+
+
+def test_units_are_judged_by_eight_cases():
+    few = replace(LAYER, dead=0.9, distinct_inputs=7)
+    assert set(codes(few, few)) == {"few-rows"}
+    assert "dead-units" in codes(few, replace(few, sites=2))
+    assert set(codes(few, replace(few, distinct_inputs=8))) == {"dead-units"}
+    whole = replace(few, dead=0.0)
+    assert set(codes(whole, whole, without_gradient=0.6)) == {"few-rows"}
+    assert not codes(whole, whole)
+    # Parameters without any gradient are no matter of chance.
+    found = codes(whole, whole, without_gradient=0.6, silent=("unused",))
+    assert "weights-without-gradient" in found
+
+
+def test_a_bias_that_rules_its_layer_is_no_part_of_the_signals_way():
+    loud = replace(LAYER, layer="b", signal=40.0, bias_share=0.99, input_share=0.001)
+    assert set(codes(LAYER, loud, LAYER, LAYER)) == {"bias-dominates"}
+    # A bias that centres what enters is large too, but what is left differs between inputs.
+    assert set(codes(LAYER, replace(loud, input_share=0.9), LAYER)) == {"exploding-signal"}
+
+
+def test_a_loss_that_is_no_number_is_named():
+    found = codes(replace(LAYER, gradient=math.nan), loss=math.nan, loss_name="own")
+    assert set(found) == {"non-finite"}
+    assert (found["non-finite"].where, found["non-finite"].severity) == ("loss", "error")
+    found = codes(LAYER, loss=math.nan, loss_name="own", target_problem="out of range")
+    assert set(found) == {"targets-out-of-range"}
 
 
 def test_weights_without_gradient_count_from_half_of_them():

@@ -222,3 +222,28 @@ def test_any_mirrored_widths_telescope(widths, ends, seed):
     kept = min([*ends, *(n // 2 for n in widths)])
     np.testing.assert_allclose(values[:kept], 1.0, atol=1e-10)
     np.testing.assert_allclose(values[kept:], 0.0, atol=1e-10)
+
+
+# --- Frames whose units share alike --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "columns"), [(10, 4), (10, 1), (7, 3), (100, 8), (11, 10), (3, 2)]
+)
+def test_even_frames_are_orthonormal_with_rows_of_one_norm(size, columns):
+    for seed in range(5):
+        v = Streams(seed, frames={"f": Frame("f", size, columns, is_even=True)}).columns("f")
+        np.testing.assert_allclose(v.T @ v, np.eye(columns), atol=1e-12)
+        np.testing.assert_allclose(np.square(v).sum(axis=1), columns / size, rtol=1e-4)
+
+
+def test_even_frames_have_no_preferred_direction():
+    """Over draws every unit's row points everywhere alike: the mean outer product is a multiple."""
+    rows = np.array([
+        Streams(seed, frames={"f": Frame("f", 5, 2, is_even=True)}).columns("f")[3]
+        for seed in range(400)
+    ])  # fmt: skip
+    outer = rows[:, :, None] * rows[:, None, :]
+    error = outer.std(axis=0) / math.sqrt(len(rows))
+    assert (np.abs(outer.mean(axis=0) - 0.2 * np.eye(2)) < 4 * error + 1e-6).all()
+    assert (np.abs(rows.mean(axis=0)) < 4 * rows.std(axis=0) / math.sqrt(len(rows))).all()

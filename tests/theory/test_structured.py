@@ -219,8 +219,11 @@ def test_column_by_column(shape, flat, moments):
     np.testing.assert_allclose(stack.gains, expected.gains, rtol=1e-9)
     np.testing.assert_allclose(stack.cotangent_log, expected.cotangent_log, atol=1e-8)
     assert stack.exit_energy == pytest.approx(expected.exit_energy, rel=1e-9)
+    # Columns of the cotangent that end at a narrower layer, in a network of lines.
+    holding = min([*widths[:-1], min(widths[-1], fan_out)])
+    linear = math.log(holding / min(widths[-1], fan_out))
     assert stack.gradient_log_growth == pytest.approx(
-        stack.cotangent_log[0] - stack.cotangent_log[-1], abs=1e-12
+        stack.cotangent_log[0] - stack.cotangent_log[-1] - linear, abs=1e-12
     )
     assert stack.reached
     assert stack.gradient_log_growth == pytest.approx(0.3, abs=1e-7)
@@ -364,3 +367,83 @@ def test_spectrum_must_fill_the_columns(spectrum):
 @pytest.mark.parametrize("name", ["fan_in", "fan_out"])
 def test_fans_must_be_positive(name):
     _refused("must", **{name: 0})
+
+
+@pytest.mark.parametrize("activation", [activations.tanh(), activations.sigmoid()])
+@pytest.mark.parametrize("loudest", [0.3, 1.0])
+def test_no_layer_is_louder_than_it_may_be(activation, loudest):
+    layers = [HiddenLayer(n, activation, loudest=loudest) for n in (64, 2, 64)]
+    stack = balance(layers, 16, 16, 5.0)
+    # The budget would allow more: all layers are brought to the highest level.
+    assert stack.q == pytest.approx([loudest] * 3, rel=1e-6)
+    assert not stack.reached
+    free = balance([HiddenLayer(n, activation) for n in (64, 2, 64)], 16, 16, 5.0)
+    assert max(free.q) > 3 * loudest
+
+
+def test_what_is_left_of_a_budget_raises_the_quiet_layers():
+    layers = [HiddenLayer(n, activations.tanh(), loudest=1.0) for n in (64, 4, 64, 4, 64)]
+    alone, some, most = (balance(layers, 16, 16, b) for b in (0.05, 0.377, 5.0))
+    # 16 columns of the inputs, then the 4 that the second layer holds.
+    assert alone.q == pytest.approx(
+        [alone.q[1] * r for r in (0.25, 1, 0.0625, 1, 0.0625)], rel=0.05
+    )
+    assert some.reached
+    assert some.gradient_log_growth == pytest.approx(0.377, abs=1e-5)
+    assert max(some.q) == pytest.approx(1.0, rel=1e-6)
+    assert alone.q[2] < some.q[2] < most.q[2]
+    assert most.q == pytest.approx([1.0] * 5, rel=1e-6)
+
+
+def test_levels_of_different_width_are_no_growth():
+    """A line spends nothing, whatever the levels that its units are told to have."""
+    line = activations.identity()
+    layers = [HiddenLayer(n, line, loudest=0.1) for n in (64, 4, 64)]
+    stack = balance(layers, 16, 16, 0.5)
+    assert stack.q == pytest.approx([0.1] * 3, rel=1e-6)
+    assert stack.gradient_log_growth == pytest.approx(0.0, abs=1e-9)
+
+
+def test_columns_that_end_are_no_growth():
+    """Of what returns through the last weight only 4 of 16 columns reach the first layer."""
+    layers = [HiddenLayer(n, activations.tanh()) for n in (64, 4, 64)]
+    stack = balance(layers, 16, 16, 0.3)
+    cotangent = math.exp(stack.cotangent_log[0] - stack.cotangent_log[-1])
+    assert cotangent == pytest.approx(0.25 * math.exp(0.3), rel=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.1, 3.0])
+def test_a_quiet_first_layer_is_made_up_for_by_the_next_weight(level, moments):
+    layers = [HiddenLayer(16, activations.tanh())] * 6
+    plain, quiet = balance(layers, 16, 16, 0.3), balance(layers, 16, 16, 0.3, first_level=level)
+    assert quiet.q[0] == pytest.approx(level * quiet.q[1], rel=1e-9)
+    assert quiet.q[1:] == pytest.approx([quiet.q[1]] * 5, rel=1e-9)
+    energy, _, _ = moments(activations.tanh(), quiet.q[0])
+    assert quiet.gains[0] ** 2 * energy == pytest.approx(quiet.q[1], rel=1e-7)
+    assert quiet.gradient_log_growth == pytest.approx(0.3, abs=1e-6)
+    # A quieter layer spends less and leaves more to the others.
+    assert (quiet.q[1] > plain.q[1]) == (level < 1)
+    one = balance(layers[:1], 16, 16, 0.3, first_level=level)
+    assert one == balance(layers[:1], 16, 16, 0.3)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_dropout_is_made_up_for(kept, moments):
+    layers = [HiddenLayer(32, activations.tanh(), kept=kept)] * 6
+    stack = balance(layers, 32, 32, 0.5)
+    energy, _, _ = moments(activations.tanh(), stack.q[2])
+    assert stack.q == pytest.approx([stack.q[0]] * 6, rel=1e-9)
+    assert stack.gains[2] ** 2 * energy / kept == pytest.approx(stack.q[2], rel=1e-8)
+    # The degree at a level does not depend on it.
+    plain = balance([HiddenLayer(32, activations.tanh())] * 6, 32, 32, 0.5)
+    assert stack.q == pytest.approx(plain.q, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"loudest": 0.0}, "loudest must be positive, got 0.0"), ({"loudest": math.nan}, "loudest"),
+     ({"kept": 0.0}, "kept must be above 0 and at most 1, got 0.0"), ({"kept": 1.5}, "got 1.5")],
+)  # fmt: skip
+def test_limits_of_a_layer_must_make_sense(changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        balance([HiddenLayer(4, activations.tanh(), **changes)], 4, 4, 0.3)

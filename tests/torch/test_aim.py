@@ -59,6 +59,51 @@ def test_outputs_have_the_scale_that_was_asked_for(name, activation):
     assert plan.predictions[-1].signal == pytest.approx(np.median(rms), rel=0.25)
 
 
+@pytest.mark.parametrize(
+    "scheme", ["he", "xavier", "lecun", "orthogonal", "lyapunov", "diagonal_noise", "centred",
+               "fractional_moment", "he(distribution='truncated')",
+     "xavier(distribution='uniform')"],
+)  # fmt: skip
+def test_published_schemes_start_at_the_output_scale_that_was_asked_for(scheme):
+    model, x = mlp([16, *[64] * 4, 64], nn.Tanh), data(400, 16)
+    asked = eq.plan(model, x, scheme, output_rms=40.0)
+    assert asked.predictions[-1].signal == pytest.approx(40.0, rel=0.05)
+    rms = []
+    for seed in range(5):
+        eq.apply(model, asked, seeded(seed))
+        rms.append(float(model(x).detach().square().mean().sqrt()))
+    assert np.median(rms) == pytest.approx(40.0, rel=0.2)
+    plain = eq.plan(model, x, scheme)
+    assert plain.assignments[:-2] == asked.assignments[:-2]
+
+
+def test_a_scheme_whose_scale_is_chosen_among_draws_says_that_it_does_not_heed_an_output_scale():
+    report = eq.initialize(mlp([16, 64, 64, 8], nn.Tanh), data(400, 16), "sampled", output_rms=40.0)
+    assert any("output scale is not provided for" in w for w in report.plan.warnings)
+    assert not report.ok
+
+
+@pytest.mark.parametrize(("purpose", "words"), [
+    ("classification", "up to 0.5 above ln 10 = 2.3"), ("regression", "outputs start at RMS 1"),
+])  # fmt: skip
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+def test_the_purpose_is_said(purpose, words, activation):
+    plan = eq.plan(mlp([16, 64, 64, 10], activation), data(400, 16), purpose=purpose)
+    assert words in plan.choice[-1]
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU, nn.GELU])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_classification_starts_near_log_of_the_number_of_classes(activation, classes):
+    model, x = mlp([16, *[128] * 3, classes], activation), data(500, 16)
+    y = torch.randint(0, classes, (500,), generator=seeded(1))
+    losses = []
+    for seed in range(5):
+        eq.initialize(model, x, generator=seeded(seed), purpose="classification")
+        losses.append(float(nn.functional.cross_entropy(model(x), y).detach()))
+    assert math.log(classes) < np.median(losses) < math.log(classes) + 0.6
+
+
 def test_purpose_and_scale_reach_only_the_last_layer():
     x = data(200, 16)
     plain, many = (eq.plan(mlp([16, 32, 32, 1000], nn.Tanh), x, purpose=p)

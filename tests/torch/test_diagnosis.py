@@ -62,7 +62,7 @@ def test_the_loss_is_held_against_a_guess():
     assert "a guess has ln 4 = 1.386" in str(seen)
     with torch.no_grad():
         model[-1].weight.mul_(20)
-    finding = next(iter(eq.diagnose(model, X, targets=Y).findings))
+    (finding,) = eq.diagnose(model, X, targets=Y).findings
     assert finding.code == "loss-above-chance"
     # The remedy does what it says.
     factor = float(finding.remedy.split(" by ")[1].split(":")[0])
@@ -98,6 +98,21 @@ def test_class_numbers_of_sequences_go_with_the_last_axis():
     seen = eq.diagnose(model, x, targets=targets).measurements
     expected = F.cross_entropy(model(x).reshape(-1, 5), targets.reshape(-1))
     assert seen.loss == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_an_error_of_the_loss(factor):
+    seen = eq.diagnose(healthy(), X, targets=Y, loss=lambda o, t: o.sum() * factor)
+    assert [(f.code, f.severity, f.where) for f in seen.findings] == [
+        ("non-finite", "error", "loss")
+    ]
+    assert "<lambda>" in seen.findings[0].what
+    # Where the outputs are no numbers already, the loss is not to blame.
+    model = healthy()
+    with torch.no_grad():
+        model[4].weight[0] = math.nan
+    found = [f for f in eq.diagnose(model, X, targets=Y).findings if f.code == "non-finite"]
+    assert [f.where for f in found] == ["4"]
 
 
 REFUSED = [

@@ -34,6 +34,12 @@ FILLS = {
     "centred_": lambda w, generator=None: init.centred_(
         w, torch.empty(len(w), device=w.device), "sigmoid", generator=generator
     ),
+    "shifted_": lambda w, generator=None: init.shifted_(
+        w, torch.empty(len(w), device=w.device), generator=generator
+    ),
+    "mirrored_spread_": lambda w, generator=None: init.mirrored_spread_(
+        w, torch.empty(len(w), device=w.device), generator=generator
+    ),
 }  # fmt: skip
 
 
@@ -126,7 +132,11 @@ WEIGHTS = [n for n in FILLS if n not in ("uniform_", "normal_", "trunc_normal_")
 @pytest.mark.parametrize("shape", [(), (7,)])
 def test_weights_need_two_axes(name, shape):
     w = torch.full(shape, 3.0)
-    fill = FILLS[name] if name != "centred_" else lambda w: init.centred_(w, w, "tanh")
+    fill = {
+        "centred_": lambda w: init.centred_(w, w, "tanh"),
+        "shifted_": lambda w: init.shifted_(w, w),
+        "mirrored_spread_": lambda w: init.mirrored_spread_(w, w),
+    }.get(name, FILLS[name])
     with pytest.raises(ValueError, match="at least 2 axes"):
         fill(w)
     assert (w == 3).all()
@@ -178,11 +188,11 @@ REFUSALS = [
     (lambda: init.kaiming_normal_(torch.empty(2, 2), mode="fan"), "mode must be one of"),
     (lambda: init.kaiming_normal_(torch.empty(2, 2), nonlinearity="geluu"), "Did you mean 'gelu'"),
     (lambda: init.kaiming_normal_(torch.empty(2, 2), nonlinearity=3), "nonlinearity must be"),
-    (lambda: init.kaiming_normal_(torch.empty(2, 2), True), "negative_slope must be a number"),
-    (lambda: init.calculate_gain("leaky_relu", "x"), "negative_slope must be a number"),
-    (lambda: init.calculate_gain("leaky_relu", math.nan), "negative_slope must lie within"),
-    (lambda: init.kaiming_normal_(torch.empty(2, 2), math.nan), "negative_slope must lie within"),
-    (lambda: init.kaiming_normal_(torch.empty(2, 2), 1e200), "negative_slope must lie within"),
+    (lambda: init.kaiming_normal_(torch.empty(2, 2), True), "^a must be a number"),
+    (lambda: init.calculate_gain("leaky_relu", "x"), "^param must be a number"),
+    (lambda: init.calculate_gain("leaky_relu", math.nan), "^param must lie within"),
+    (lambda: init.kaiming_normal_(torch.empty(2, 2), math.nan), "^a must lie within"),
+    (lambda: init.kaiming_normal_(torch.empty(2, 2), 1e200), "^a must lie within"),
     (lambda: init.calculate_gain(nn.Threshold), "class that needs no arguments, got Threshold"),
     (lambda: init.normal_(nn.LazyLinear(2).weight), "tensor must have a shape"),
     (lambda: init.xavier_normal_(nn.LazyLinear(2).weight), "tensor must have a shape"),
@@ -199,6 +209,25 @@ REFUSALS = [
         ),
         "stride must be 1",
     ),
+    (lambda: init.shifted_(torch.empty(4, 4, 3), torch.empty(4)), "tensor must be a matrix"),
+    (lambda: init.shifted_(torch.empty(4, 4), torch.empty(3)), "bias must have shape"),
+    (lambda: init.shifted_(torch.empty(4, 4), None), "bias must have shape .* NoneType"),
+    (lambda: init.shifted_(torch.empty(4, 4), torch.empty(4), 0.0), "shift must be a point"),
+    (lambda: init.shifted_(torch.empty(4, 4), torch.empty(4), "x"), "shift must be finite"),
+    (lambda: init.mirrored_spread_(torch.empty(1, 4), torch.empty(1)), "rows must be at least 2"),
+    (
+        lambda: init.mirrored_spread_(torch.empty(4, 4), torch.empty(4), spread=-1.0),
+        "spread must be finite and not negative, got -1.0. 1.5 times",
+    ),
+    (
+        lambda: init.mirrored_spread_(torch.empty(4, 4), torch.empty(4), torch.empty(2, 4)),
+        "at_rest must have shape",
+    ),
+    (lambda: init.kaiming_normal_(torch.empty(2, 2), nonlinearity="foo"), "^nonlinearity must be"),
+    (lambda: init.orthogonal_(torch.empty(2, 2), "x"), "gain must be finite, got 'x'. 1 leaves"),
+    (lambda: init.xavier_normal_(torch.empty(2, 2), 0.0), "gain must be positive .* 1 leaves"),
+    (lambda: init.normal_(torch.empty(2), std=-1.0), "It is a standard deviation"),
+    (lambda: init.diagonal_noise_(torch.empty(2, 2), alpha=0.0), "0.085 is published"),
     (lambda: init.odd_sigmoid_(torch.empty(4, 4), 10, "relu"), "relu is not odd"),
     (lambda: init.odd_sigmoid_(torch.empty(4, 4), 0), "layer must be an integer"),
     (lambda: init.diagonal_noise_(torch.empty(4, 4), noise="cauchy"), "noise must be one of"),

@@ -191,7 +191,49 @@ def test_dropout_is_followed_through_a_framed_stack(training):
     expected = [p.signal for p in reports[0].plan.predictions]
     assert reports[0].plan.choice[0].startswith("layers 0 to 24: centred")
     assert seen == pytest.approx(expected, rel=0.1)
-    assert (expected[-1] > 1.2) == training
+    # Scales are those for training; without dropout the signal is quieter.
+    assert expected[-2] == pytest.approx(expected[0] * (1.0 if training else 0.2), rel=0.3)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_exact_moments_are_kept_through_active_dropout(p):
+    layers = [m for _ in range(8) for m in (nn.Linear(128, 128), nn.ReLU(), nn.Dropout(p))]
+    model = nn.Sequential(*layers, nn.Linear(128, 10))
+    x = torch.randn(400, 128, generator=seeded())
+    seen = [
+        [y.signal for y in eq.initialize(model, x, generator=seeded(s)).measurements.layers]
+        for s in range(5)
+    ]
+    assert np.median(seen, axis=0) == pytest.approx([1.0] * 9, rel=0.15)
+    model.eval()
+    off = eq.initialize(model, x, generator=seeded())
+    assert any("dropout is off" in note for note in off.plan.notes)
+    assert off.measurements.layers[-2].signal == pytest.approx((1 - p) ** 3.5, rel=0.3)
+
+
+def test_a_sum_is_foretold_only_where_its_terms_are_not_alike():
+    class Blocks(nn.Module):
+        def __init__(self, activation, is_last):
+            super().__init__()
+            self.a = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
+            self.b = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
+            self.f, self.is_last = activation, is_last
+
+        def forward(self, x):
+            for a, b in zip(self.a, self.b, strict=True):
+                x = x + (self.f(b(a(x))) if self.is_last else b(self.f(a(x))))
+            return x
+
+    x = torch.randn(300, 64, generator=seeded())
+    for activation, is_last in ((torch.relu, False), (torch.tanh, True)):
+        report = eq.initialize(Blocks(activation, is_last), x, generator=seeded())
+        expected = [p.signal for p in report.plan.predictions]
+        seen = [layer.signal for layer in report.measurements.layers]
+        assert seen == pytest.approx(expected, rel=0.3)
+    # Outputs of ReLU are all positive and add up.
+    unknown = [p.signal for p in eq.plan(Blocks(torch.relu, True), x).predictions]
+    assert np.isnan(unknown[4:]).all()
+    assert np.isfinite(unknown[:2]).all()
 
 
 def test_a_zero_input_beside_another_is_no_error():
