@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from equipoise.errors import TraceError
+from equipoise.plan.nodes import Affine, Dropout, Merge, Nonlinearity, Opaque, Reshape
 from equipoise.plan.stacks import find_stacks
-from equipoise.plan.trace import Affine, Dropout, Merge, Nonlinearity, Opaque, Reshape
 from equipoise.theory import activations
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.parameters import parameters_of

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from equipoise.plan.trace import Affine, Flatten, Merge, Nonlinearity, Opaque
+from equipoise.plan.nodes import Affine, Flatten, Merge, Nonlinearity, Opaque
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.trace import trace
 
