@@ -21,6 +21,8 @@ _SPREADS = frozenset(
     {"expand", "expand_as", "repeat", "repeat_interleave", "broadcast_to", "tile",
      "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"}
 )  # fmt: skip
+# They may put the entries of an axis in another order: by place, the argument that names it.
+_REORDERS = {"flip": 1, "roll": 2, "index_select": 1, "gather": 1, "take_along_dim": 2}
 
 
 def read_join(state: Reading, node: fx.Node) -> bool:
@@ -57,9 +59,23 @@ def _moved(state: Reading, node: fx.Node, source: Held, shape: tuple[int, ...]) 
     elif rank >= len(before):
         extra = rank - len(before)
         places = {i + extra: i for i in range(len(before))}
-    spaces = {new: source.spaces[old] for new, old in places.items() if shape[new] == before[old]}
+    moved = _reordered(node, len(before))
+    spaces = {
+        new: source.spaces[old]
+        for new, old in places.items()
+        if shape[new] == before[old] and old not in moved
+    }
     kept = next((new - rank for new, old in places.items() if old == source.place), None)
     return state.values.new(shape, spaces, None if source.is_presumed else kept)
+
+
+def _reordered(node: fx.Node, rank: int) -> set[int]:
+    """Axes whose units may stand in another order afterwards, from the front."""
+    if op_name(node) not in _REORDERS:
+        return set(range(rank)) if op_name(node) in ("index", "take") else set()
+    given = _argument(node, _REORDERS[op_name(node)], "dims", None)
+    dims = given if isinstance(given, list | tuple) else [given]
+    return {d % rank for d in dims if isinstance(d, int)} or set(range(rank))
 
 
 def _concat(state: Reading, node: fx.Node) -> bool:
