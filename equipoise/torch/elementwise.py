@@ -80,7 +80,10 @@ def _of_one(state: Reading, node: fx.Node, source: Held, read: fx.Node, other: f
         return True
     if name == "div":
         mean_square = 1.0 / mean_square if mean_square > 0 else math.nan
-    state.nodes.append(Gain(layer, parameter, source.number, made.number, made.space, mean_square))
+    offset = derived.offset if derived else 0.0
+    state.nodes.append(
+        Gain(layer, parameter, source.number, made.number, made.space, mean_square, offset)
+    )
     return True
 
 
