@@ -21,13 +21,15 @@ from scipy.stats import binom
 from sklearn.datasets import load_digits
 
 from equipoise.errors import EquipoiseError
-from equipoise.plan.entry import Inputs, Levels
+from equipoise.plan.entry import Inputs
+from equipoise.plan.levels import Levels
 from equipoise.plan.make import make_plan
+from equipoise.plan.nodes import Affine, Nonlinearity
 from equipoise.plan.plan import Plan
 from equipoise.plan.predict import predict
 from equipoise.plan.stack_plan import Expected
 from equipoise.plan.stacks import Stack, find_stacks
-from equipoise.plan.trace import Affine, Nonlinearity, Parameter, Trace
+from equipoise.plan.trace import Parameter, Trace
 from equipoise.schemes.draw import draw
 from equipoise.theory import activations as known
 from equipoise.theory.activation import Activation

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan.entry import Inputs
+from equipoise.plan.nodes import Affine
 from equipoise.plan.predict import predict
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
-from equipoise.plan.trace import Affine
 from equipoise.schemes.call_text import activation_text
 from equipoise.schemes.catalogue import Scheme
 from equipoise.schemes.diagonal_noise import PUBLISHED_ALPHA, diagonal_noise, odd_sigmoid_scale

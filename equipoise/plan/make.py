@@ -7,17 +7,31 @@ from dataclasses import replace
 
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
-from equipoise.plan.entry import Levels
+from equipoise.plan.levels import Levels
+from equipoise.plan.nodes import Affine, Nonlinearity, Opaque
+from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
-from equipoise.plan.plan_stack import plan_stack
+from equipoise.plan.plan_stack import at_branch_end, plan_stack
 from equipoise.plan.predict import expect
 from equipoise.plan.predict_joined import Part, entering, expect_chain
+from equipoise.plan.residual import branch_ends
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
-from equipoise.plan.trace import Affine, Nonlinearity, Opaque, Trace
+from equipoise.plan.trace import Trace
+from equipoise.plan.vectors import VectorLaws, is_matrix
 from equipoise.schemes.catalogue import parse_scheme
-from equipoise.schemes.laws import Array, Frame, Law, Zero
+from equipoise.schemes.laws import (
+    Array,
+    Frame,
+    Law,
+    OffsetBias,
+    SpreadBias,
+    Table,
+    Taps,
+    Turned,
+    Zero,
+)
 from equipoise.theory.hermite import statistics
 
 _NO_AIM = Aim()
@@ -68,7 +82,16 @@ def make_plan(
     chains = find_chains(trace, frozenset(fixed))
     chain_of = {a.output: chain for chain in chains for a in chain.affines}
     parts: dict[int, Part] = {}
-    for stack in stacks:
+    starting = {stack.affines[0].output: stack for stack in stacks}
+    vectors = VectorLaws(trace, levels, frozenset(fixed), aim)
+    ends = branch_ends(trace) if parse_scheme(scheme).name == "auto" else {}
+    for node in trace.nodes:
+        if not isinstance(node, Affine):
+            vectors.plan(node)
+            continue
+        stack = starting.get(node.output)
+        if stack is None:
+            continue
         if stack.affines[0].weight in fixed:
             # Its values are the user's: what it sends on is not known.
             continue
@@ -85,6 +108,9 @@ def make_plan(
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
         planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim)
+        end = ends.get(stack.affines[-1].output)
+        if end is not None:
+            planned = at_branch_end(planned, end, levels.of(end.skip))
         choices.append(f"{where}: {planned.reason}.")
         if planned.warning:
             # Through a layer or two a signal without a stable level still arrives.
@@ -107,7 +133,8 @@ def make_plan(
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
-            laws[affine.weight] = (weight, _weight_reason(place, stack, planned))
+            law = _turned(weight) if affine.is_turned else weight
+            laws[affine.weight] = (law, _weight_reason(place, stack, planned))
             if affine.bias:
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
@@ -125,15 +152,16 @@ def make_plan(
         if expected.note:
             remarks.add(_where(chain), expected.note)
 
+    used = {name for node in trace.nodes for name in uses_of(node)}
     assignments, untouched = [], []
     for name, parameter in parameters.items():
         if name in fixed:
             untouched.append(Untouched(name, parameter.shape, fixed[name]))
-        elif name in laws:
-            law, reason = laws[name]
+        elif name in laws or name in vectors.laws:
+            law, reason = laws.get(name) or vectors.laws[name]
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
-            untouched.append(Untouched(name, parameter.shape, "no operation of the model uses it"))
+            untouched.append(Untouched(name, parameter.shape, _why_untouched(name, used)))
     for node in trace.nodes:
         if isinstance(node, Opaque):
             remarks.add(node.layer or "the model", f"not read, {node.reason}")
@@ -149,9 +177,12 @@ def make_plan(
 def _unplannable(trace: Trace) -> dict[str, str]:
     """Parameters that keep their values, with the reason."""
     reasons: dict[str, str] = {}
+    shapes = {p.name: p.shape for p in trace.parameters}
     for node in trace.nodes:
         if isinstance(node, Opaque):
             for name in node.parameters:
+                if node.is_linear and is_matrix(shapes.get(name, ())):
+                    continue
                 reasons[name] = f"belongs to {node.layer or 'the model'}: {node.reason}"
         elif isinstance(node, Nonlinearity):
             for name in node.parameters:
@@ -165,6 +196,18 @@ def _unplannable(trace: Trace) -> dict[str, str]:
         if isinstance(node, Affine) and node.weight in reasons and node.bias:
             reasons.setdefault(node.bias, f"its weight {node.weight!r} keeps its values")
     return reasons
+
+
+def _turned(law: Law) -> Law:
+    """A law for a parameter of shape (in, out); linear layers have a matrix's."""
+    assert not isinstance(law, Table | Taps | Turned | OffsetBias | SpreadBias)
+    return Turned(law)
+
+
+def _why_untouched(name: str, used: set[str]) -> str:
+    if name in used:
+        return "a gain of the model's own, which keeps its values"
+    return "no operation of the model uses it"
 
 
 def _where(stack: Stack) -> str:

@@ -9,6 +9,7 @@ from equipoise.plan.derivative_plan import for_derivatives, why_not_for_derivati
 from equipoise.plan.entry import Inputs
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
+from equipoise.plan.residual import BranchEnd
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
@@ -111,6 +112,27 @@ def _asked_for(planned: StackPlan, output_rms: float) -> StackPlan:
         return replace(planned, warning=planned.warning or OUTPUT_UNMET)
     found = _at_exit(planned, output_rms / planned.signal[-1])
     reason = f"{planned.reason}; the last weight is scaled to outputs of RMS {output_rms:.4g}"
+    return replace(found, reason=reason)
+
+
+def at_branch_end(planned: StackPlan, end: BranchEnd, stream: float) -> StackPlan:
+    """The plan of a stack that ends a residual branch, at its share of the stream.
+
+    Args:
+        planned: the plan of the stack, at an output scale of its own.
+        end: the branch.
+        stream: second moment of what goes around it, nan where that is not known.
+    """
+    last = planned.weights[-1]
+    is_chosen = isinstance(last.matrix if isinstance(last, Taps) else last, BestOf)
+    if is_chosen or not planned.signal[-1] > 0:
+        return planned
+    level = math.sqrt(stream) if stream > 0 else 1.0
+    found = _at_exit(planned, end.share * level / planned.signal[-1])
+    what = f"one of {end.branches} residual branches"
+    reason = (
+        f"{planned.reason}; it ends {what}, at 1/sqrt({end.branches * end.parts}) of the stream"
+    )
     return replace(found, reason=reason)
 
 

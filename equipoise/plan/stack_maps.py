@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.plan.entry import Inputs, pooling
+from equipoise.plan.entry import Inputs
+from equipoise.plan.levels import pooling
+from equipoise.plan.nodes import Affine
 from equipoise.plan.stacks import Stack
-from equipoise.plan.trace import Affine
 from equipoise.schemes.laws import Array
 from equipoise.schemes.maps import Passage
 from equipoise.schemes.sites import Sites, block_sites, central_slices

@@ -16,20 +16,18 @@ from functools import lru_cache
 
 import numpy as np
 
-from equipoise.plan.trace import (
+from equipoise.plan.nodes import (
     Affine,
     Dropout,
     Flatten,
-    Merge,
     Node,
     Nonlinearity,
     Opaque,
     Permute,
     Pool,
     Reshape,
-    Trace,
-    readers,
 )
+from equipoise.plan.trace import Trace, readers
 from equipoise.theory.activations import Activation, identity
 
 
@@ -215,8 +213,8 @@ class _Path:
             if len(after) != 1:
                 return None
             node = after[0]
-            # A sum or an opaque node makes other values: they have no single ``output`` to go on.
-            if isinstance(node, Merge | Opaque | Affine) or not self._takes(node, trace):
+            # An opaque node has no single ``output`` to go on.
+            if isinstance(node, Opaque | Affine) or not self._takes(node, trace):
                 return node
             self.value = node.output
             if not self.early and not self.late and self.space == self.affine.out_space:
@@ -224,9 +222,7 @@ class _Path:
                 self.exit_activation = self.activation or identity()
         return None
 
-    def _takes(
-        self, node: Nonlinearity | Dropout | Pool | Flatten | Reshape | Permute, trace: Trace
-    ) -> bool:
+    def _takes(self, node: Node, trace: Trace) -> bool:
         """Whether the path goes on through a node."""
         match node:
             case Nonlinearity():
@@ -248,6 +244,8 @@ class _Path:
                 self.copies, self.sites, self.space = node.sites, (), node.out_space
             case Pool():
                 return self._pools(node)
+            case _:
+                return False
         return True
 
     def _pools(self, node: Pool) -> bool:

@@ -15,10 +15,10 @@ from rich.table import Table
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.plan.entry import Inputs
+from equipoise.plan.nodes import Affine
 from equipoise.plan.plan import without_nan
 from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.stacks import Hidden, Stack
-from equipoise.plan.trace import Affine
 from equipoise.report.growth import Growth, growths
 from equipoise.report.snippet import snippet
 from equipoise.schemes.catalogue import parse_scheme

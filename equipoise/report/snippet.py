@@ -19,8 +19,10 @@ from equipoise.schemes.laws import (
     Paired,
     Sparse,
     SpreadBias,
+    Table,
     Taps,
     TruncatedNormal,
+    Turned,
     Uniform,
     Zero,
 )
@@ -117,6 +119,8 @@ def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
             | Paired()
             | BestOf()
             | Taps()
+            | Table()
+            | Turned()
             | OffsetBias()
             | SpreadBias()
         ):

@@ -34,8 +34,10 @@ from equipoise.schemes.laws import (
     Paired,
     Sparse,
     SpreadBias,
+    Table,
     Taps,
     TruncatedNormal,
+    Turned,
     Uniform,
     Zero,
 )
@@ -150,8 +152,7 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
     """
     match law:
         case OffsetBias(weight=weight, constant=constant, centre=centre, level=level, std=std):
-            weight_law, weight_shape = streams.weights[weight]
-            w = draw(weight_law, weight, weight_shape, streams)
+            w, weight_shape = _weight(weight, streams)
             taps = math.prod(weight_shape[2:])
             # The mean of a patch has a value for each tap, any other is the same at all of them.
             point = streams.arrays[centre] if centre else np.zeros(weight_shape[1])
@@ -162,8 +163,21 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
             return _spread_bias(law, shape, streams)
         case Taps():
             return _kernel(law, name, shape, streams)
+        case Table(std=std, padding=padding):
+            values = std * streams.rng("parameter", name).standard_normal(shape)
+            values[padding] = 0.0
+            return values
+        case Turned(matrix=matrix):
+            return draw(matrix, name, shape[::-1], streams).T
         case _:
             return _draw_matrix(law, name, shape, streams, streams.rng("parameter", name))
+
+
+def _weight(name: str, streams: Streams) -> tuple[Array, tuple[int, ...]]:
+    """A weight that a bias names, outputs first, and its shape that way round."""
+    law, shape = streams.weights[name]
+    w = draw(law, name, shape, streams)
+    return (w.T, shape[::-1]) if isinstance(law, Turned) else (w, shape)
 
 
 def _spread_bias(law: SpreadBias, shape: tuple[int, ...], streams: Streams) -> Array:
@@ -173,8 +187,7 @@ def _spread_bias(law: SpreadBias, shape: tuple[int, ...], streams: Streams) -> A
         half = shape[0] // 2
         beta = law.std * streams.rng("spread", law.space).standard_normal(half)
         bias[: 2 * half] = np.concatenate([beta, -beta])
-    weight_law, weight_shape = streams.weights[law.weight]
-    w = draw(weight_law, law.weight, weight_shape, streams)
+    w, weight_shape = _weight(law.weight, streams)
     inputs = weight_shape[1]
     point = streams.arrays[law.centre] if law.centre else np.zeros(inputs)
     if law.in_std:

@@ -54,6 +54,10 @@ def describe(law: Law) -> str:
             return f"pairs (v, -v): {describe(inner)}"
         case laws.BestOf(matrix=inner, draws=draws):
             return f"best of {draws}: {describe(inner)}"
+        case laws.Table(std=std, padding=padding):
+            return f"normal, std {std:.4g}, row {padding} 0"
+        case laws.Turned(matrix=inner):
+            return f"{describe(inner)}, transposed"
         case laws.Taps(matrix=inner, block=block):
             size = "centre tap" if max(block) == 1 else f"{'x'.join(map(str, block))} taps"
             return f"{size}: {describe(inner)}"
@@ -69,6 +73,7 @@ _LAWS: dict[str, Callable[..., Law]] = {
         laws.Zero, laws.Constant, laws.Normal, laws.Uniform, laws.TruncatedNormal, laws.Sparse,
         laws.Identity, laws.Directions, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
         laws.Paired, laws.BestOf, laws.OffsetBias, laws.SpreadBias, laws.Taps,
+        laws.Table, laws.Turned,
     )
 }  # fmt: skip
 _LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}

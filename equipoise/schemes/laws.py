@@ -275,7 +275,31 @@ class Taps:
     is_transposed: bool = False
 
 
-Law = Matrix | Taps | OffsetBias | SpreadBias
+@dataclass(frozen=True)
+class Table:
+    """Rows of independent entries N(0, std^2), but for one row of zeros that stands for padding.
+
+    Attributes:
+        std: of the entries.
+        padding: index of the row of zeros, counted from the front.
+    """
+
+    std: float
+    padding: int
+
+
+@dataclass(frozen=True)
+class Turned:
+    """The transpose of what a law draws, for a parameter of shape (in, out).
+
+    Attributes:
+        matrix: law of the matrix of shape (out, in).
+    """
+
+    matrix: Matrix
+
+
+Law = Matrix | Table | Taps | Turned | OffsetBias | SpreadBias
 
 
 @dataclass(frozen=True)

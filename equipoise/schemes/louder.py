@@ -16,8 +16,10 @@ from equipoise.schemes.laws import (
     Orthogonal,
     Paired,
     Sparse,
+    Table,
     Taps,
     TruncatedNormal,
+    Turned,
     Uniform,
     Zero,
 )
@@ -41,8 +43,10 @@ def louder(law: Law, factor: float) -> Law:
     Normal(std=1.5, mean=0.0)
     """
     factor = _checks.positive("factor", factor)
-    if isinstance(law, Taps):
+    if isinstance(law, Taps | Turned):
         return replace(law, matrix=_matrix(law.matrix, factor))
+    if isinstance(law, Table):
+        return replace(law, std=law.std * factor)
     return _matrix(law, factor)
 
 

@@ -1,11 +1,13 @@
 """torch.export with errors that say whose fault it is."""
 
+import functools
 import gc
 import io
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from typing import Any
 
 import torch
 import torch.fx.config
@@ -37,7 +39,12 @@ def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgra
     """
     try:
         # A graph that export gave up on is printed to stderr: the error says what matters in it.
-        with _lean_export(), undisturbed(model), redirect_stderr(io.StringIO()):
+        with (
+            _lean_export(),
+            undisturbed(model),
+            _plain_outputs(model),
+            redirect_stderr(io.StringIO()),
+        ):
             program = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
     # What a model's forward raises is its own: any kind is possible and all mean the same here.
     except Exception as error:
@@ -45,6 +52,27 @@ def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgra
     _refuse_open_shapes(model, program)
     refuse_unfit_reads(model, program)
     return program
+
+
+@contextmanager
+def _plain_outputs(model: nn.Module) -> Iterator[None]:
+    """Let forward return its tensors alone: caches and other objects that export cannot take."""
+    own = vars(model).get("forward")
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def tensors(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        leaves = pytree.tree_leaves(forward(*args, **kwargs))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+    vars(model)["forward"] = tensors
+    try:
+        yield
+    finally:
+        if own is None:
+            vars(model).pop("forward", None)
+        else:
+            vars(model)["forward"] = own
 
 
 def _refuse_open_shapes(model: nn.Module, program: torch.export.ExportedProgram) -> None:

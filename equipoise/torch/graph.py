@@ -83,11 +83,18 @@ def why_not_read(node: fx.Node) -> str:
     return f"{operation} of {kind} is not modelled" if kind else f"{operation} is not modelled"
 
 
-def autocast_body(node: fx.Node) -> tuple[fx.Graph, tuple[fx.Node, ...]] | None:
-    """The graph of a region under autocast and what is passed to it; None for any other node."""
-    if op_name(node) != "wrap_with_autocast":
-        return None
-    _device, _dtype, _is_enabled, _caches, body, *given = node.args
+def region_body(node: fx.Node) -> tuple[fx.Graph, tuple[fx.Node, ...]] | None:
+    """The graph of a region under autocast or without gradients and what is passed to it.
+
+    None for any other node.
+    """
+    match op_name(node):
+        case "wrap_with_autocast":
+            _device, _dtype, _is_enabled, _caches, body, *given = node.args
+        case "wrap_with_set_grad_enabled":
+            _is_enabled, body, *given = node.args
+        case _:
+            return None
     assert isinstance(body, fx.Node)
     assert isinstance(body.target, str)
     module = getattr(node.graph.owning_module, body.target)
@@ -95,9 +102,9 @@ def autocast_body(node: fx.Node) -> tuple[fx.Graph, tuple[fx.Node, ...]] | None:
 
 
 def in_order(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Nodes in the order of computation, those of regions under autocast before their region."""
+    """Nodes in the order of computation, those of regions before their region."""
     for node in graph.nodes:
-        body = autocast_body(node) if node.op == "call_function" else None
+        body = region_body(node) if node.op == "call_function" else None
         if body is not None:
             yield from in_order(body[0])
         yield node

@@ -2,7 +2,7 @@
 
 from torch import fx
 
-from equipoise.plan.trace import Affine, Node, Pool, Reshape
+from equipoise.plan.nodes import Affine, Node, Pool, Reshape
 from equipoise.schemes.convolution import Convolution
 from equipoise.torch.geometry import Windows
 from equipoise.torch.graph import arguments, op_name
@@ -17,6 +17,7 @@ def affine(
     shape: tuple[int, ...],
     convolution: Convolution,
     names: tuple[str, str, str],
+    is_turned: bool = False,
 ) -> tuple[Held, Affine]:
     """The value and node of a linear layer or convolution.
 
@@ -26,6 +27,7 @@ def affine(
         shape: shape of its result.
         convolution: its geometry.
         names: of layer, weight and bias.
+        is_turned: whether the weight has its inputs on the first axis.
     """
     axes = len(convolution.kernel)
     axis = -1 - axes
@@ -45,6 +47,7 @@ def affine(
         source.shape[first:last],
         shape[first:last],
         axis,
+        is_turned,
     )
 
 

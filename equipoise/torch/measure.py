@@ -11,8 +11,9 @@ from torch.utils import _pytree as pytree
 
 from equipoise.errors import TraceError
 from equipoise.measurement import LayerMeasurement, Measurements
+from equipoise.plan.nodes import Affine
 from equipoise.plan.stacks import find_stacks
-from equipoise.plan.trace import Affine, Trace
+from equipoise.plan.trace import Trace
 from equipoise.theory.activations import Activation, identity
 from equipoise.torch.inputs import ModelInputs, batch_rms
 from equipoise.torch.measure_layer import by_input, cosine, input_share, layer_measurement

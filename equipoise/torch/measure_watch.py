@@ -19,6 +19,15 @@ _AXES: Mapping[Callable[..., Any], int] = {
     F.conv_transpose3d: 3,
 }
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+# Products with a parameter, by the place of it among the arguments, and ways to turn one round.
+_PRODUCTS: Mapping[Callable[..., Any], int] = {
+    torch.matmul: 1, torch.mm: 1, torch.Tensor.matmul: 1, torch.Tensor.mm: 1,
+    torch.Tensor.__matmul__: 1, torch.addmm: 2,
+}  # fmt: skip
+_TURNS = (
+    torch.t, torch.Tensor.t, torch.Tensor.T.__get__, torch.Tensor.mT.__get__,  # type: ignore[attr-defined]
+    torch.transpose, torch.Tensor.transpose,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +41,7 @@ class Seen:
         axes: number of axes that it runs over, 0 for a linear layer.
         groups: of channels.
         is_transposed: whether the weight has shape (in, out / groups, *kernel).
+        is_turned: whether a matrix has its inputs on the first axis.
     """
 
     weight: str
@@ -40,6 +50,7 @@ class Seen:
     axes: int = 0
     groups: int = 1
     is_transposed: bool = False
+    is_turned: bool = False
 
     def by_unit(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight as one row of numbers for each unit, units in order of the output."""
@@ -47,6 +58,8 @@ class Seen:
             each = len(weight) // self.groups
             split = weight.reshape(self.groups, each, *weight.shape[1:]).transpose(1, 2)
             return split.flatten(0, 1).flatten(1)
+        if self.is_turned:
+            return weight.T
         return weight.flatten(1)
 
     def values(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -66,6 +79,8 @@ class Watch(TorchFunctionMode):
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
         self._names = names
+        # Kept alive, so that no other tensor takes their place in memory.
+        self._turned: dict[int, tuple[str, torch.Tensor]] = {}
         self.seen: list[Seen] = []
 
     def __torch_function__(
@@ -90,4 +105,20 @@ class Watch(TorchFunctionMode):
                 )  # fmt: skip
                 # An in-place activation behind it must not overwrite what is to be measured.
                 return out.clone()
+        elif func in _PRODUCTS and len(args) > _PRODUCTS[func]:
+            return self._product(args, _PRODUCTS[func], out)
+        elif func in _TURNS and args and id(args[0]) in self._names and args[0].dim() == 2:
+            self._turned[id(out)] = self._names[id(args[0])], out
         return out
+
+    def _product(self, args: tuple[Any, ...], place: int, out: torch.Tensor) -> torch.Tensor:
+        """Record x @ W and x @ W.T with a parameter of two axes."""
+        weight, bias = args[place], args[0] if place == 2 else None
+        if id(weight) in self._turned:
+            seen = Seen(self._turned[id(weight)][0], out, bias)
+        elif id(weight) in self._names and weight.dim() == 2:
+            seen = Seen(self._names[id(weight)], out, bias, is_turned=True)
+        else:
+            return out
+        self.seen.append(seen)
+        return out.clone()

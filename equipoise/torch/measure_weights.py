@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from equipoise.plan.nodes import Affine
 from equipoise.plan.stacks import Stack
-from equipoise.plan.trace import Affine
 from equipoise.rules.weight_law import WeightFacts
 from equipoise.torch.measure_watch import Seen
 

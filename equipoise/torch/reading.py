@@ -1,12 +1,15 @@
 """What each node of an exported graph stands for while a trace is made of it."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import fx, nn
 
 from equipoise.errors import ArgumentError
-from equipoise.plan.trace import Merge, Node, Nonlinearity, Opaque
+from equipoise.plan.nodes import Constant, Lookup, Node, Nonlinearity, Opaque
+from equipoise.torch.constants import Constants
+from equipoise.torch.derived import Derived
 from equipoise.torch.geometry import Pad, works_on_sites
 from equipoise.torch.graph import (
     Memory,
@@ -25,7 +28,11 @@ from equipoise.torch.pointwise import (
 )
 from equipoise.torch.values import Held, Values
 
-_MERGES = frozenset({"add"})
+_LINEAR = frozenset(
+    {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "einsum", "bilinear", "mv",
+     "tensordot", "grouped_mm", "_grouped_mm", "grouped_mm_fallback", "conv1d", "conv2d", "conv3d",
+     "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+)  # fmt: skip
 
 
 class Reading:
@@ -42,6 +49,9 @@ class Reading:
     def __init__(self, model: nn.Module, nodes: Iterable[fx.Node]) -> None:
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
         self.parameter_of: dict[fx.Node, str] = {}
+        self.derived: dict[fx.Node, Derived] = {}
+        self.constants = Constants({})
+        self.is_constant_node: set[fx.Node] = set()
         self.held: dict[fx.Node, Held] = {}
         self.expressions: dict[fx.Node, Expression] = {}
         self.pads: dict[fx.Node, Pad] = {}
@@ -89,24 +99,12 @@ class Reading:
         self.expressions[node] = grown(parts, step, constants, parameters, layer_of(node))
         return True
 
-    def merge(self, node: fx.Node) -> bool:
-        """Read a sum of two values of one shape; whether it was one."""
-        operands = [a for a in node.args if isinstance(a, fx.Node)]
-        if op_name(node) not in _MERGES or len(operands) != 2 or node.kwargs:
-            return False
-        if not all(self.is_read(a) for a in operands):
-            return False
-        parts = [self.value(a) for a in operands]
-        if parts[0].shape != parts[1].shape:
-            return False
-        self.held[node] = made = self.values.joined(parts[0].shape, parts)
-        self.nodes.append(Merge((parts[0].number, parts[1].number), made.number, made.space))
-        return True
-
     def opaque(self, node: fx.Node, reason: str) -> None:
         """What was not read; constants that it makes of nothing are no part of the trace."""
         operands = [self.memory.now(n) for n in node.all_input_nodes]
-        used = tuple(self.parameter_of[n] for n in operands if n in self.parameter_of)
+        used = tuple(
+            dict.fromkeys(self.derived[n].parameter for n in operands if n in self.derived)
+        )
         read = [self.value(n) for n in operands if self.is_read(n)]
         shapes = shapes_of(node)
         if not shapes or not (used or read):
@@ -125,8 +123,49 @@ class Reading:
                 used,
                 tuple(value.number for value in read),
                 tuple(value.number for value in made.values()),
+                op_name(node) in _LINEAR,
             )
         )
+
+    def is_parameter(self, node: fx.Node, name: str) -> None:
+        """Say that a graph node is a parameter."""
+        self.derive(node, Derived(name))
+
+    def derive(self, node: fx.Node, derived: Derived) -> None:
+        """Say what a graph node makes of a parameter."""
+        self.derived[node] = derived
+        if derived.is_whole and not derived.is_turned and not derived.offset:
+            self.parameter_of[node] = derived.parameter
+
+    def is_held(self, node: fx.Node) -> bool:
+        """Whether a parameter has been read as a value of its own."""
+        return node in self.held
+
+    def parameter_named(self, node: object) -> str | None:
+        """Name of the parameter that an optional argument is, '' for none, None for another."""
+        if node is None:
+            return ""
+        found = self.derived.get(self.memory.now(node)) if isinstance(node, fx.Node) else None
+        return found.parameter if found and not found.offset else None
+
+    def mean_square_of(self, derived: Derived) -> float:
+        """Second moment of a parameter as it stands, nan where it has no values."""
+        tensor = self.tensors[derived.parameter]
+        if tensor.is_meta or not tensor.numel():
+            return math.nan
+        return float((tensor.detach().double() + derived.offset).square().mean())
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether a graph node depends on no parameter and no floating-point input."""
+        return self.memory.now(node) in self.is_constant_node
+
+    def has_value(self, node: fx.Node) -> bool:
+        """Whether a graph node stands for a value, or for a parameter or constant that is one."""
+        node = self.memory.now(node)
+        if self.is_read(node) or node in self.derived:
+            return True
+        value = node.meta.get("val")
+        return node in self.is_constant_node and isinstance(value, torch.Tensor)
 
     def is_read(self, node: fx.Node) -> bool:
         """Whether a graph node stands for a value that the trace has, or can have."""
@@ -138,11 +177,28 @@ class Reading:
         node = self.memory.now(node)
         if node in self.held:
             return self.held[node]
+        if node in self.derived:
+            return self._table(node, self.derived[node])
+        if node in self.is_constant_node:
+            made = self.values.new(shape_of(node) or (), {})
+            self.held[node] = made
+            self.nodes.append(Constant(made.number, self.constants.mean_square(node)))
+            return made
         if node in self.pads:
             self.opaque(node, "padding is read by more than a convolution that could have done it")
         else:
             self.held[node] = self._evaluated(self.expressions[node])
         return self.held[node]
+
+    def _table(self, node: fx.Node, derived: Derived) -> Held:
+        """The value that a parameter itself is."""
+        shape = shape_of(node) or ()
+        made = self.values.new(shape, {})
+        layer = layer_of(node) or derived.parameter.rpartition(".")[0] or derived.parameter
+        self.held[node] = made
+        size = shape[-1] if shape else 1
+        self.nodes.append(Lookup(layer, derived.parameter, made.number, made.space, 0, size))
+        return made
 
     def _evaluated(self, expression: Expression) -> Held:
         source = self.values.held[expression.base]

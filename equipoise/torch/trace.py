@@ -1,12 +1,19 @@
 """nn.Module -> Trace, by torch.export; the only place where the axes of weights are read."""
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 
 from equipoise.errors import TraceError
-from equipoise.plan.trace import Dropout, Opaque, Permute, Trace
+from equipoise.plan.nodes import Dropout, Opaque, Permute
+from equipoise.plan.trace import Trace
 from equipoise.schemes.convolution import DENSE
+from equipoise.torch.attention import read_attention
 from equipoise.torch.axes import axis_order, is_reshape
+from equipoise.torch.constants import Constants, known_values
+from equipoise.torch.derived import derive
+from equipoise.torch.elementwise import read_elementwise
 from equipoise.torch.export import export
 from equipoise.torch.geometry import (
     is_convolution,
@@ -18,22 +25,27 @@ from equipoise.torch.geometry import (
 )
 from equipoise.torch.graph import (
     arguments,
-    autocast_body,
     in_order,
     layer_of,
     op_name,
+    region_body,
     shape_of,
     shapes_of,
     why_not_read,
     written_operand,
 )
 from equipoise.torch.inputs import ModelInputs
+from equipoise.torch.joins import read_join
 from equipoise.torch.layers import affine, is_reduction, pool, reduction
+from equipoise.torch.matmul import read_matmul
+from equipoise.torch.norms import read_norm
 from equipoise.torch.parameters import parameters_of
-from equipoise.torch.pointwise import is_cast, is_pointwise
+from equipoise.torch.pointwise import is_pointwise
 from equipoise.torch.reading import Reading
+from equipoise.torch.tables import read_lookup
 from equipoise.torch.values import Held, renumbered, without_dead_ends
 
+_READERS = (read_matmul, read_lookup, read_norm, read_attention, read_join)
 # Alpha dropout sets entries to another value and shifts all: it is not read.
 _DROPOUTS = frozenset({"dropout", "feature_dropout"})
 
@@ -51,17 +63,26 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
     Raises:
         TraceError: if forward raises on these inputs, or cannot be followed.
     """
-    return _Reader(model, export(model, inputs)).read()
+    return _Reader(model, export(model, inputs), inputs).read()
+
+
+def _is_signal(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 class _Reader:
     """One pass over an exported graph."""
 
-    def __init__(self, model: nn.Module, program: torch.export.ExportedProgram) -> None:
+    def __init__(
+        self, model: nn.Module, program: torch.export.ExportedProgram, given: ModelInputs
+    ) -> None:
         self.program = program
+        self.given = given
         self.parameters = parameters_of(model)
         self.state = Reading(model, in_order(program.graph))
         self.weight_spaces: dict[str, tuple[int, int]] = {}
+        self.constant_items: dict[Any, fx.Node] = {}
         self.casts = False
         self.inputs: list[int] = []
         self.outputs: list[int] = []
@@ -73,11 +94,14 @@ class _Reader:
         parameters = signature.inputs_to_parameters
         user_inputs = {n for n in signature.user_inputs if isinstance(n, str)}
         user_outputs = {n for n in signature.user_outputs if isinstance(n, str)}
+        self.state.constants = Constants(known_values(self.program, self.given))
         for node in self.program.graph.nodes:
             if node.op == "placeholder" and node.name in parameters:
-                self.state.parameter_of[node] = first[parameters[node.name]]
-            elif node.op == "placeholder" and node.name in user_inputs:
+                self.state.is_parameter(node, first[parameters[node.name]])
+            elif node.op == "placeholder" and node.name in user_inputs and _is_signal(node):
                 self._input(node)
+            elif node.op in ("placeholder", "get_attr"):
+                self.state.is_constant_node.add(node)
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
@@ -99,14 +123,11 @@ class _Reader:
         )
 
     def _input(self, node: fx.Node) -> None:
-        shape = shape_of(node)
-        if shape is not None:
-            self.state.held[node] = self.state.values.new(shape, {})
-            if node.meta["val"].is_floating_point():
-                self.inputs.append(self.state.held[node].number)
+        self.state.held[node] = self.state.values.new(shape_of(node) or (), {})
+        self.inputs.append(self.state.held[node].number)
 
     def _call(self, node: fx.Node) -> None:
-        body = autocast_body(node)
+        body = region_body(node)
         if body is not None:
             self._inline(node, *body)
             return
@@ -119,43 +140,78 @@ class _Reader:
         self.state.memory.follow(node)
 
     def _inline(self, region: fx.Node, body: fx.Graph, given: tuple[fx.Node, ...]) -> None:
-        """Read what a region under autocast computes as if it stood in the graph itself."""
+        """Read what a region computes as if it stood in the graph itself."""
         operands, before = iter(given), self.casts
-        self.casts = region.args[2] is not False
+        if op_name(region) == "wrap_with_autocast":
+            self.casts = region.args[2] is not False
         for node in body.nodes:
             if node.op == "placeholder":
                 outer = self.state.memory.now(next(operands))
-                if outer in self.state.parameter_of:
-                    self.state.parameter_of[node] = self.state.parameter_of[outer]
+                if outer in self.state.derived:
+                    self.state.derive(node, self.state.derived[outer])
+                elif outer in self.state.is_constant_node:
+                    self._is_same_constant(node, outer)
                 elif self.state.is_read(outer):
                     self.state.held[node] = self.state.value(outer)
                     self.state.memory.is_view_of(node, outer)
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
-                results = enumerate(node.all_input_nodes)
+                results = list(enumerate(node.all_input_nodes))
                 self.state.several[region] = {
                     i: self.state.value(n) for i, n in results if self.state.is_read(n)
                 }
+                for i, n in results:
+                    if self.state.is_constant(n):
+                        self.constant_items[region, i] = self.state.memory.now(n)
         self.casts = before
+
+    def _is_same_constant(self, node: fx.Node, other: fx.Node) -> None:
+        self.state.is_constant_node.add(node)
+        self.state.constants.is_same(node, other)
 
     def _read_call(self, node: fx.Node) -> None:
         """The first reading that fits makes the node; one that fails leaves nothing behind."""
-        first = node.args[0] if node.args else None
-        source = self.state.memory.now(first) if isinstance(first, fx.Node) else None
+        state = self.state
         if op_name(node) == "getitem":
             self._item(node)
-        elif source in self.state.parameter_of and is_cast(node):
-            self.state.parameter_of[node] = self.state.parameter_of[source]
-        elif op_name(node) == "linear" or is_convolution(node):
+            return
+        operands = [state.memory.now(n) for n in node.all_input_nodes]
+        if all(n in state.is_constant_node for n in operands):
+            state.is_constant_node.add(node)
+            return
+        if self._derived(node, operands):
+            return
+        first = node.args[0] if node.args else None
+        source = state.memory.now(first) if isinstance(first, fx.Node) else None
+        if op_name(node) == "linear" or is_convolution(node):
             self._affine(node)
-        elif source is None or not self.state.is_read(source) or not self._read_of(node, source):
-            if not (is_pointwise(node) and (self.state.pointwise(node) or self.state.merge(node))):
-                self.state.opaque(node, why_not_read(node))
+        elif source is not None and state.is_read(source) and self._read_of(node, source):
+            return
+        elif not any(read(state, node) for read in _READERS):
+            if not (is_pointwise(node) and state.pointwise(node)) and not read_elementwise(
+                state, node
+            ):
+                state.opaque(node, why_not_read(node))
+
+    def _derived(self, node: fx.Node, operands: list[fx.Node]) -> bool:
+        """Follow what is done to a parameter alone."""
+        state = self.state
+        parameters = [n for n in operands if n in state.derived and not state.is_held(n)]
+        others = [n for n in operands if n not in parameters]
+        if len(parameters) != 1 or not all(n in state.is_constant_node for n in others):
+            return False
+        made = derive(node, state.derived[parameters[0]])
+        if made is None:
+            return False
+        state.derive(node, made)
+        return True
 
     def _read_of(self, node: fx.Node, source: fx.Node) -> bool:
         """Read an operation on a value that moves or gathers its entries; whether it was one."""
-        if is_pad(node):
+        if op_name(node) == "type_as":
+            self.state.held[node] = self.state.value(source)
+        elif is_pad(node):
             pad = read_pad(node, self.state.value(source))
             if pad is None:
                 return False
@@ -183,6 +239,12 @@ class _Reader:
     def _item(self, node: fx.Node) -> None:
         """One of several results."""
         whole, place = node.args
+        if (whole, place) in self.constant_items:
+            self._is_same_constant(node, self.constant_items[whole, place])
+            return
+        if whole in self.state.is_constant_node:
+            self.state.is_constant_node.add(node)
+            return
         made = self.state.several.get(whole, {}) if isinstance(whole, fx.Node) else {}
         if not made or not isinstance(place, int):
             return

@@ -3,20 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from equipoise.plan.trace import (
+from equipoise.plan.nodes import (
     Affine,
-    Dropout,
+    Constant,
     Flatten,
-    Merge,
     Node,
-    Nonlinearity,
     Opaque,
-    Permute,
-    Pool,
     Reshape,
-    Spaces,
-    Value,
+    makes,
+    reads,
 )
+from equipoise.plan.trace import Spaces, Value
 from equipoise.torch.axes import joined_axis, kept_axes
 
 
@@ -173,10 +170,10 @@ def renumbered(node: Node, number: Mapping[int, int], held: Sequence[Held]) -> N
         case Reshape() | Flatten():
             before, after = held[node.input], held[node.output]
             return replace(node, in_space=number[before.space], out_space=number[after.space])
-        case Nonlinearity() | Dropout() | Merge() | Pool() | Permute():
-            return replace(node, space=number[held[node.output].space])
-        case Opaque():
+        case Opaque() | Constant():
             return node
+        case _:
+            return replace(node, space=number[held[node.output].space])
 
 
 def without_dead_ends(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[Node, ...]:
@@ -187,8 +184,7 @@ def without_dead_ends(nodes: Sequence[Node], outputs: Sequence[int]) -> tuple[No
     alive: set[int] = set(outputs)
     kept: list[Node] = []
     for node in reversed(nodes):
-        made = node.outputs if isinstance(node, Opaque) else (node.output,)
-        if isinstance(node, Affine) or alive.intersection(made):
+        if isinstance(node, Affine) or alive.intersection(makes(node)):
             kept.append(node)
-            alive.update(node.inputs if isinstance(node, Merge | Opaque) else (node.input,))
+            alive.update(reads(node))
     return tuple(reversed(kept))

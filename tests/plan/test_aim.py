@@ -6,9 +6,9 @@ import pytest
 
 from equipoise.errors import ArgumentError
 from equipoise.plan.aim import PURPOSES, Aim
+from equipoise.plan.nodes import Affine
 from equipoise.plan.spending import resting_budget
 from equipoise.plan.stacks import Hidden, Stack
-from equipoise.plan.trace import Affine
 from equipoise.schemes.laws import Mirrored, Plain
 from equipoise.theory import activations
 from equipoise.theory.hermite import statistics

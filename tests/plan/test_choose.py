@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from equipoise.plan.choose import choose, plain_cost
+from equipoise.plan.nodes import Affine
 from equipoise.plan.stacks import Hidden, Stack
-from equipoise.plan.trace import Affine
 from equipoise.schemes.laws import Mirrored, Plain
 from equipoise.theory import activations
 from equipoise.theory.activations import identity

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from equipoise.plan.entry import Inputs
+from equipoise.plan.nodes import Affine
 from equipoise.plan.odds import normal_odds, outlook, usable_share
 from equipoise.plan.predict import predict
 from equipoise.plan.predict_chain import Draws, Laws, draw_chain
 from equipoise.plan.stack_plan import Expected
 from equipoise.plan.stacks import Hidden, Stack
-from equipoise.plan.trace import Affine
 from equipoise.schemes.laws import Normal, Orthogonal, Zero
 from equipoise.theory import activations
 from equipoise.theory.odds import survival_probability, usable_odds

@@ -9,11 +9,12 @@ import pytest
 
 from equipoise.plan.entry import Inputs
 from equipoise.plan.make import make_plan
+from equipoise.plan.nodes import Affine, Nonlinearity
 from equipoise.plan.predict import expect, lack, predict
 from equipoise.plan.predict_chain import Laws, draw_chain
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Hidden, Stack, find_stacks
-from equipoise.plan.trace import Affine, Nonlinearity, Parameter, Trace
+from equipoise.plan.trace import Parameter, Trace
 from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.laws import (
     BestOf,

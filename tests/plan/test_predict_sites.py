@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from equipoise.plan.entry import Inputs
+from equipoise.plan.nodes import Affine, Pool
 from equipoise.plan.predict import predict
 from equipoise.plan.predict_chain import numbers, products
 from equipoise.plan.predict_sites import OnSites, flattened, layer_of, pooled
 from equipoise.plan.predict_weights import Drawing
 from equipoise.plan.stacks import Hidden, Stack
-from equipoise.plan.trace import Affine, Pool
 from equipoise.schemes.convolution import Convolution
 from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.laws import Constant, Frame, Framed, Normal, OffsetBias, Orthogonal, Taps

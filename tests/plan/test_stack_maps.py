@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from equipoise.plan.entry import Inputs, Levels
+from equipoise.plan.entry import Inputs
+from equipoise.plan.levels import Levels
 from equipoise.plan.stack_maps import (
     block_of,
     cannot_be_framed,

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from equipoise.errors import TraceError
+from equipoise.plan.nodes import Affine, Dropout, Merge, Nonlinearity, Opaque, Reshape, Softmax
 from equipoise.plan.stacks import find_stacks
-from equipoise.plan.trace import Affine, Dropout, Merge, Nonlinearity, Opaque, Reshape
 from equipoise.theory import activations
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.parameters import parameters_of
@@ -117,10 +117,21 @@ def test_a_learnable_slope_is_read_as_it_stands():
     assert node.parameters == ("function.beta",)
 
 
-def test_softmax_is_opaque_not_an_activation():
+@pytest.mark.parametrize("name", ["logsumexp", "log_softmax"])
+def test_what_joins_features_is_opaque_not_an_activation(name):
+    function = {
+        "logsumexp": lambda h: h.logsumexp(-1, keepdim=True).expand(-1, 8),
+        "log_softmax": lambda h: h.log_softmax(-1),
+    }[name]
+    traced = read(Written(function))
+    assert not only(traced, Nonlinearity)
+    assert name in only(traced, Opaque)[0].reason
+
+
+def test_a_softmax_is_no_activation():
     traced = read(Written(lambda h: h.softmax(-1)))
     assert not only(traced, Nonlinearity)
-    assert "softmax" in only(traced, Opaque)[0].reason
+    assert [node.size for node in only(traced, Softmax)] == [8]
 
 
 def test_a_function_with_a_pole_is_opaque_with_its_reason():
@@ -248,10 +259,20 @@ def test_tied_parameters_are_listed_once_with_all_names():
 
 
 def test_everything_else_is_opaque_with_its_parameters():
-    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 2))
-    opaque = only(read(model), Opaque)
-    assert opaque[0].parameters == ("1.weight", "1.bias")
-    assert "LayerNorm" in opaque[0].reason
+    model = nn.Sequential(nn.Linear(8, 8), nn.Bilinear(8, 8, 5), nn.Linear(5, 2))
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = model
+
+        def forward(self, x):
+            h = self.layers[0](x)
+            return self.layers[2](self.layers[1](h, h))
+
+    opaque = only(read(Twice()), Opaque)
+    assert opaque[0].parameters == ("layers.1.weight", "layers.1.bias")
+    assert "Bilinear" in opaque[0].reason
 
 
 def test_inputs_as_tuple_and_as_keywords():

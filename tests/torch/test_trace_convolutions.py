@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from equipoise.plan.trace import Affine, Flatten, Merge, Nonlinearity, Opaque
+from equipoise.plan.nodes import (
+    Affine,
+    Flatten,
+    Merge,
+    Nonlinearity,
+    Opaque,
+    Product,
+    Spread,
+)
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.trace import trace
 
@@ -126,9 +134,12 @@ SAME_SPACE = [
     (lambda h: h.permute(0, 2, 3, 1).permute(0, 3, 1, 2), ["Permute", "Permute"]),
     (lambda h: h.flatten(2).unflatten(2, (12, 12)), ["Reshape", "Reshape"]),
     (lambda h: h + h.tanh(), ["Nonlinearity"]),
-    (nn.Upsample(scale_factor=2), ["Opaque"]),
+    (nn.Upsample(scale_factor=2), ["Spread"]),
     (nn.Upsample(scale_factor=2, mode="bilinear"), ["Opaque"]),
-    (lambda h: h[:, :, :-1, 2:], ["Opaque", "Opaque"]),
+    (lambda h: h[:, :, :-1, 2:], ["Take", "Take"]),
+    (nn.BatchNorm2d(8), ["Norm"]),
+    (nn.GroupNorm(2, 8), ["Norm"]),
+    (nn.InstanceNorm2d(8), ["Norm"]),
     (nn.ZeroPad2d(1), []),
     (nn.ConstantPad2d(1, 0.5), ["Opaque"]),
     (lambda h: torch.log(h), ["Opaque"]),
@@ -145,15 +156,15 @@ def test_channels_stay_the_same_units(function, between):
 
 
 APART = [
-    (nn.BatchNorm2d(8), "BatchNorm2d"),
+    (nn.ChannelShuffle(2), "ChannelShuffle"),
     (nn.LPPool2d(3, 2), "must be finite"),
     (nn.AvgPool2d(2, divisor_override=3), "divides by 3"),
     (nn.AdaptiveAvgPool2d(5), "12 sites to 5"),
     (nn.AdaptiveMaxPool2d(24), "12 sites to 24"),
     (lambda h: F.pad(h, (1, 1, 0, 0, 1, -1)), "pad"),
     (lambda h: h.cumsum(1), "cumsum"),
-    (lambda h: h.flip(1), "flip"),
-    (lambda h: torch.cat([h, h], 1)[:, 4:12], "slice"),
+    (lambda h: h.sort(1)[0], "sort"),
+    (lambda h: torch.fft.fft(h, dim=1).real, "real"),
     (nn.AlphaDropout(0.2), "alpha_dropout"),
     (nn.FractionalMaxPool2d(2, 5), "fractional_max_pool2d"),
 ]
@@ -169,6 +180,22 @@ def test_what_is_not_read_says_why(function, reason):
     assert traced.values[node.outputs[0]].axis == -3
     if "finite" not in reason:
         assert first.out_space != second.in_space
+
+
+TAKEN = [
+    (lambda h: h.flip(1), ["Take"]),
+    (lambda h: torch.cat([h, h], 1)[:, 4:12], ["Concat", "Take"]),
+    (lambda h: h.roll(1, 1), ["Take"]),
+]
+
+
+@pytest.mark.parametrize(("function", "between"), TAKEN)
+def test_channels_that_are_moved_are_other_units(function, between):
+    traced = read(Written(function))
+    assert kinds(traced) == ["Affine", *between, "Affine"]
+    first, second = only(traced, Affine)
+    assert traced.values[second.input].axis == -3
+    assert first.out_space != second.in_space
 
 
 def test_pixel_shuffles_change_the_channels():
@@ -210,11 +237,11 @@ def test_a_gate_of_each_channel_ties_channels_but_no_sites():
             return h * torch.sigmoid(self.b(h.mean((2, 3), keepdim=True)))
 
     traced = read(Gate())
-    (opaque,) = only(traced, Opaque)
+    (product,) = only(traced, Product)
     first, second = only(traced, Affine)
     assert first.out_space == second.in_space == second.out_space
     maps, gate = traced.values[first.output], traced.values[second.output]
-    assert traced.values[opaque.outputs[0]].spaces == maps.spaces
+    assert traced.values[product.output].spaces == maps.spaces
     assert not set(maps.spaces[2:]) & set(gate.spaces[2:])
 
 
@@ -256,12 +283,13 @@ def test_several_results_of_an_opaque_operation_are_told_apart():
             self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
 
         def forward(self, x):
-            left, right = self.a(x).chunk(2, dim=1)
-            return self.b(left), self.c(right)
+            left, right = self.a(x).aminmax(dim=1, keepdim=True)
+            return self.b(left.expand(-1, 4, -1, -1)), self.c(right.expand(-1, 4, -1, -1))
 
     traced = read(Split())
     _, left, right = only(traced, Affine)
-    assert only(traced, Opaque)[0].outputs == (left.input, right.input)
+    spread = {node.output: node.input for node in only(traced, Spread)}
+    assert only(traced, Opaque)[0].outputs == (spread[left.input], spread[right.input])
 
 
 def test_indices_of_a_pooling_are_values_of_their_own():

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from equipoise.errors import TraceError
+from equipoise.plan.nodes import Affine, Nonlinearity, Opaque, Pool
 from equipoise.plan.stacks import find_stacks
-from equipoise.plan.trace import Affine, Nonlinearity, Opaque, Pool
 from equipoise.theory import activations
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.trace import trace

@@ -1,0 +1,199 @@
+"""Nodes of general graphs: tables, norms, products, attention, and entries that are joined.
+
+Values and spaces are numbers (``plan.trace``); axes are counted from the end.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A parameter that stands for a value itself: rows of a table by index, or all of it.
+
+    Attributes:
+        layer: name of the module, or of the parameter where there is none.
+        weight: parameter name.
+        output: value number.
+        space: of the feature axis.
+        count: number of rows of a table that is looked up; 0 where the whole parameter is used.
+        size: number of features of a row.
+        share: chance that two sites of one input look up the same row.
+        padding: index of a row that stands for nothing, -1 where there is none.
+    """
+
+    layer: str
+    weight: str
+    output: int
+    space: int
+    count: int
+    size: int
+    share: float = 0.0
+    padding: int = -1
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value that depends on no parameter and no floating-point input.
+
+    ``mean_square`` is its second moment, nan where it is not known.
+    """
+
+    output: int
+    mean_square: float
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Values brought to second moment 1, or to variance 1, over some of their entries.
+
+    Attributes:
+        layer: name of the module, or ''.
+        kind: ``layer``, ``rms``, ``batch``, ``group`` or ``instance``.
+        weight, bias: names of gain and offset of each feature, or ''.
+        input, output: value numbers.
+        space: of the feature axis.
+        epsilon: what is added to the variance.
+        is_tracked: whether running statistics are used in place of the batch's own.
+        offset: what the model adds to ``weight`` before it multiplies by it, 0 or 1.
+    """
+
+    layer: str
+    kind: str
+    weight: str
+    bias: str
+    input: int
+    output: int
+    space: int
+    epsilon: float = 0.0
+    is_tracked: bool = False
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Product:
+    """Two values multiplied entry by entry, one broadcast where it is smaller."""
+
+    inputs: tuple[int, ...]
+    output: int
+    space: int
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A value times a parameter or constant, broadcast.
+
+    Attributes:
+        layer: name of the module, or of the parameter.
+        parameter: its name, '' for a constant.
+        input, output: value numbers.
+        space: of the feature axis.
+        mean_square: second moment of the factor as it stands, nan where it is not known.
+        offset: what the model adds to the parameter before it multiplies by it, as a rule 0 or 1.
+    """
+
+    layer: str
+    parameter: str
+    input: int
+    output: int
+    space: int
+    mean_square: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A value plus a parameter or constant, broadcast.
+
+    Attributes:
+        layer: name of the module, or of the parameter.
+        parameter: its name, '' for a constant.
+        input, output: value numbers.
+        space: of the feature axis.
+        mean_square: second moment of what is added as it stands, nan where it is not known; entries
+            that mask (below -1e4) are left out.
+    """
+
+    layer: str
+    parameter: str
+    input: int
+    output: int
+    space: int
+    mean_square: float
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Weights that add up to 1 along an axis of ``size`` entries."""
+
+    layer: str
+    input: int
+    output: int
+    space: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Products of two values, summed over an axis of ``size`` entries that both have.
+
+    Where the first is made by a softmax over that axis, the result is an average of the second.
+    """
+
+    inputs: tuple[int, int]
+    output: int
+    space: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(scale * Q K^T) V over sites, head by head.
+
+    Attributes:
+        layer: name of the module, or ''.
+        inputs: value numbers of queries, keys and values.
+        output: value number.
+        space: of the feature axis.
+        size: features of a head.
+        sites: number of keys.
+        scale: factor of the scores.
+        visible: mean over queries of 1 / (number of keys that a query sees).
+    """
+
+    layer: str
+    inputs: tuple[int, int, int]
+    output: int
+    space: int
+    size: int
+    sites: int
+    scale: float
+    visible: float
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Values joined along an axis; ``sizes`` are theirs on it, ``axis`` counts from the end."""
+
+    inputs: tuple[int, ...]
+    output: int
+    space: int
+    axis: int
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Take:
+    """Some of the entries of a value, whichever: a slice, one of several parts, rows by index."""
+
+    input: int
+    output: int
+    space: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The entries of a value, each several times: expanded, repeated, nearest upsampling."""
+
+    input: int
+    output: int
+    space: int

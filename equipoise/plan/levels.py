@@ -1,0 +1,229 @@
+"""What enters each stack: second moments through the whole trace, rows where inputs reach."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from equipoise.plan.entry import Inputs
+from equipoise.plan.moments import second_moment, share_of
+from equipoise.plan.nodes import (
+    Affine,
+    Attention,
+    Concat,
+    Contract,
+    Dropout,
+    Flatten,
+    Gain,
+    Lookup,
+    Merge,
+    Node,
+    Nonlinearity,
+    Norm,
+    Permute,
+    Pool,
+    Product,
+    Reshape,
+    Shift,
+    Spread,
+    Take,
+    makes,
+    reads,
+)
+from equipoise.plan.stacks import Stack
+from equipoise.plan.trace import Trace
+from equipoise.schemes.laws import Array
+from equipoise.schemes.sites import Pooling, window_sites
+
+
+class Levels:
+    """Second moment of every value that is known so far, and rows for those the inputs reach."""
+
+    def __init__(self, trace: Trace, samples: Mapping[int, Array]) -> None:
+        self._trace = trace
+        self._producer: dict[int, Node] = {}
+        for node in trace.nodes:
+            for value in makes(node):
+                self._producer[value] = node
+        self._rows: dict[int, Array] = dict(samples)
+        self._level: dict[int, float] = {
+            value: float(np.mean(np.square(rows))) if rows.size else math.nan
+            for value, rows in samples.items()
+        }
+        self._share: dict[int, float] = {}
+        self._factor: dict[str, float] = {}
+
+    def set_level(self, value: int, mean_square: float) -> None:
+        """Record the second moment that a planned stack gives a value."""
+        self._level[value] = mean_square
+
+    def at(self, stack: Stack) -> Inputs:
+        """What enters a stack."""
+        first = stack.affines[0]
+        values = self._rows_of(stack.entry_value)
+        empty = np.zeros((0, first.in_size))
+        maps = np.zeros((0, first.in_size, 0))
+        if not values.size:
+            return Inputs(self._level_of(stack.entry_value), empty)
+        mean_square = float(np.mean(np.square(values)))
+        sites = len(first.in_sites)
+        if sites and values.shape[-sites - 1 :] == (first.in_size, *first.in_sites):
+            maps = values.reshape(-1, first.in_size, math.prod(first.in_sites))
+            return Inputs(mean_square, np.moveaxis(maps, 1, 2).reshape(-1, first.in_size), maps)
+        if not sites and values.ndim >= -first.axis and values.shape[first.axis] == first.in_size:
+            rows = np.moveaxis(values, first.axis, -1).reshape(-1, first.in_size)
+            return Inputs(mean_square, rows)
+        if not sites and values.size % first.in_size == 0 and not self._trace.values:
+            return Inputs(mean_square, values.reshape(-1, first.in_size))
+        return Inputs(mean_square, empty)
+
+    def _rows_of(self, value: int) -> Array:
+        if value not in self._rows:
+            self._rows[value] = self._computed(value)
+        return self._rows[value]
+
+    def _computed(self, value: int) -> Array:
+        """What operations without weights make of the inputs; empty where others are needed."""
+        node = self._producer.get(value)
+        if not isinstance(node, Reshape | Flatten | Permute | Dropout | Nonlinearity | Pool):
+            return np.zeros((0,))
+        rows = self._rows_of(node.input)
+        if not rows.size:
+            return rows
+        match node:
+            case Dropout():
+                return rows
+            case Nonlinearity(activation=activation):
+                return np.asarray(activation.f(rows))
+            case Permute(order=order):
+                return rows.transpose(order)
+            case Pool():
+                return pooled_values(node, rows)
+            case Flatten() if not self._trace.values:
+                return rows.reshape(len(rows), -1)
+            case Reshape(out_size=size) if not self._trace.values:
+                return rows.reshape(-1, size)
+            case _:
+                return rows.reshape(self._trace.values[value].shape)
+
+    def _is_symmetric(self, value: int) -> bool:
+        """Whether a weight whose sign is random has made a value, so that it averages to 0."""
+        match self._producer.get(value):
+            case Affine():
+                return True
+            case Nonlinearity(input=source, activation=activation):
+                return activation.parity == "odd" and self._is_symmetric(source)
+            case Reshape(input=source) | Permute(input=source) | Flatten(input=source):
+                return self._is_symmetric(source)
+            case Dropout(input=source):
+                return self._is_symmetric(source)
+            case Merge(inputs=sources):
+                return all(self._is_symmetric(source) for source in sources)
+            case Norm(input=source) | Gain(input=source) | Take(input=source):
+                return self._is_symmetric(source)
+            case Spread(input=source) | Shift(input=source):
+                return self._is_symmetric(source)
+            case Product(inputs=sources):
+                # A gate keeps the random sign of what it gates.
+                return any(self._is_symmetric(source) for source in sources)
+            case Attention(inputs=(_, _, source)):
+                return self._is_symmetric(source)
+            case Contract(inputs=sources):
+                return any(self._is_symmetric(source) for source in sources)
+            case Lookup():
+                return True
+            case Concat(inputs=sources):
+                return all(self._is_symmetric(source) for source in sources)
+            case _:
+                return False
+
+    def set_factor(self, parameter: str, mean_square: float) -> None:
+        """Record the second moment that a planned gain or offset has."""
+        self._factor[parameter] = mean_square
+
+    def of(self, value: int) -> float:
+        """Second moment of a value, nan where it is not known."""
+        return self._level_of(value)
+
+    def _level_of(self, value: int) -> float:
+        self._settle(value)
+        return self._level[value]
+
+    def _settle(self, value: int) -> None:
+        """Find the second moment and the common share of a value and of all it comes from."""
+        # From the inputs on: a deep network must not exhaust Python's own stack.
+        waiting = [value]
+        while waiting:
+            top = waiting[-1]
+            node = self._producer.get(top)
+            missing = [v for v in (reads(node) if node else ()) if not self._is_settled(v)]
+            if missing and not self._is_settled(top):
+                waiting += missing
+                continue
+            waiting.pop()
+            if not self._is_settled(top):
+                self._find(top, node)
+
+    def _is_settled(self, value: int) -> bool:
+        return value in self._level and value in self._share
+
+    def _find(self, value: int, node: Node | None) -> None:
+        if node is None:
+            self._level.setdefault(value, math.nan)
+            self._share.setdefault(value, self._share_of_rows(value))
+            return
+        levels = [self._level[v] for v in reads(node)]
+        shares = [self._share[v] for v in reads(node)]
+        if value not in self._level:
+            symmetric = [self._is_symmetric(v) for v in reads(node)]
+            if isinstance(node, Gain | Shift) and node.parameter in self._factor:
+                factor = self._factor[node.parameter]
+            else:
+                factor = getattr(node, "mean_square", math.nan)
+            averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
+            self._level[value] = second_moment(
+                node, levels, shares, factor, symmetric=symmetric, averages=averages
+            )
+        if value not in self._share:
+            self._share[value] = share_of(node, levels, shares, self._level[value])
+
+    def _share_of_rows(self, value: int) -> float:
+        rows = self._rows.get(value, np.zeros(0))
+        if rows.ndim < 2 or len(rows) < 2:
+            return 0.0
+        energy = float(np.mean(np.square(rows)))
+        flat = rows.reshape(len(rows), -1)
+        common = float(np.mean(np.square(flat.mean(axis=0)))) - energy / len(flat)
+        return min(1.0, max(0.0, common / energy)) if energy > 0 else 0.0
+
+    def _is_softmax(self, value: int) -> bool:
+        while True:
+            match self._producer.get(value):
+                case Dropout(input=source) | Reshape(input=source) | Permute(input=source):
+                    value = source
+                case Take(input=source) | Spread(input=source):
+                    value = source
+                case node:
+                    return type(node).__name__ == "Softmax"
+
+
+def pooling(node: Pool) -> Pooling:
+    """The table of a pooling."""
+    return Pooling(
+        node.kind,
+        window_sites(
+            node.in_sites, node.out_sites, node.window, node.stride, node.padding, node.dilation
+        ),
+        node.counts_padding,
+    )
+
+
+def pooled_values(node: Pool, values: Array) -> Array:
+    """What a pooling makes of values of any shape."""
+    count = len(node.in_sites)
+    axes = node.axes or tuple(range(-count, 0))
+    last = tuple(range(-count, 0))
+    moved = np.moveaxis(values, axes, last)
+    maps = moved.reshape(1, -1, math.prod(node.in_sites))
+    shape = (*moved.shape[:-count], *node.out_sites)
+    return np.moveaxis(pooling(node).pooled(maps).reshape(shape), last, axes)

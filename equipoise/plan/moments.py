@@ -1,0 +1,172 @@
+"""What each kind of node does to the second moment of a value, and to the share all sites have.
+
+Wide limit: weights are drawn afresh, so that values which come from different weights do not
+correlate. The share of a value is that part of its second moment which is the same at different
+sites and rows; averages over sites keep it and divide the rest.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from equipoise.plan.nodes import (
+    Affine,
+    Attention,
+    Concat,
+    Constant,
+    Contract,
+    Dropout,
+    Flatten,
+    Gain,
+    Lookup,
+    Merge,
+    Node,
+    Nonlinearity,
+    Norm,
+    Opaque,
+    Permute,
+    Pool,
+    Product,
+    Reshape,
+    Shift,
+    Softmax,
+    Spread,
+    Take,
+)
+from equipoise.theory.activations import Activation
+from equipoise.theory.hermite import hermite_coefficients, statistics
+
+# Logs of weights of a softmax have at most this variance in the formula for their participation,
+# which is that of many independent normal scores; beyond, one of them takes nearly all.
+_MOST_SPREAD = 4.0
+_COEFFICIENTS = 24
+
+
+def second_moment(
+    node: Node,
+    levels: Sequence[float],
+    shares: Sequence[float],
+    factor: float,
+    *,
+    symmetric: Sequence[bool] = (),
+    averages: bool = False,
+) -> float:
+    """Second moment of what a node makes, nan where it is not known.
+
+    Args:
+        node: the node; affine layers are planned and not asked for here.
+        levels: second moments of what it reads.
+        shares: common shares of what it reads.
+        factor: second moment of the parameter or constant of a gain or shift.
+        symmetric: for each value that is read, whether a weight of random sign made it.
+        averages: whether the first factor of a contraction is made by a softmax.
+    """
+    match node:
+        case Reshape() | Permute() | Flatten() | Take() | Spread():
+            return levels[0]
+        case Dropout(probability=p, is_active=active):
+            return levels[0] / (1.0 - p * active) if p < 1 else math.nan
+        case Nonlinearity(activation=activation):
+            return statistics(activation, levels[0]).second_moment if levels[0] > 0 else math.nan
+        case Merge():
+            # What does not average to 0 over draws may point the same way in all terms.
+            return sum(levels) if sum(not s for s in symmetric) <= 1 else math.nan
+        case Norm(is_tracked=True):
+            return levels[0]
+        case Norm(kind="rms", epsilon=epsilon):
+            return _normalized(levels[0], 1.0, epsilon)
+        case Norm(epsilon=epsilon):
+            return _normalized(levels[0], 1.0, epsilon)
+        case Product():
+            return math.prod(levels)
+        case Gain():
+            return levels[0] * factor
+        case Shift():
+            return levels[0] + factor
+        case Constant(mean_square=mean_square):
+            return mean_square
+        case Softmax(size=size):
+            return _participation(levels[0], size) / size
+        case Contract(size=size) if averages:
+            # The first factor's second moment is that of one weight: their squares add up.
+            return levels[1] * (shares[1] + (1.0 - shares[1]) * min(1.0, levels[0] * size))
+        case Contract(size=size):
+            return size * levels[0] * levels[1]
+        case Attention(size=size, scale=scale, visible=visible):
+            spread = scale**2 * size * levels[0] * levels[1]
+            weights = _participation(spread, 1.0 / visible)
+            return levels[2] * (shares[2] + (1.0 - shares[2]) * weights)
+        case Concat(sizes=sizes):
+            total = sum(sizes)
+            # An empty cache of earlier keys has no second moment.
+            known = [q * n for q, n in zip(levels, sizes, strict=True) if n]
+            return sum(known) / total if total else math.nan
+        case Pool(kind="average", window=window):
+            return levels[0] * (shares[0] + (1.0 - shares[0]) / math.prod(window))
+        case _:
+            return math.nan
+
+
+def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level: float) -> float:
+    """Share of a value's second moment that all sites and rows have in common.
+
+    Args:
+        node: what makes the value.
+        levels: second moments of what it reads.
+        shares: common shares of what it reads.
+        level: second moment of the value.
+    """
+    match node:
+        case Lookup(share=share):
+            return share
+        case Constant() | Opaque():
+            return 0.0
+        case Nonlinearity(activation=activation):
+            q = levels[0]
+            return _bent(activation, q, shares[0]) if q > 0 and math.isfinite(q) else shares[0]
+        case Merge() | Concat():
+            energy = sum(q for q in levels if q > 0)
+            common = sum(q * c for q, c in zip(levels, shares, strict=True) if q > 0)
+            return common / energy if energy > 0 else 0.0
+        case Product():
+            return math.prod(shares)
+        case Attention() | Contract():
+            kept = levels[-1] * shares[-1]
+            return min(1.0, kept / level) if level > 0 else 0.0
+        case Pool(kind="average"):
+            return min(1.0, levels[0] * shares[0] / level) if level > 0 else shares[0]
+        case Affine():
+            return shares[0]
+        case _:
+            return shares[0] if shares else 0.0
+
+
+def _normalized(level: float, wanted: float, epsilon: float) -> float:
+    """Second moment behind a division by sqrt(level + epsilon); ``wanted`` where it is unknown."""
+    return wanted * level / (level + epsilon) if level > 0 else wanted
+
+
+def _participation(spread: float, size: float) -> float:
+    """Sum of the squared weights of a softmax over ``size`` scores of variance ``spread``."""
+    if not spread >= 0:
+        spread = 0.0
+    return min(1.0, math.exp(min(spread, _MOST_SPREAD)) / size)
+
+
+@lru_cache(maxsize=4096)
+def _bent_series(activation: Activation, q: float) -> tuple[float, ...]:
+    coefficients = np.square(hermite_coefficients(activation, q, _COEFFICIENTS))
+    total = statistics(activation, q).second_moment
+    return tuple(float(a) / total for a in coefficients) if total > 0 else ()
+
+
+def _bent(activation: Activation, q: float, share: float) -> float:
+    """Cosine behind a function for a cosine before it: sum a_k^2 c^k / sum a_k^2."""
+    series = _bent_series(activation, float(f"{q:.3g}"))
+    if not series:
+        return share
+    known = sum(a * share**k for k, a in enumerate(series))
+    # What the series leaves out is of high degree: it counts only near 1.
+    return min(1.0, known + max(0.0, 1.0 - sum(series)) * share ** len(series))

@@ -1,0 +1,148 @@
+"""Values of an exported graph that depend on no parameter and no floating-point input."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from equipoise.torch.graph import op_name
+from equipoise.torch.inputs import ModelInputs
+from equipoise.torch.pointwise import is_cast
+
+_MOVES = frozenset({"unsqueeze", "expand", "slice", "cat", "view", "reshape", "mul"})
+# Additive masks are no signal: what they add is minus infinity or the least number of a type.
+_MASKS = -1e4
+# Larger constants are not evaluated: masks of long sequences.
+_MOST_ENTRIES = 1 << 22
+_MOST_ROWS = 16
+
+
+def known_values(
+    program: torch.export.ExportedProgram, given: ModelInputs
+) -> dict[fx.Node, torch.Tensor]:
+    """Values of placeholders that are no parameters: buffers, constants, inputs given.
+
+    Args:
+        program: the exported model.
+        given: the inputs that it was exported with.
+    """
+    signature = program.graph_signature
+    buffers, lifted = signature.inputs_to_buffers, signature.inputs_to_lifted_tensor_constants
+    leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
+    by_name = dict(zip(signature.user_inputs, leaves, strict=False))
+    found: dict[fx.Node, torch.Tensor] = {}
+    for node in program.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        value: Any = by_name.get(node.name)
+        if node.name in buffers:
+            name = buffers[node.name]
+            value = program.state_dict.get(name, program.constants.get(name))
+        elif node.name in lifted:
+            value = program.constants.get(lifted[node.name])
+        if isinstance(value, torch.Tensor) and not value.is_meta:
+            found[node] = value.cpu()
+    return found
+
+
+class Constants:
+    """Values of graph nodes that depend on no parameter and no floating-point input.
+
+    Args:
+        known: values of placeholders: buffers, lifted constants and integer inputs.
+    """
+
+    def __init__(self, known: Mapping[fx.Node, torch.Tensor]) -> None:
+        self._values: dict[fx.Node, Any] = dict(known)
+        self._same: dict[fx.Node, fx.Node] = {}
+
+    def is_same(self, node: fx.Node, other: fx.Node) -> None:
+        """Say that a graph node stands for what another one makes."""
+        self._same[node] = other
+
+    def mean_square(self, node: fx.Node) -> float:
+        """Second moment of a constant without its masking entries; nan where it is not known."""
+        value = self._value(node)
+        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+            return self._by_name(node)
+        numbers = value.detach().double().flatten()
+        numbers = numbers[torch.isfinite(numbers) & (numbers > _MASKS)]
+        return float(numbers.square().mean()) if numbers.numel() else 0.0
+
+    def visible(self, node: fx.Node) -> float:
+        """Mean over rows of 1 / (entries that a mask lets pass); 0 where it is not known."""
+        mask = self._value(node)
+        if not isinstance(mask, torch.Tensor) or mask.is_meta or not mask.numel():
+            return 0.0
+        passes = mask if mask.dtype == torch.bool else mask > _MASKS
+        seen = passes.reshape(-1, passes.shape[-1]).sum(dim=1).double()
+        seen = seen[seen > 0]
+        return float((1.0 / seen).mean()) if len(seen) else 0.0
+
+    def alike(self, node: fx.Node | None) -> float:
+        """Chance that two entries of a row of an index are the same, 0 where it is not known."""
+        value = self._value(node) if node is not None else None
+        if not isinstance(value, torch.Tensor) or value.is_meta or value.numel() < 2:
+            return 0.0
+        rows = value.detach().reshape(-1, value.shape[-1]) if value.dim() else value.reshape(1, 1)
+        shares = []
+        for row in rows[:_MOST_ROWS]:
+            _, counts = torch.unique(row, return_counts=True)
+            total = len(row)
+            pairs = float((counts * (counts - 1)).sum())
+            shares.append(pairs / (total * (total - 1)) if total > 1 else 0.0)
+        return sum(shares) / len(shares)
+
+    def _value(self, node: fx.Node) -> Any:
+        # From the inputs on: a long chain must not exhaust Python's own stack.
+        waiting = [node]
+        while waiting:
+            top = waiting[-1]
+            same = self._same.get(top)
+            needed = top.all_input_nodes if same is None else [same]
+            missing = [n for n in needed if n not in self._values]
+            if top in self._values or not missing:
+                if top not in self._values:
+                    self._values[top] = self._run(top) if same is None else self._values[same]
+                waiting.pop()
+            else:
+                waiting += missing
+        return self._values[node]
+
+    def _run(self, node: fx.Node) -> Any:
+        value = node.meta.get("val")
+        if node.op != "call_function" or not callable(node.target):
+            return None
+        if isinstance(value, torch.Tensor) and value.numel() > _MOST_ENTRIES:
+            return None
+        if any(self._values[n] is None for n in node.all_input_nodes):
+            return None
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            return None
+        args = fx.node.map_arg(node.args, self._values.__getitem__)
+        kwargs = fx.node.map_arg(dict(node.kwargs), self._values.__getitem__)
+        # On another device there may be nothing to run on.
+        kwargs = {k: "cpu" if k == "device" and v is not None else v for k, v in kwargs.items()}
+        try:
+            with torch.no_grad():
+                return node.target(*args, **kwargs)
+        # A constant that cannot be computed here is simply not known.
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+            return None
+
+    def _by_name(self, node: fx.Node) -> float:
+        """Cosines and sines of unknown angles have second moment one half."""
+        while True:
+            node = self._same.get(node, node)
+            if op_name(node) in ("cos", "sin"):
+                return 0.5
+            inputs = [
+                n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)
+            ]
+            moves = is_cast(node) or op_name(node) in _MOVES
+            if node.op != "call_function" or not moves or not inputs:
+                return math.nan
+            node = inputs[0]

@@ -1,0 +1,59 @@
+"""What graph nodes make of parameters before a value meets them."""
+
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from equipoise.torch.axes import is_reshape
+from equipoise.torch.graph import op_name, shape_of
+from equipoise.torch.pointwise import is_cast
+
+_EXPANSIONS = frozenset({"expand", "expand_as", "repeat", "broadcast_to"})
+_TURNS = frozenset({"t", "numpy_T", "transpose", "permute", "mT", "swapaxes"})
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A parameter that was moved, expanded or offset before it is used.
+
+    Attributes:
+        parameter: its name.
+        is_turned: whether its last two axes stand the other way round.
+        offset: a number that was added to it.
+        is_whole: whether its axes are its own (turned or not), and not reshaped.
+    """
+
+    parameter: str
+    is_turned: bool = False
+    offset: float = 0.0
+    is_whole: bool = True
+
+
+def derive(node: fx.Node, before: Derived) -> Derived | None:
+    """What an operation makes of a parameter; None where it is no longer one.
+
+    Args:
+        node: the operation, whose first tensor operand stands for ``before``.
+        before: what that is.
+    """
+    name = op_name(node)
+    if is_cast(node) or name in ("clone", "contiguous", "detach", "alias", "lift_fresh_copy"):
+        return before
+    if name in _TURNS and before.is_whole:
+        source = next(iter(node.all_input_nodes))
+        first, shape = shape_of(source), shape_of(node)
+        if first and shape and len(first) == 2 and shape == first[::-1] and node.args[1:] != (0, 0):
+            return replace(before, is_turned=not before.is_turned)
+        return replace(before, is_whole=False)
+    if name in _EXPANSIONS or is_reshape(node) or name in ("unsqueeze", "squeeze", *_TURNS):
+        return (
+            before
+            if shape_of(node) == shape_of(node.all_input_nodes[0])
+            else replace(before, is_whole=False)
+        )
+    if name in ("add", "sub") and len(node.all_input_nodes) == 1:
+        numbers = [a for a in node.args if isinstance(a, int | float)]
+        if len(numbers) == 1 and (name == "add" or node.args[1] == numbers[0]):
+            sign = 1.0 if name == "add" else -1.0
+            return replace(before, offset=before.offset + sign * float(numbers[0]))
+    return None
