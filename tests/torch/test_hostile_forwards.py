@@ -99,8 +99,12 @@ def test_forwards_that_cannot_be_followed_are_named_and_the_model_stays(name, ca
 
 @pytest.mark.parametrize(
     "forward",
-    [lambda m, x: (m.a(x), None)[1], lambda m, x: (m.a(x), "x")[1], lambda m, x: plain(m, x) > 0,
-     wraps],
+    [
+        lambda m, x: (m.a(x), None)[1],
+        lambda m, x: (m.a(x), "x")[1],
+        lambda m, x: plain(m, x) > 0,
+        wraps,
+    ],
     ids=["none", "string", "booleans", "object"],
 )
 def test_a_forward_without_a_differentiable_output_is_a_finding(forward):
