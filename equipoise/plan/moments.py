@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
-
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -127,9 +125,10 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
             q = levels[0]
             return _bent(activation, q, shares[0]) if q > 0 and math.isfinite(q) else shares[0]
         case Merge() | Concat():
-            energy = sum(q for q in levels if q > 0)
-            common = sum(q * c for q, c in zip(levels, shares, strict=True) if q > 0)
-            return common / energy if energy > 0 else 0.0
+            sizes = node.sizes if isinstance(node, Concat) else (1,) * len(levels)
+            energies = [q * n if q > 0 else 0.0 for q, n in zip(levels, sizes, strict=True)]
+            common = sum(e * c for e, c in zip(energies, shares, strict=True))
+            return common / sum(energies) if sum(energies) > 0 else 0.0
         case Product():
             return math.prod(shares)
         case Attention() | Contract():
@@ -157,9 +156,11 @@ def _participation(spread: float, size: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _bent_series(activation: Activation, q: float) -> tuple[float, ...]:
-    coefficients = np.square(hermite_coefficients(activation, q, _COEFFICIENTS))
+    coefficients = hermite_coefficients(activation, q, _COEFFICIENTS)
+    # They are those of f less f(0).
+    coefficients[0] += activation.value_at_zero
     total = statistics(activation, q).second_moment
-    return tuple(float(a) / total for a in coefficients) if total > 0 else ()
+    return tuple(float(a) ** 2 / total for a in coefficients) if total > 0 else ()
 
 
 def _bent(activation: Activation, q: float, share: float) -> float:

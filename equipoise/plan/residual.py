@@ -59,11 +59,12 @@ def branch_ends(trace: Trace) -> dict[int, BranchEnd]:
     """
     producer: dict[int, Node] = {v: n for n in trace.nodes for v in makes(n)}
     origins = _origins(trace)
-    sums = [
-        (node, *found)
-        for node in trace.nodes
-        if isinstance(node, Merge) and (found := _skip(node, origins, producer)) is not None
-    ]
+    sums: list[tuple[Merge, int, int]] = []
+    skips: dict[int, int] = {}
+    for node in trace.nodes:
+        if isinstance(node, Merge) and (found := _skip(node, origins, producer, skips)) is not None:
+            sums.append((node, *found))
+            skips[node.output] = found[0]
     count = Counter(node.space for node, _, _ in sums)
     ends: dict[int, BranchEnd] = {}
     for node, skip, branch in sums:
@@ -86,16 +87,19 @@ def _origins(trace: Trace) -> dict[int, int]:
 
 
 def _skip(
-    node: Merge, origins: dict[int, int], producer: dict[int, Node]
+    node: Merge, origins: dict[int, int], producer: dict[int, Node], skips: dict[int, int]
 ) -> tuple[int, int] | None:
     """The skip and the branch among the terms of a sum."""
     if len(node.inputs) != 2:
         return None
     first, second = node.inputs
     for branch, other in ((second, first), (first, second)):
-        skip = _unpassed(other, producer)
-        if origins.get(branch, 0) >> skip & 1 and branch != skip:
-            return skip, branch
+        skip: int | None = _unpassed(other, producer)
+        while skip is not None and skip != branch:
+            if origins.get(branch, 0) >> skip & 1:
+                return skip, branch
+            # Of x + f(x) + g(x) the sum before this one has the same skip.
+            skip = skips.get(skip)
     return None
 
 

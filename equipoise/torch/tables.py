@@ -22,7 +22,12 @@ def read_lookup(state: Reading, node: fx.Node) -> bool:
     made = state.values.new(shape, {}, -1)
     layer = layer_of(node) or derived.parameter.rpartition(".")[0] or derived.parameter
     state.held[node] = made
-    state.nodes.append(Lookup(layer, derived.parameter, made.number, made.space, full[0], full[-1]))
+    state.nodes.append(
+        Lookup(
+            layer, derived.parameter, made.number, made.space, full[0], full[-1],
+            state.constants.alike(_index(node)), _padding(node),
+        )
+    )  # fmt: skip
     return True
 
 

@@ -1,0 +1,202 @@
+"""Residual branches, found in the traces of real models."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise.plan.nodes import Affine
+from equipoise.plan.residual import BranchEnd, branch_ends
+from equipoise.torch.inputs import read_inputs
+from equipoise.torch.trace import trace
+
+X = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Modules by name and any forward."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def ends_of(model, x=X):
+    """The branch that each weight ends, by the name of its layer."""
+    traced = trace(model, read_inputs(model, x))
+    layer = {n.output: n.layer for n in traced.nodes if isinstance(n, Affine)}
+    return {layer[value]: end for value, end in branch_ends(traced).items()}
+
+
+def branch(width=8, hidden=16):
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.out((q @ k.mT).softmax(-1) @ v)
+
+
+class Block(nn.Module):
+    """One block of a transformer, of any order of norms and branches."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.attention, self.mlp, self.order = Attention(), branch(), order
+        self.first, self.second = nn.LayerNorm(8), nn.LayerNorm(8)
+
+    def forward(self, x):
+        if self.order == "pre":
+            x = x + self.attention(self.first(x))
+            return x + self.mlp(self.second(x))
+        if self.order == "post":
+            x = self.first(x + self.attention(x))
+            return self.second(x + self.mlp(x))
+        h = self.first(x)
+        return x + self.attention(h) + self.mlp(h)
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_each_block_has_two_branches_that_end_in_its_last_weights(order):
+    found = ends_of(nn.Sequential(nn.Linear(8, 8), *[Block(order) for _ in range(3)]))
+    wanted = {f"{i}.{end}" for i in (1, 2, 3) for end in ("attention.out", "mlp.2")}
+    assert set(found) == wanted
+    assert {(e.branches, e.parts) for e in found.values()} == {(6, 1)}
+    assert {e.share for e in found.values()} == {1 / math.sqrt(6)}
+
+
+def test_attention_and_mlp_in_parallel_are_added_one_after_the_other():
+    """(x + a) + m is written as two sums: each is a branch of its own."""
+    found = ends_of(nn.Sequential(nn.Linear(8, 8), *[Block("parallel") for _ in range(2)]))
+    assert set(found) == {f"{i}.{e}" for i in (1, 2) for e in ("attention.out", "mlp.2")}
+    assert {e.share for e in found.values()} == {0.5}
+
+
+def test_attention_and_mlp_in_parallel_that_are_added_first_share_a_branch():
+    class Parallel(Block):
+        def forward(self, x):
+            h = self.first(x)
+            return x + (self.attention(h) + self.mlp(h))
+
+    found = ends_of(nn.Sequential(nn.Linear(8, 8), *[Parallel("") for _ in range(2)]))
+    assert {(e.branches, e.parts) for e in found.values()} == {(2, 2)}
+    assert {e.share for e in found.values()} == {0.5}
+    assert len(found) == 4
+
+
+def test_a_branch_inside_a_branch_belongs_to_its_own_stream():
+    inner = Net(lambda m, h: h + m.b(h), b=branch(16, 4))
+    model = Net(lambda m, x: x + m.down(m.inner(m.up(x))),
+                up=nn.Linear(8, 16), inner=inner, down=nn.Linear(16, 8))  # fmt: skip
+    found = ends_of(nn.Sequential(nn.Linear(8, 8), model))
+    assert {name: (e.branches, e.parts) for name, e in found.items()} == {
+        "1.inner.b.2": (1, 1),
+        "1.down": (1, 1),
+    }
+
+
+def conv(given, out, stride=1):
+    return nn.Conv2d(given, out, 3, stride, 1)
+
+
+class Residual(nn.Module):
+    """conv, norm, relu, conv with a skip that is projected where the shape changes."""
+
+    def __init__(self, given, out, stride=1):
+        super().__init__()
+        self.a, self.b, self.norm = conv(given, out, stride), conv(out, out), nn.BatchNorm2d(out)
+        same = given == out and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(given, out, 1, stride)
+
+    def forward(self, x):
+        return torch.relu(self.skip(x) + self.b(torch.relu(self.norm(self.a(x)))))
+
+
+def test_a_projected_skip_is_not_the_branch():
+    """Both terms come from one value but neither from the other: they are added as equals."""
+    found = ends_of(nn.Sequential(conv(3, 4), Residual(4, 4), Residual(4, 8, 2)), IMAGES)
+    assert set(found) == {"1.b"}
+    assert found["1.b"].branches == 1
+
+
+def test_a_norm_at_the_end_of_a_branch_sets_its_scale():
+    model = Net(lambda m, x: m.a(x) + m.norm(m.b(m.a(x))), a=conv(3, 4), b=conv(4, 4),
+                norm=nn.BatchNorm2d(4))  # fmt: skip
+    assert ends_of(model, IMAGES) == {}
+
+
+ENDINGS = {
+    "dropout": lambda m, h: nn.functional.dropout(m.b(h), 0.1),
+    "a factor": lambda m, h: m.b(h) * torch.full((8,), 0.5),
+    "an offset": lambda m, h: m.b(h) + torch.ones(8),
+    "a permutation": lambda m, h: m.b(h.mT.contiguous().mT).mT.mT,
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_may_stand_behind_the_last_weight(ending):
+    model = Net(lambda m, x: m.a(x) + ENDINGS[ending](m, m.a(x).relu()),
+                a=nn.Linear(8, 8), b=nn.Linear(8, 8))  # fmt: skip
+    # Two calls of one module are two values: the skip must be one of them.
+    assert ends_of(model) == {}
+    model = Net(lambda m, x: (lambda h: h + ENDINGS[ending](m, h.relu()))(m.a(x)),
+                a=nn.Linear(8, 8), b=nn.Linear(8, 8))  # fmt: skip
+    assert set(ends_of(model)) == {"b"}
+
+
+def test_a_concatenation_as_in_a_u_net_is_no_branch():
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = conv(3, 4), conv(4, 8, 2), conv(12, 3)
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            low = torch.relu(self.b(h))
+            high = nn.functional.interpolate(low, scale_factor=2)
+            return self.c(torch.cat([h, high], 1))
+
+    assert ends_of(UNet(), IMAGES) == {}
+
+
+def test_a_sum_with_an_earlier_signal_is_a_branch_of_the_signal_that_it_came_from():
+    """A long skip that is added at the end of residual blocks goes around all of them."""
+
+    class Long(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.a, self.b = (nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x):
+            h = self.first(x)
+            low = h + self.a(h)
+            return h + self.b(low), self.b(low) + h
+
+    found = ends_of(Long())
+    assert set(found) == {"a", "b"}
+    assert {e.branches for e in found.values()} == {3}
+
+
+def test_a_plain_chain_has_none():
+    assert ends_of(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))) == {}
+    assert ends_of(Net(lambda m, x: m.a(x) + m.b(x), a=nn.Linear(8, 8), b=nn.Linear(8, 8))) == {}
+
+
+def test_many_branches_leave_a_stream_of_bounded_growth():
+    """(1 + 1/L)^L < e for any number of branches."""
+    for count in (1, 7, 100):
+        end = BranchEnd(0, count, 2)
+        assert 2 * end.share**2 == pytest.approx(1 / count)
+        assert (1 + 2 * end.share**2) ** count < math.e
