@@ -8,7 +8,7 @@ from dataclasses import replace
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.levels import Levels
-from equipoise.plan.nodes import Affine, Nonlinearity, Opaque
+from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
@@ -158,7 +158,8 @@ def make_plan(
         if name in fixed:
             untouched.append(Untouched(name, parameter.shape, fixed[name]))
         elif name in laws or name in vectors.laws:
-            law, reason = laws.get(name) or vectors.laws[name]
+            # A table that is the head too is drawn as a table, padding and all.
+            law, reason = vectors.laws.get(name) or laws[name]
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
             untouched.append(Untouched(name, parameter.shape, _why_untouched(name, used)))
@@ -187,6 +188,10 @@ def _unplannable(trace: Trace) -> dict[str, str]:
         elif isinstance(node, Nonlinearity):
             for name in node.parameters:
                 reasons[name] = f"is part of the activation {node.activation}, read as it stands"
+    gains = {n.parameter for n in trace.nodes if isinstance(n, Gain)}
+    for node in trace.nodes:
+        if isinstance(node, Shift) and node.parameter and node.parameter in gains:
+            reasons[node.parameter] = "is a gain and an offset at once"
     for p in trace.parameters:
         if not p.is_trainable:
             reasons[p.name] = "frozen: requires_grad is False"

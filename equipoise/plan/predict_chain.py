@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from equipoise.plan.entry import Inputs
-from equipoise.plan.predict_sites import Back, OnSites, flattened, layer_of, pooled
+from equipoise.plan.predict_sites import (
+    Back,
+    OnSites,
+    SitesDifferError,
+    flattened,
+    layer_of,
+    pooled,
+)
 from equipoise.plan.predict_weights import Drawing, Weight
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.schemes.laws import (
@@ -96,7 +103,10 @@ def draw_chain(
         drawing = Drawing(rng, min(size, draws - start), frames, laws.arrays)
         # What leaves the range of floats is told by the signal itself.
         with np.errstate(over="ignore", invalid="ignore"):
-            part = _pass(stack, laws, _entering(stack, laws, entry, count, drawing), drawing)
+            try:
+                part = _pass(stack, laws, _entering(stack, laws, entry, count, drawing), drawing)
+            except SitesDifferError:
+                return "sites change between its layers in a way that is not followed"
         if isinstance(part, str):
             return part
         found.append(part)

@@ -18,6 +18,10 @@ from equipoise.schemes.sites import Sites, block_sites, central_slices, window_s
 Back = Callable[[Array], Array]
 
 
+class SitesDifferError(ValueError):
+    """Sites were cut, joined or moved on the way to a convolution in a way that a stack hides."""
+
+
 def layer_of(law: Law, affine: Affine, drawing: Drawing) -> "Weight | OnSites | str":
     """A layer as a map of batches, or why there is none.
 
@@ -108,8 +112,10 @@ class OnSites:
 
     def _windows(self, x: Array) -> Array:
         """(draws, channels * window, rows * sites) of (draws, channels, rows * sites read)."""
-        draws, channels, _ = x.shape
+        draws, channels, length = x.shape
         count, window = self._table.count, self._table.width
+        if length % count:
+            raise SitesDifferError
         flat = x.reshape(-1, count)
         read = np.asarray((self._gather @ flat.T).T)
         shape = (draws, channels, -1, len(self._table.index), window)
