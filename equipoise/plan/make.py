@@ -163,6 +163,12 @@ def make_plan(
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
             untouched.append(Untouched(name, parameter.shape, _why_untouched(name, used)))
+    if trace.why_recorded:
+        remarks.add(
+            "the model",
+            f"export cannot follow its forward ({trace.why_recorded}), so one real forward "
+            "was recorded; what is said holds for the branches that these inputs take",
+        )
     for node in trace.nodes:
         if isinstance(node, Opaque):
             remarks.add(node.layer or "the model", f"not read, {node.reason}")

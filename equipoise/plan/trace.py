@@ -65,6 +65,8 @@ class Trace:
         sizes: number of units of each space, by space id.
         parameters: every parameter of the model once.
         values: shape and spaces of every value, by its number; () in a trace made by hand.
+        why_recorded: why one real forward was recorded, of which only the branches taken are seen;
+            '' where the trace holds for all inputs of these shapes.
     """
 
     nodes: tuple[Node, ...]
@@ -73,6 +75,7 @@ class Trace:
     sizes: tuple[int, ...]
     parameters: tuple[Parameter, ...]
     values: tuple[Value, ...] = ()
+    why_recorded: str = ""
 
 
 class Spaces:

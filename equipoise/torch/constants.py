@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from equipoise.torch.graph import op_name
-from equipoise.torch.inputs import ModelInputs
 from equipoise.torch.pointwise import is_cast
 
 _MOVES = frozenset({"unsqueeze", "expand", "slice", "cat", "view", "reshape", "mul"})
@@ -18,34 +16,6 @@ _MASKS = -1e4
 # Larger constants are not evaluated: masks of long sequences.
 _MOST_ENTRIES = 1 << 22
 _MOST_ROWS = 16
-
-
-def known_values(
-    program: torch.export.ExportedProgram, given: ModelInputs
-) -> dict[fx.Node, torch.Tensor]:
-    """Values of placeholders that are no parameters: buffers, constants, inputs given.
-
-    Args:
-        program: the exported model.
-        given: the inputs that it was exported with.
-    """
-    signature = program.graph_signature
-    buffers, lifted = signature.inputs_to_buffers, signature.inputs_to_lifted_tensor_constants
-    leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
-    by_name = dict(zip(signature.user_inputs, leaves, strict=False))
-    found: dict[fx.Node, torch.Tensor] = {}
-    for node in program.graph.nodes:
-        if node.op != "placeholder":
-            continue
-        value: Any = by_name.get(node.name)
-        if node.name in buffers:
-            name = buffers[node.name]
-            value = program.state_dict.get(name, program.constants.get(name))
-        elif node.name in lifted:
-            value = program.constants.get(lifted[node.name])
-        if isinstance(value, torch.Tensor) and not value.is_meta:
-            found[node] = value.cpu()
-    return found
 
 
 class Constants:

@@ -16,22 +16,34 @@ from torch.utils import _pytree as pytree
 
 from equipoise.errors import TraceError
 from equipoise.torch.inputs import ModelInputs
+from equipoise.torch.program import Program, exported
+from equipoise.torch.recording import record
 from equipoise.torch.stateless import undisturbed
 from equipoise.torch.unfit import refuse_unfit_reads, refuse_unfit_where
 
 # Torch versions without this switch export a little slower.
 _STACK_TRACES = "do_not_emit_stack_traces"
+_LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+# What export says in its own terms, and what that means for the writer of a forward.
+_MEANINGS = {
+    "Could not guard on data-dependent expression": "a branch in it depends on values of tensors",
+    "Could not extract specialized integer": "a number in it depends on values of tensors",
+    "We found a fake tensor": "it takes derivatives, or keeps what it computes",
+}
+_MOST_LETTERS = 160
 
 
-def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgram:
+def export(model: nn.Module, inputs: ModelInputs) -> Program:
     """The graph of a model's forward on the inputs given; nothing of the model changes.
 
+    Where torch.export refuses and the model has storage, one real forward is recorded instead.
+
     Args:
-        model: any module whose forward torch.export can follow.
+        model: any module whose forward runs on the inputs.
         inputs: its arguments.
 
     Returns:
-        The exported program.
+        The program.
 
     Raises:
         TraceError: if forward raises on these inputs, or cannot be followed.
@@ -45,13 +57,60 @@ def export(model: nn.Module, inputs: ModelInputs) -> torch.export.ExportedProgra
             _plain_outputs(model),
             redirect_stderr(io.StringIO()),
         ):
-            program = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
+            found = torch.export.export(model, inputs.args, dict(inputs.kwargs), strict=False)
+        why = _open_shape(found)
+        program = exported(found, inputs) if not why else _recorded(model, inputs, why, None)
     # What a model's forward raises is its own: any kind is possible and all mean the same here.
+    except TraceError:
+        raise
     except Exception as error:
-        raise TraceError(_why(model, inputs, error)) from error
-    _refuse_open_shapes(model, program)
+        program = _recorded(model, inputs, _in_words(error), error)
     refuse_unfit_reads(model, program)
     return program
+
+
+def _recorded(
+    model: nn.Module, inputs: ModelInputs, why: str, cause: Exception | None
+) -> Program:
+    """The record of a real forward, where export cannot follow."""
+    name = type(model).__name__
+    raised = inputs.forward_error(model)
+    if raised is not None:
+        refuse_unfit_where(model, raised)
+        raise TraceError(
+            f"forward of {name} must accept the inputs given, {inputs.describe()}; it raised "
+            f"{type(raised).__name__}: {first_line(raised)}. Pass inputs of the shape, dtype and "
+            "device that the model is trained on."
+        ) from raised
+    refused = f"forward of {name} runs but torch.export cannot follow it: {why}. "
+    if any(t.is_meta for t in (*model.parameters(), *(t for _, t in inputs.tensors()))):
+        raise TraceError(
+            f"{refused}Build the model with storage, so that one real forward can be recorded, or "
+            "remove branches on values of tensors and .item() calls from forward."
+        ) from cause
+    try:
+        with redirect_stderr(io.StringIO()):
+            return record(model, inputs, why)
+    # Likewise: only the recording raises here, since forward ran.
+    except Exception as error:
+        raise TraceError(
+            f"{refused}Nor could a real forward be recorded: {first_line(error)}. Remove branches "
+            "on values of tensors and .item() calls from forward, or initialize its parts one by "
+            "one."
+        ) from error
+
+
+def _in_words(error: Exception) -> str:
+    """Why export refused, for people who do not know its insides."""
+    line = first_line(error)
+    known = (words for start, words in _MEANINGS.items() if line.startswith(start))
+    return next(known, line[:_MOST_LETTERS])
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, without its full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else ""
 
 
 @contextmanager
@@ -75,16 +134,13 @@ def _plain_outputs(model: nn.Module) -> Iterator[None]:
             vars(model)["forward"] = own
 
 
-def _refuse_open_shapes(model: nn.Module, program: torch.export.ExportedProgram) -> None:
-    """Refuse graphs in which a shape follows from values, as behind a selection of rows."""
+def _open_shape(program: torch.export.ExportedProgram) -> str:
+    """Why shapes follow from values, as behind a selection of rows; '' where they do not."""
     for node in program.graph.nodes:
         for value in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(value, torch.Tensor) and not all(type(n) is int for n in value.shape):
-                raise TraceError(
-                    f"forward of {type(model).__name__} must make tensors of shapes that do not "
-                    f"depend on values, got one from operation {str(node.target)!r}. Multiply by "
-                    "a mask in place of selecting rows, or initialize its parts one by one."
-                )
+                return f"the shape that operation {str(node.target)!r} makes depends on values"
+    return ""
 
 
 @contextmanager
@@ -96,8 +152,10 @@ def _lean_export() -> Iterator[None]:
     """
     collecting = gc.isenabled()
     # A refused forward is reported once, by us, and not by each layer of torch it passes through.
-    loud = logging.getLogger("torch._subclasses.fake_tensor")
-    was_disabled, loud.disabled = loud.disabled, True
+    loud = [logging.getLogger(name) for name in _LOUD]
+    was_disabled = [logger.disabled for logger in loud]
+    for logger in loud:
+        logger.disabled = True
     traces = getattr(torch.fx.config, _STACK_TRACES, None)
     gc.disable()
     try:
@@ -107,26 +165,9 @@ def _lean_export() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        loud.disabled = was_disabled
+        for logger, before in zip(loud, was_disabled, strict=True):
+            logger.disabled = before
         if traces is not None:
             setattr(torch.fx.config, _STACK_TRACES, traces)
         if collecting:
             gc.enable()
-
-
-def _why(model: nn.Module, inputs: ModelInputs, error: Exception) -> str:
-    """Tell a forward that fails from one that only export refuses."""
-    first_line = str(error).strip().split("\n")[0]
-    name = type(model).__name__
-    raised = inputs.forward_error(model)
-    if raised is not None:
-        refuse_unfit_where(model, raised)
-        return (
-            f"forward of {name} must accept the inputs given, {inputs.describe()}; it raised "
-            f"{type(raised).__name__}: {str(raised).strip().splitlines()[0] if str(raised) else ''}"
-            ". Pass inputs of the shape, dtype and device that the model is trained on."
-        )
-    return (
-        f"forward of {name} runs but torch.export cannot follow it: {first_line}. Remove branches "
-        "on values of tensors and .item() calls from forward, or initialize its parts one by one."
-    )

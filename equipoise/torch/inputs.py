@@ -74,9 +74,10 @@ class ModelInputs:
 
     def forward_error(self, model: nn.Module) -> Exception | None:
         """What forward raises on these inputs and copies of the model's state; None if nothing."""
-        copies = Copies(model, {}, with_gradient=False)
+        # Forward may take derivatives.
+        copies = Copies(model, {}, with_gradient=True)
         try:
-            with torch.no_grad(), own_randomness(model):
+            with torch.enable_grad(), own_randomness(model):
                 copies.call(model, self.args, self.kwargs)
         # A user's forward may raise anything; it is handed back, not swallowed.
         except Exception as error:

@@ -14,7 +14,7 @@ _JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
 _TAKES = frozenset(
     {"slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "index_select",
      "index", "gather", "unfold", "im2col", "masked_select", "diagonal", "roll", "flip",
-     "unsafe_split",
+     "unsafe_split", "detach",
      "as_strided", "tensor_split", "take_along_dim", "take"}
 )  # fmt: skip
 _SPREADS = frozenset(

@@ -99,12 +99,19 @@ class Reading:
         self.expressions[node] = grown(parts, step, constants, parameters, layer_of(node))
         return True
 
-    def opaque(self, node: fx.Node, reason: str) -> None:
-        """What was not read; constants that it makes of nothing are no part of the trace."""
+    def opaque(self, node: fx.Node, reason: str, uses: bool = True) -> None:
+        """What was not read; constants that it makes of nothing are no part of the trace.
+
+        Args:
+            node: the operation.
+            reason: why it was not read.
+            uses: whether the parameters that it reads are then out of the plan's reach.
+        """
         operands = [self.memory.now(n) for n in node.all_input_nodes]
         used = tuple(
             dict.fromkeys(self.derived[n].parameter for n in operands if n in self.derived)
         )
+        used = used if uses else ()
         read = [self.value(n) for n in operands if self.is_read(n)]
         shapes = shapes_of(node)
         if not shapes or not (used or read):

@@ -11,7 +11,7 @@ from equipoise.plan.trace import Trace
 from equipoise.schemes.convolution import DENSE
 from equipoise.torch.attention import read_attention
 from equipoise.torch.axes import axis_order, is_reshape
-from equipoise.torch.constants import Constants, known_values
+from equipoise.torch.constants import Constants
 from equipoise.torch.derived import derive
 from equipoise.torch.elementwise import read_elementwise
 from equipoise.torch.export import export
@@ -41,7 +41,9 @@ from equipoise.torch.matmul import read_matmul
 from equipoise.torch.norms import read_norm
 from equipoise.torch.parameters import parameters_of
 from equipoise.torch.pointwise import is_pointwise
+from equipoise.torch.program import Program
 from equipoise.torch.reading import Reading
+from equipoise.torch.recording import is_derivative
 from equipoise.torch.tables import read_lookup
 from equipoise.torch.values import Held, renumbered, without_dead_ends
 
@@ -63,7 +65,7 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
     Raises:
         TraceError: if forward raises on these inputs, or cannot be followed.
     """
-    return _Reader(model, export(model, inputs), inputs).read()
+    return _Reader(model, export(model, inputs)).read()
 
 
 def _is_signal(node: fx.Node) -> bool:
@@ -74,11 +76,8 @@ def _is_signal(node: fx.Node) -> bool:
 class _Reader:
     """One pass over an exported graph."""
 
-    def __init__(
-        self, model: nn.Module, program: torch.export.ExportedProgram, given: ModelInputs
-    ) -> None:
+    def __init__(self, model: nn.Module, program: Program) -> None:
         self.program = program
-        self.given = given
         self.parameters = parameters_of(model)
         self.state = Reading(model, in_order(program.graph))
         self.weight_spaces: dict[str, tuple[int, int]] = {}
@@ -88,27 +87,21 @@ class _Reader:
         self.outputs: list[int] = []
 
     def read(self) -> Trace:
-        signature = self.program.graph_signature
         first = {alias: p.name for p in self.parameters for alias in (p.name, *p.aliases)}
-        # Properties that walk the whole signature each time.
-        parameters = signature.inputs_to_parameters
-        user_inputs = {n for n in signature.user_inputs if isinstance(n, str)}
-        user_outputs = {n for n in signature.user_outputs if isinstance(n, str)}
-        self.state.constants = Constants(known_values(self.program, self.given))
+        parameters = self.program.parameters
+        self.state.constants = Constants(self.program.known)
         for node in self.program.graph.nodes:
-            if node.op == "placeholder" and node.name in parameters:
-                self.state.is_parameter(node, first[parameters[node.name]])
-            elif node.op == "placeholder" and node.name in user_inputs and _is_signal(node):
+            if node in parameters:
+                self.state.is_parameter(node, first[parameters[node]])
+            elif node in self.program.inputs and _is_signal(node):
                 self._input(node)
             elif node.op in ("placeholder", "get_attr"):
                 self.state.is_constant_node.add(node)
             elif node.op == "call_function":
                 self._call(node)
             elif node.op == "output":
-                results = [n for n in node.all_input_nodes if n.name in user_outputs]
-                self.outputs += [
-                    self.state.value(n).number for n in results if self.state.is_read(n)
-                ]
+                results = (n for n in self.program.outputs if self.state.is_read(n))
+                self.outputs += [self.state.value(n).number for n in results]
         number, sizes, values = self.state.values.compact()
         return Trace(
             tuple(
@@ -120,6 +113,7 @@ class _Reader:
             sizes,
             self.parameters,
             values,
+            self.program.why_recorded,
         )
 
     def _input(self, node: fx.Node) -> None:
@@ -127,6 +121,10 @@ class _Reader:
         self.inputs.append(self.state.held[node].number)
 
     def _call(self, node: fx.Node) -> None:
+        if is_derivative(node):
+            # It reads weights a second time, in ways that no layer does.
+            self.state.opaque(node, "a derivative is taken inside forward", uses=False)
+            return
         body = region_body(node)
         if body is not None:
             self._inline(node, *body)

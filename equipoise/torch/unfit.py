@@ -13,12 +13,13 @@ from torch import nn
 from equipoise.errors import ArgumentError
 from equipoise.torch.geometry import is_convolution
 from equipoise.torch.graph import arguments, op_name
+from equipoise.torch.program import Program
 
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _AFFINE = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 
 
-def refuse_unfit_reads(model: nn.Module, program: torch.export.ExportedProgram) -> None:
+def refuse_unfit_reads(model: nn.Module, program: Program) -> None:
     """Refuse weights and biases that a linear layer reads as they stand and cannot use.
 
     A cast between the two makes any dtype fit, and a frozen weight of complex numbers fits complex
@@ -31,19 +32,19 @@ def refuse_unfit_reads(model: nn.Module, program: torch.export.ExportedProgram) 
     Raises:
         ArgumentError: naming the parameter and the remedy.
     """
-    names = program.graph_signature.inputs_to_parameters
+    names = program.parameters
     for node in program.graph.nodes:
         if op_name(node) != "linear" and not is_convolution(node):
             continue
         given = arguments(node)
         for read in (given["weight"], given["bias"]):
-            if not isinstance(read, torch.fx.Node) or read.name not in names:
+            if not isinstance(read, torch.fx.Node) or read not in names:
                 continue
-            parameter = model.get_parameter(names[read.name])
+            parameter = model.get_parameter(names[read])
             fits = parameter.dtype == given["input"].meta["val"].dtype
             why = _why(parameter)
             if why and not (fits and _is_dense(parameter) and not parameter.requires_grad):
-                raise ArgumentError(_refusal(names[read.name], why))
+                raise ArgumentError(_refusal(names[read], why))
 
 
 def refuse_unfit_where(model: nn.Module, error: Exception) -> None:
