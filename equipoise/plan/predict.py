@@ -16,9 +16,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from equipoise.plan.chain_sites import numbers, products
 from equipoise.plan.entry import Inputs, principal_axes
 from equipoise.plan.odds import normal_odds, usable_share
-from equipoise.plan.predict_chain import Draws, Laws, draw_chain, numbers, products, together
+from equipoise.plan.predict_chain import Draws, Laws, draw_chain, together
 from equipoise.plan.predict_exact import exact_means
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack

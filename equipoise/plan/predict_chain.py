@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from equipoise.plan.chain_sites import in_sites, numbers, out_sites
 from equipoise.plan.entry import Inputs
 from equipoise.plan.predict_sites import (
     Back,
@@ -118,24 +119,6 @@ def together(parts: Sequence[Draws]) -> Draws:
     return Draws(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Draws)))
 
 
-def numbers(stack: Stack) -> int:
-    """Numbers that one row makes on its way through a stack."""
-    first = stack.affines[0]
-    return first.in_size * math.prod(first.in_sites) + sum(
-        a.out_size * math.prod(sites)
-        for a, sites in zip(stack.affines, _out_sites(stack), strict=True)
-    )
-
-
-def products(stack: Stack) -> int:
-    """Products that one row takes on its way through a stack."""
-    total = 0
-    for a, sites in zip(stack.affines, _out_sites(stack), strict=True):
-        reads = math.prod(a.in_sites if a.convolution.is_transposed else sites)
-        total += reads * a.out_size * a.in_size * a.convolution.taps // a.convolution.groups
-    return total
-
-
 def _held(stack: Stack, laws: Laws) -> int:
     """Numbers of the weights that are drawn whole and kept for the way back."""
     return sum(
@@ -145,20 +128,6 @@ def _held(stack: Stack, laws: Laws) -> int:
     )
 
 
-def _out_sites(stack: Stack) -> list[tuple[int, ...]]:
-    """Sites at the output of each layer; a linear layer keeps those of the maps that it reads."""
-    found, sites = list[tuple[int, ...]](), stack.affines[0].in_sites
-    for i, affine in enumerate(stack.affines):
-        sites = affine.out_sites or sites
-        found.append(sites)
-        if i < len(stack.hidden):
-            h = stack.hidden[i]
-            for pool in (*h.early_pools, *h.pools):
-                sites = pool.out_sites
-            sites = () if h.copies > 1 else sites
-    return found
-
-
 def _entering(stack: Stack, laws: Laws, entry: Inputs, count: int, drawing: Drawing) -> Array:
     """Some of the rows for each draw, shape (draws, fan_in, rows * sites).
 
@@ -166,8 +135,12 @@ def _entering(stack: Stack, laws: Laws, entry: Inputs, count: int, drawing: Draw
     not where a bias takes away their mean, from which they keep their distance.
     """
     first, rng, draws = stack.affines[0], drawing.rng, drawing.draws
-    sites = math.prod(first.in_sites)
+    sites = math.prod(in_sites(stack))
     given = entry.maps if first.in_sites else entry.rows
+    if sites > 1 and not first.in_sites:
+        # A linear layer on maps: its rows are their sites, one map after another.
+        whole = len(given) - len(given) % sites
+        given = np.moveaxis(given[:whole].reshape(-1, sites, first.in_size), 1, 2)
     if not given.size or given.shape[1] != first.in_size:
         x = rng.standard_normal((draws, first.in_size, count * sites))
         return np.asarray(math.sqrt(entry.mean_square) * x)
@@ -185,8 +158,8 @@ def _pass(stack: Stack, laws: Laws, x: Array, drawing: Drawing) -> Draws | str:
     unlike, back_unlike = list[Array](), list[Array]()
     maps, backs = list[Weight | OnSites](), list[Back]()
     spread: dict[str, Array] = {}
-    sites = [math.prod(s) for s in _out_sites(stack)]
-    entered = _log_norms(x, math.prod(stack.affines[0].in_sites))
+    sites = [math.prod(s) for s in out_sites(stack)]
+    entered = _log_norms(x, math.prod(in_sites(stack)))
     for place, affine in enumerate(stack.affines):
         found = layer_of(laws.weights[place], affine, drawing)
         if isinstance(found, str):

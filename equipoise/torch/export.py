@@ -69,21 +69,21 @@ def export(model: nn.Module, inputs: ModelInputs) -> Program:
     return program
 
 
-def _recorded(
-    model: nn.Module, inputs: ModelInputs, why: str, cause: Exception | None
-) -> Program:
+def _recorded(model: nn.Module, inputs: ModelInputs, why: str, cause: Exception | None) -> Program:
     """The record of a real forward, where export cannot follow."""
     name = type(model).__name__
+    refused = f"forward of {name} runs but torch.export cannot follow it: {why}. "
+    is_meta = any(t.is_meta for t in (*model.parameters(), *(t for _, t in inputs.tensors())))
     raised = inputs.forward_error(model)
-    if raised is not None:
+    # On meta, forward fails where it asks for a value, whatever the shapes are.
+    if raised is not None and not (is_meta and "meta tensor" in first_line(raised).lower()):
         refuse_unfit_where(model, raised)
         raise TraceError(
             f"forward of {name} must accept the inputs given, {inputs.describe()}; it raised "
             f"{type(raised).__name__}: {first_line(raised)}. Pass inputs of the shape, dtype and "
             "device that the model is trained on."
         ) from raised
-    refused = f"forward of {name} runs but torch.export cannot follow it: {why}. "
-    if any(t.is_meta for t in (*model.parameters(), *(t for _, t in inputs.tensors()))):
+    if is_meta:
         raise TraceError(
             f"{refused}Build the model with storage, so that one real forward can be recorded, or "
             "remove branches on values of tensors and .item() calls from forward."

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from equipoise.plan.chain_sites import numbers, products
 from equipoise.plan.entry import Inputs
 from equipoise.plan.nodes import Affine, Pool
 from equipoise.plan.predict import predict
-from equipoise.plan.predict_chain import numbers, products
 from equipoise.plan.predict_sites import OnSites, flattened, layer_of, pooled
 from equipoise.plan.predict_weights import Drawing
 from equipoise.plan.stacks import Hidden, Stack
