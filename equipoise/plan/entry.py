@@ -23,11 +23,13 @@ class Inputs:
         rows: the values themselves, shape (rows, features), one row for each site of a map, or an
             empty array where unknown.
         maps: the same as (rows, channels, sites) where a convolution reads them, else empty.
+        share: part of the second moment that all rows have in common, where they are not known.
     """
 
     mean_square: float
     rows: Array
     maps: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    share: float = 0.0
 
     @property
     def is_known(self) -> bool:

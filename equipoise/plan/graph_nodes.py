@@ -1,4 +1,4 @@
-"""Nodes of general graphs: tables, norms, products, attention, and entries that are joined.
+"""Nodes of general graphs: tables, norms, products, attention, recurrence, entries joined.
 
 Values and spaces are numbers (``plan.trace``); axes are counted from the end.
 """
@@ -197,3 +197,42 @@ class Spread:
     input: int
     output: int
     space: int
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """One layer of a recurrent network in one direction, over all its steps, or one step of a cell.
+
+    Attributes:
+        layer: name of the module.
+        kind: ``tanh``, ``relu``, ``lstm`` or ``gru``.
+        weight, state_weight: names of what reads the inputs and what reads the state.
+        bias, state_bias: names, '' where there is none.
+        projection: name of what brings an lstm's state to fewer numbers, '' where there is none.
+        input: number of the value that is read step by step.
+        states: numbers of the states that it starts from; () where they are 0.
+        outputs: numbers of the states after every step, of the last one, and of the last cell.
+        space: of the state.
+        in_size, state_size, out_size: entries of an input, of the cell, and of the state.
+        steps: number of steps.
+        steps_axis: axis of the steps, counted from the end; 0 for a cell.
+        turn: steps that a cell with the same weights has made before.
+    """
+
+    layer: str
+    kind: str
+    weight: str
+    state_weight: str
+    bias: str
+    state_bias: str
+    projection: str
+    input: int
+    states: tuple[int, ...]
+    outputs: tuple[int, ...]
+    space: int
+    in_size: int
+    state_size: int
+    out_size: int
+    steps: int
+    steps_axis: int = 0
+    turn: int = 0

@@ -64,7 +64,8 @@ class Levels:
         empty = np.zeros((0, first.in_size))
         maps = np.zeros((0, first.in_size, 0))
         if not values.size:
-            return Inputs(self._level_of(stack.entry_value), empty)
+            share = self.share(stack.entry_value)
+            return Inputs(self._level_of(stack.entry_value), empty, share=share)
         mean_square = float(np.mean(np.square(values)))
         sites = len(first.in_sites)
         if sites and values.shape[-sites - 1 :] == (first.in_size, *first.in_sites):
@@ -141,9 +142,22 @@ class Levels:
         """Record the second moment that a planned gain or offset has."""
         self._factor[parameter] = mean_square
 
+    def set_share(self, value: int, share: float) -> None:
+        """Record the part of a value's second moment that all its sites and rows share."""
+        self._share[value] = share
+
     def of(self, value: int) -> float:
         """Second moment of a value, nan where it is not known."""
         return self._level_of(value)
+
+    def share(self, value: int) -> float:
+        """Part of a value's second moment that all its sites and rows have in common."""
+        self._settle(value)
+        return self._share[value]
+
+    def rows(self, value: int) -> Array:
+        """A value on the inputs given; empty where weights come before it."""
+        return self._rows_of(value)
 
     def _level_of(self, value: int) -> float:
         self._settle(value)

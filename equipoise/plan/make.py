@@ -25,10 +25,7 @@ from equipoise.schemes.laws import (
     Array,
     Frame,
     Law,
-    OffsetBias,
-    SpreadBias,
-    Table,
-    Taps,
+    Matrix,
     Turned,
     Zero,
 )
@@ -141,6 +138,7 @@ def make_plan(
         arrays.update(planned.arrays)
         levels.set_level(stack.exit_value, _exit_level(stack, expected.signal[-1]))
 
+    choices += vectors.choices
     predictions: dict[int, Prediction] = {}
     outlooks: list[Outlook] = []
     for number, chain in enumerate(chains):
@@ -211,7 +209,7 @@ def _unplannable(trace: Trace) -> dict[str, str]:
 
 def _turned(law: Law) -> Law:
     """A law for a parameter of shape (in, out); linear layers have a matrix's."""
-    assert not isinstance(law, Table | Taps | Turned | OffsetBias | SpreadBias)
+    assert isinstance(law, Matrix)
     return Turned(law)
 
 

@@ -9,6 +9,7 @@ from equipoise.plan.graph_nodes import (
     Lookup,
     Norm,
     Product,
+    Recurrent,
     Shift,
     Softmax,
     Spread,
@@ -44,6 +45,7 @@ __all__ = [
     "Permute",
     "Pool",
     "Product",
+    "Recurrent",
     "Reshape",
     "Shift",
     "Softmax",
@@ -76,6 +78,7 @@ Node = (
     | Concat
     | Take
     | Spread
+    | Recurrent
 )
 
 
@@ -86,13 +89,15 @@ def reads(node: Node) -> tuple[int, ...]:
             return node.inputs
         case Lookup() | Constant():
             return ()
+        case Recurrent():
+            return (node.input, *node.states)
         case _:
             return (node.input,)
 
 
 def makes(node: Node) -> tuple[int, ...]:
     """Numbers of the values that a node makes."""
-    return node.outputs if isinstance(node, Opaque) else (node.output,)
+    return node.outputs if isinstance(node, Opaque | Recurrent) else (node.output,)
 
 
 def uses(node: Node) -> tuple[str, ...]:
@@ -100,6 +105,9 @@ def uses(node: Node) -> tuple[str, ...]:
     match node:
         case Affine() | Norm():
             return tuple(name for name in (node.weight, node.bias) if name)
+        case Recurrent():
+            named = (node.weight, node.state_weight, node.bias, node.state_bias, node.projection)
+            return tuple(name for name in named if name)
         case Lookup():
             return (node.weight,)
         case Gain() | Shift():

@@ -25,7 +25,9 @@ from equipoise.plan.nodes import (
     Opaque,
     Permute,
     Pool,
+    Recurrent,
     Reshape,
+    makes,
 )
 from equipoise.plan.trace import Trace, readers
 from equipoise.theory.activations import Activation, identity
@@ -135,7 +137,7 @@ def _runs(trace: Trace, fixed: frozenset[str], alone: frozenset[str]) -> tuple[S
     reading = readers(trace.nodes)
     layers = [node for node in trace.nodes if isinstance(node, Affine)]
     biases = Counter(node.bias for node in layers if node.bias)
-    producers: dict[int, Node] = {n.output: n for n in trace.nodes if not isinstance(n, Opaque)}
+    producers: dict[int, Node] = {v: n for n in trace.nodes for v in makes(n)}
     inside: set[int] = set()
     stacks = []
     for node in layers:
@@ -213,8 +215,8 @@ class _Path:
             if len(after) != 1:
                 return None
             node = after[0]
-            # An opaque node has no single ``output`` to go on.
-            if isinstance(node, Opaque | Affine) or not self._takes(node, trace):
+            # Opaque and recurrent nodes have no single ``output`` to go on.
+            if isinstance(node, Opaque | Recurrent | Affine) or not self._takes(node, trace):
                 return node
             self.value = node.output
             if not self.early and not self.late and self.space == self.affine.out_space:

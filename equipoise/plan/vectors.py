@@ -16,12 +16,14 @@ from equipoise.plan.nodes import (
     Norm,
     Opaque,
     Permute,
+    Recurrent,
     Reshape,
     Shift,
     Spread,
     Take,
     makes,
 )
+from equipoise.plan.states import States
 from equipoise.plan.trace import Trace, readers
 from equipoise.schemes.laws import Constant, Law, Normal, Table, Zero
 
@@ -54,7 +56,13 @@ class VectorLaws:
         self._heads = {n.weight: n for n in trace.nodes if isinstance(n, Affine)}
         self._shapes = {p.name: p.shape for p in trace.parameters}
         self._tables = Counter(n.weight for n in trace.nodes if isinstance(n, Lookup))
+        self._states = States(trace, levels, fixed)
         self.laws: dict[str, tuple[Law, str]] = {}
+
+    @property
+    def choices(self) -> list[str]:
+        """What was decided for recurrent layers, one sentence each, and once for those alike."""
+        return list(dict.fromkeys(self._states.choices))
 
     def plan(self, node: Node) -> None:
         """Find laws for what a node uses, and record what they make of its value."""
@@ -71,6 +79,8 @@ class VectorLaws:
                 self._gain(node)
             case Shift(parameter=name) if name and name not in self._fixed:
                 self._shift(node)
+            case Recurrent():
+                self.laws |= self._states.plan(node)
             case Opaque(is_linear=True, parameters=names):
                 for name in names:
                     if name not in self._fixed:

@@ -26,6 +26,7 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
+from equipoise.schemes.part_laws import Blocks, Chrono, Each
 from equipoise.theory.activations import Activation
 
 _CALL = """\
@@ -123,6 +124,9 @@ def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
             | Turned()
             | OffsetBias()
             | SpreadBias()
+            | Blocks()
+            | Chrono()
+            | Each()
         ):
             # More than a few lines of plain PyTorch.
             return []

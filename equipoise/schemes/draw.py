@@ -41,6 +41,7 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
+from equipoise.schemes.part_laws import Blocks, Chrono, Each
 from equipoise.schemes.sites import central_slices
 
 __all__ = ["PROBES", "Streams", "draw", "semi_orthogonal"]
@@ -169,8 +170,39 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
             return values
         case Turned(matrix=matrix):
             return draw(matrix, name, shape[::-1], streams).T
+        case Blocks() | Each() | Chrono():
+            return _parts(law, name, shape, streams)
         case _:
             return _draw_matrix(law, name, shape, streams, streams.rng("parameter", name))
+
+
+def _parts(
+    law: Blocks | Each | Chrono, name: str, shape: tuple[int, ...], streams: Streams
+) -> Array:
+    """Several matrices or vectors in one tensor, each on a stream of its own."""
+    match law:
+        case Chrono(steps=steps, sign=sign):
+            # The stream is that of the parameter, not of the part: opposite gates share it.
+            rng = streams.rng("chrono", name.rpartition("#")[0] or name)
+            return np.asarray(sign * np.log(rng.uniform(1.0, steps - 1.0, shape)))
+        case Blocks(parts=parts):
+            if shape[0] % len(parts):
+                raise PlanError(
+                    f"{name!r} has shape {shape}: its first axis must hold {len(parts)} equal "
+                    "parts. Make the plan anew for this model."
+                )
+            one = (shape[0] // len(parts), *shape[1:])
+            made = [draw(part, f"{name}#{i}", one, streams) for i, part in enumerate(parts)]
+            return np.concatenate(made)
+        case Each(matrix=matrix):
+            if len(shape) < 3:
+                raise PlanError(
+                    f"{name!r} has shape {shape}: it must have 3 axes or more to hold several "
+                    "matrices. Make the plan anew for this model."
+                )
+            lead = math.prod(shape[:-2])
+            made = [draw(matrix, f"{name}#{i}", shape[-2:], streams) for i in range(lead)]
+            return np.stack(made).reshape(shape) if made else np.zeros(shape)
 
 
 def _weight(name: str, streams: Streams) -> tuple[Array, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from equipoise.errors import PlanError
-from equipoise.schemes import laws
+from equipoise.schemes import laws, part_laws
 from equipoise.schemes.laws import Law
 
 
@@ -58,6 +58,13 @@ def describe(law: Law) -> str:
             return f"normal, std {std:.4g}, row {padding} 0"
         case laws.Turned(matrix=inner):
             return f"{describe(inner)}, transposed"
+        case part_laws.Chrono(steps=steps, sign=sign):
+            return f"{'' if sign > 0 else '-'}log of uniform on [1, {steps - 1:g}]"
+        case part_laws.Blocks(parts=parts):
+            each = [describe(part) for part in parts]
+            return f"{len(parts)} x {each[0]}" if len(set(each)) == 1 else " | ".join(each)
+        case part_laws.Each(matrix=inner):
+            return f"each: {describe(inner)}"
         case laws.Taps(matrix=inner, block=block):
             size = "centre tap" if max(block) == 1 else f"{'x'.join(map(str, block))} taps"
             return f"{size}: {describe(inner)}"
@@ -73,7 +80,7 @@ _LAWS: dict[str, Callable[..., Law]] = {
         laws.Zero, laws.Constant, laws.Normal, laws.Uniform, laws.TruncatedNormal, laws.Sparse,
         laws.Identity, laws.Directions, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
         laws.Paired, laws.BestOf, laws.OffsetBias, laws.SpreadBias, laws.Taps,
-        laws.Table, laws.Turned,
+        laws.Table, laws.Turned, part_laws.Chrono, part_laws.Blocks, part_laws.Each,
     )
 }  # fmt: skip
 _LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}
@@ -91,7 +98,7 @@ def _to_plain(value: Any) -> Any:
         return type(value).__name__
     if isinstance(value, Law):
         return law_to_dict(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_to_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
 def law_from_dict(data: Mapping[str, Any]) -> Law:
@@ -113,6 +120,6 @@ def _from_plain(name: str, value: Any) -> Any:
         case dict():
             return law_from_dict(value)
         case list():
-            return tuple(value)
+            return tuple(_from_plain(name, v) for v in value)
         case _:
             return value

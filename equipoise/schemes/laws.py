@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.schemes.part_laws import Blocks, Chrono, Each
+
 Array = NDArray[np.float64]
 
 
@@ -299,7 +301,7 @@ class Turned:
     matrix: Matrix
 
 
-Law = Matrix | Table | Taps | Turned | OffsetBias | SpreadBias
+Law = Matrix | Table | Taps | Turned | OffsetBias | SpreadBias | Blocks | Chrono | Each
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
+from equipoise.schemes.part_laws import Blocks, Each
 
 
 def louder(law: Law, factor: float) -> Law:
@@ -45,6 +46,12 @@ def louder(law: Law, factor: float) -> Law:
     factor = _checks.positive("factor", factor)
     if isinstance(law, Taps | Turned):
         return replace(law, matrix=_matrix(law.matrix, factor))
+    if isinstance(law, Each):
+        one = louder(law.matrix, factor)
+        assert isinstance(one, Matrix | Turned)
+        return replace(law, matrix=one)
+    if isinstance(law, Blocks):
+        return Blocks(tuple(_matrix(part, factor) for part in law.parts))
     if isinstance(law, Table):
         return replace(law, std=law.std * factor)
     return _matrix(law, factor)

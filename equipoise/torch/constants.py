@@ -11,6 +11,11 @@ from equipoise.torch.graph import op_name
 from equipoise.torch.pointwise import is_cast
 
 _MOVES = frozenset({"unsqueeze", "expand", "slice", "cat", "view", "reshape", "mul"})
+# What they make depends on the shape of what they are given, and on no value of it.
+OF_SHAPE_ALONE = frozenset(
+    {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
+     "new_empty"}
+)  # fmt: skip
 # Additive masks are no signal: what they add is minus infinity or the least number of a type.
 _MASKS = -1e4
 # Larger constants are not evaluated: masks of long sequences.
@@ -72,7 +77,8 @@ class Constants:
         while waiting:
             top = waiting[-1]
             same = self._same.get(top)
-            needed = top.all_input_nodes if same is None else [same]
+            needed = [] if op_name(top) in OF_SHAPE_ALONE else top.all_input_nodes
+            needed = needed if same is None else [same]
             missing = [n for n in needed if n not in self._values]
             if top in self._values or not missing:
                 if top not in self._values:
@@ -88,6 +94,8 @@ class Constants:
             return None
         if isinstance(value, torch.Tensor) and value.numel() > _MOST_ENTRIES:
             return None
+        if op_name(node) in OF_SHAPE_ALONE:
+            return _of_shape(node)
         if any(self._values[n] is None for n in node.all_input_nodes):
             return None
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
@@ -116,3 +124,14 @@ class Constants:
             if node.op != "call_function" or not moves or not inputs:
                 return math.nan
             node = inputs[0]
+
+
+def _of_shape(node: fx.Node) -> torch.Tensor | None:
+    """What an operation makes of a shape."""
+    name, value = op_name(node), node.meta["val"]
+    filled: object = float("ones" in name)
+    if "full" in name:
+        filled = node.args[1 if name == "full_like" else 2]
+    if not isinstance(filled, bool | int | float):
+        return None
+    return torch.full(value.shape, filled, dtype=value.dtype)

@@ -56,6 +56,8 @@ class Reading:
         self.expressions: dict[fx.Node, Expression] = {}
         self.pads: dict[fx.Node, Pad] = {}
         self.several: dict[fx.Node, dict[int, Held]] = {}
+        # States of all steps: the axis of steps, and the value of the last of them.
+        self.last_steps: dict[int, tuple[int, Held]] = {}
         self.values = Values()
         self.nodes: list[Node] = []
         self.memory = Memory(nodes)

@@ -11,7 +11,7 @@ from equipoise.plan.trace import Trace
 from equipoise.schemes.convolution import DENSE
 from equipoise.torch.attention import read_attention
 from equipoise.torch.axes import axis_order, is_reshape
-from equipoise.torch.constants import Constants
+from equipoise.torch.constants import OF_SHAPE_ALONE, Constants
 from equipoise.torch.derived import derive
 from equipoise.torch.elementwise import read_elementwise
 from equipoise.torch.export import export
@@ -44,10 +44,11 @@ from equipoise.torch.pointwise import is_pointwise
 from equipoise.torch.program import Program
 from equipoise.torch.reading import Reading
 from equipoise.torch.recording import is_derivative
+from equipoise.torch.recurrent import read_recurrent
 from equipoise.torch.tables import read_lookup
 from equipoise.torch.values import Held, renumbered, without_dead_ends
 
-_READERS = (read_matmul, read_lookup, read_norm, read_attention, read_join)
+_READERS = (read_recurrent, read_matmul, read_lookup, read_norm, read_attention, read_join)
 # Alpha dropout sets entries to another value and shifts all: it is not read.
 _DROPOUTS = frozenset({"dropout", "feature_dropout"})
 
@@ -175,7 +176,7 @@ class _Reader:
             self._item(node)
             return
         operands = [state.memory.now(n) for n in node.all_input_nodes]
-        if all(n in state.is_constant_node for n in operands):
+        if op_name(node) in OF_SHAPE_ALONE or all(n in state.is_constant_node for n in operands):
             state.is_constant_node.add(node)
             return
         if self._derived(node, operands):

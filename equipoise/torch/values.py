@@ -9,6 +9,7 @@ from equipoise.plan.nodes import (
     Flatten,
     Node,
     Opaque,
+    Recurrent,
     Reshape,
     makes,
     reads,
@@ -172,6 +173,8 @@ def renumbered(node: Node, number: Mapping[int, int], held: Sequence[Held]) -> N
             return replace(node, in_space=number[before.space], out_space=number[after.space])
         case Opaque() | Constant():
             return node
+        case Recurrent():
+            return replace(node, space=number[held[node.outputs[0]].space])
         case _:
             return replace(node, space=number[held[node.output].space])
 
