@@ -136,7 +136,9 @@ def make_plan(
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
-        levels.set_level(stack.exit_value, _exit_level(stack, expected.signal[-1]))
+        told = expected.signal[-1]
+        signal = expected.at_exit if math.isnan(told) else told
+        levels.set_level(stack.exit_value, _exit_level(stack, signal))
 
     choices += vectors.choices
     predictions: dict[int, Prediction] = {}

@@ -249,6 +249,7 @@ def _summary(
         "sampled exactly in law" + (", with exact exponents" if exact else ""),
         _DOUBT if lost[0].any() or lost[1].any() else "",
         _floats(_spread(batch.cosine)),
+        float(np.exp(log_signal[-1])),
     )
 
 

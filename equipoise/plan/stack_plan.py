@@ -23,6 +23,8 @@ class Expected:
         method: how all this was found.
         note: why something is nan, or ''; ``method`` is '' where nothing is expected.
         correlation_std: standard deviation over draws of the mean cosine, () where not known.
+        at_exit: RMS at the last layer as well as it is known, where ``signal`` is in doubt too:
+            what comes after is scaled for it.
     """
 
     signal: tuple[float, ...]
@@ -35,6 +37,7 @@ class Expected:
     method: str = ""
     note: str = ""
     correlation_std: tuple[float, ...] = ()
+    at_exit: float = math.nan
 
     @staticmethod
     def nothing(layers: int, note: str) -> "Expected":

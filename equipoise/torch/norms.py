@@ -107,10 +107,22 @@ def _squared(node: fx.Node, source: fx.Node) -> tuple[fx.Node, str] | None:
     is_power = op_name(square) == "pow" and square.args[1:] == (2,)
     is_square = op_name(square) == "square"
     twice = op_name(square) == "mul" and len(square.all_input_nodes) == 1
-    if not (is_power or is_square or twice) or _uncast(_first(square)) is not source:
+    if not (is_power or is_square or twice) or not _same(_uncast(_first(square)), source):
         return None
     centred = _less_mean(source)
     return (centred, "layer") if centred is not None else (source, "rms")
+
+
+def _same(one: fx.Node, other: fx.Node) -> bool:
+    """Whether two nodes are one, or the same difference written twice."""
+    if one is other:
+        return True
+    if op_name(one) != "sub" or op_name(other) != "sub" or one.kwargs or other.kwargs:
+        return False
+    pairs = zip(one.args, other.args, strict=False)
+    operands = [(_uncast(a), _uncast(b)) for a, b in pairs
+                if isinstance(a, fx.Node) and isinstance(b, fx.Node)]  # fmt: skip
+    return len(operands) == 2 and all(a is b for a, b in operands)
 
 
 def _less_mean(node: fx.Node) -> fx.Node | None:
