@@ -47,6 +47,20 @@ class Constants:
         numbers = numbers[torch.isfinite(numbers) & (numbers > _MASKS)]
         return float(numbers.square().mean()) if numbers.numel() else 0.0
 
+    def mean(self, node: fx.Node) -> float:
+        """Mean of a constant, nan where it is not known."""
+        value = self._value(node)
+        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+            return math.nan
+        return float(value.double().mean())
+
+    def least(self, node: fx.Node) -> float:
+        """Least entry of a constant, nan where it is not known."""
+        value = self._value(node)
+        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+            return math.nan
+        return float(value.double().min())
+
     def visible(self, node: fx.Node) -> float:
         """Mean over rows of 1 / (entries that a mask lets pass); 0 where it is not known."""
         mask = self._value(node)

@@ -7,7 +7,16 @@ import torch
 from torch import fx, nn
 
 from equipoise.errors import ArgumentError
-from equipoise.plan.nodes import Constant, Lookup, Node, Nonlinearity, Opaque
+from equipoise.plan.nodes import (
+    Concat,
+    Constant,
+    Lookup,
+    Node,
+    Nonlinearity,
+    Opaque,
+    Spread,
+    Take,
+)
 from equipoise.torch.constants import Constants
 from equipoise.torch.derived import Derived
 from equipoise.torch.geometry import Pad, works_on_sites
@@ -194,10 +203,30 @@ class Reading:
             self.nodes.append(Constant(made.number, self.constants.mean_square(node)))
             return made
         if node in self.pads:
-            self.opaque(node, "padding is read by more than a convolution that could have done it")
+            self._pad(node, self.pads[node])
         else:
             self.held[node] = self._evaluated(self.expressions[node])
         return self.held[node]
+
+    def _pad(self, node: fx.Node, pad: Pad) -> None:
+        """A padding that something else than a convolution reads: entries around a value."""
+        source, shape = pad.source, shape_of(node) or ()
+        spaces = {
+            i: space
+            for i, (space, size) in enumerate(zip(source.spaces, source.shape, strict=False))
+            if size == shape[i]
+        }
+        made = self.values.new(shape, spaces, None if source.is_presumed else source.axis)
+        self.held[node] = made
+        inside, whole = math.prod(source.shape), math.prod(shape)
+        if pad.mode != "zeros" or whole < inside:
+            kind = Spread if whole >= inside else Take
+            self.nodes.append(kind(source.number, made.number, made.space))
+            return
+        zeros = self.values.new((), {})
+        self.nodes.append(Constant(zeros.number, 0.0))
+        parts, sizes = (source.number, zeros.number), (inside, whole - inside)
+        self.nodes.append(Concat(parts, made.number, made.space, -1, sizes))
 
     def _table(self, node: fx.Node, derived: Derived) -> Held:
         """The value that a parameter itself is."""

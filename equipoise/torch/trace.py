@@ -38,6 +38,7 @@ from equipoise.torch.inputs import ModelInputs
 from equipoise.torch.joins import read_join
 from equipoise.torch.layers import affine, is_reduction, pool, reduction
 from equipoise.torch.matmul import read_matmul
+from equipoise.torch.mixtures import read_mixture
 from equipoise.torch.norms import read_norm
 from equipoise.torch.parameters import parameters_of
 from equipoise.torch.pointwise import is_pointwise
@@ -48,7 +49,9 @@ from equipoise.torch.recurrent import read_recurrent
 from equipoise.torch.tables import read_lookup
 from equipoise.torch.values import Held, renumbered, without_dead_ends
 
-_READERS = (read_recurrent, read_matmul, read_lookup, read_norm, read_attention, read_join)
+_READERS = (
+    read_recurrent, read_matmul, read_lookup, read_norm, read_attention, read_join, read_mixture,
+)  # fmt: skip
 # Alpha dropout sets entries to another value and shifts all: it is not read.
 _DROPOUTS = frozenset({"dropout", "feature_dropout"})
 
