@@ -32,6 +32,8 @@ class Affine:
         axis: position of the feature axis in input and output alike, counted from the end: -1 for
             a linear layer, -3 for a convolution over two axes.
         is_turned: whether the parameter has shape (in, out), the other way round.
+        several: how many such matrices stand in the parameter, along its first axis, of which each
+            row of the input meets one; 0 where it is one matrix.
     """
 
     layer: str
@@ -48,6 +50,7 @@ class Affine:
     out_sites: tuple[int, ...] = ()
     axis: int = -1
     is_turned: bool = False
+    several: int = 0
 
     @property
     def fans(self) -> Fans:

@@ -29,6 +29,7 @@ from equipoise.schemes.laws import (
     Turned,
     Zero,
 )
+from equipoise.schemes.part_laws import Each
 from equipoise.theory.hermite import statistics
 
 _NO_AIM = Aim()
@@ -69,7 +70,8 @@ def make_plan(
             "trained on."
         )
     levels = Levels(trace, samples or {})
-    uses = Counter(node.weight for node in trace.nodes if isinstance(node, Affine))
+    # Each row meets one of several matrices: that is no second use.
+    uses = Counter(n.weight for n in trace.nodes if isinstance(n, Affine) and not n.several)
 
     laws: dict[str, tuple[Law, str]] = {}
     frames: dict[str, Frame] = {}
@@ -130,7 +132,7 @@ def make_plan(
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
-            law = _turned(weight) if affine.is_turned else weight
+            law = _laid_out(weight, affine)
             laws[affine.weight] = (law, _weight_reason(place, stack, planned))
             if affine.bias:
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
@@ -209,10 +211,14 @@ def _unplannable(trace: Trace) -> dict[str, str]:
     return reasons
 
 
-def _turned(law: Law) -> Law:
-    """A law for a parameter of shape (in, out); linear layers have a matrix's."""
+def _laid_out(law: Law, affine: Affine) -> Law:
+    """A law of a matrix of shape (out, in) for a parameter that holds it some other way."""
+    if not affine.is_turned and not affine.several:
+        return law
+    # Linear layers have a matrix's.
     assert isinstance(law, Matrix)
-    return Turned(law)
+    found = Turned(law) if affine.is_turned else law
+    return Each(found) if affine.several else found
 
 
 def _why_untouched(name: str, used: set[str]) -> str:

@@ -128,9 +128,10 @@ def find_chains(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stac
 
 
 def _alone(layers: Sequence[Affine], fixed: frozenset[str]) -> frozenset[str]:
-    """Weights whose values are given, or that are drawn once and used several times."""
+    """Weights whose values are given, that are used several times, or are several matrices."""
     uses = Counter(node.weight for node in layers)
-    return fixed | {name for name, count in uses.items() if count > 1}
+    experts = {node.weight for node in layers if node.several}
+    return fixed | experts | {name for name, count in uses.items() if count > 1}
 
 
 def _runs(trace: Trace, fixed: frozenset[str], alone: frozenset[str]) -> tuple[Stack, ...]:

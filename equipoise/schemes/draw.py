@@ -78,6 +78,11 @@ class Streams:
         words = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), dtype=np.uint32)
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(words.tolist())))
 
+    def apart(self, name: str) -> "Streams":
+        """Streams of one matrix among several, in which frames are drawn anew."""
+        seed = int(self.rng("part", name).integers(2**63))
+        return Streams(seed, self.frames, self.arrays, self.weights)
+
     def columns(self, frame_id: str) -> Array:
         """Orthonormal columns of a frame, shape (size, columns)."""
         if frame_id not in self._columns:
@@ -201,7 +206,9 @@ def _parts(
                     "matrices. Make the plan anew for this model."
                 )
             lead = math.prod(shape[:-2])
-            made = [draw(matrix, f"{name}#{i}", shape[-2:], streams) for i in range(lead)]
+            parts = (f"{name}#{i}" for i in range(lead))
+            # On one frame all of them would be the same matrix.
+            made = [draw(matrix, part, shape[-2:], streams.apart(part)) for part in parts]
             return np.stack(made).reshape(shape) if made else np.zeros(shape)
 
 

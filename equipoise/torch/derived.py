@@ -21,12 +21,14 @@ class Derived:
         is_turned: whether its last two axes stand the other way round.
         offset: a number that was added to it.
         is_whole: whether its axes are its own (turned or not), and not reshaped.
+        is_part: whether it is one of several matrices that stand along its first axis.
     """
 
     parameter: str
     is_turned: bool = False
     offset: float = 0.0
     is_whole: bool = True
+    is_part: bool = False
 
 
 def derive(node: fx.Node, before: Derived) -> Derived | None:
@@ -42,9 +44,12 @@ def derive(node: fx.Node, before: Derived) -> Derived | None:
     if name in _TURNS and before.is_whole:
         source = next(iter(node.all_input_nodes))
         first, shape = shape_of(source), shape_of(node)
-        if first and shape and len(first) == 2 and shape == first[::-1] and node.args[1:] != (0, 0):
+        if first and shape and _swaps_last(node, first, shape):
             return replace(before, is_turned=not before.is_turned)
         return replace(before, is_whole=False)
+    if name == "select" and before.is_whole and not before.is_part and _index(node, 1) == 0:
+        several = len(shape_of(node.all_input_nodes[0]) or ()) == 3
+        return replace(before, is_part=True) if several else replace(before, is_whole=False)
     if name in _EXPANSIONS or is_reshape(node) or name in ("unsqueeze", "squeeze", *_TURNS):
         return (
             before
@@ -57,3 +62,23 @@ def derive(node: fx.Node, before: Derived) -> Derived | None:
             sign = 1.0 if name == "add" else -1.0
             return replace(before, offset=before.offset + sign * float(numbers[0]))
     return None
+
+
+def _swaps_last(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether the last two axes, and no others, change places."""
+    rank = len(before)
+    if rank < 2 or after != (*before[:-2], before[-1], before[-2]):
+        return False
+    given = node.args[1:]
+    if op_name(node) in ("t", "numpy_T", "mT"):
+        return rank == 2 or op_name(node) == "mT"
+    if op_name(node) == "permute":
+        order = given[0] if given else None
+        turned = [*range(rank - 2), rank - 1, rank - 2]
+        return isinstance(order, list | tuple) and [int(str(i)) % rank for i in order] == turned
+    axes = {int(str(i)) % rank for i in given[:2]}
+    return axes == {rank - 1, rank - 2}
+
+
+def _index(node: fx.Node, place: int) -> object:
+    return node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)

@@ -14,6 +14,7 @@ from equipoise.torch.axes import axis_order, is_reshape
 from equipoise.torch.constants import OF_SHAPE_ALONE, Constants
 from equipoise.torch.derived import derive
 from equipoise.torch.elementwise import read_elementwise
+from equipoise.torch.experts import read_experts
 from equipoise.torch.export import export
 from equipoise.torch.geometry import (
     is_convolution,
@@ -50,7 +51,7 @@ from equipoise.torch.tables import read_lookup
 from equipoise.torch.values import Held, renumbered, without_dead_ends
 
 _READERS = (
-    read_recurrent, read_matmul, read_lookup, read_norm, read_attention, read_join, read_mixture,
+    read_recurrent, read_matmul, read_lookup, read_norm, read_attention, read_join, read_mixture
 )  # fmt: skip
 # Alpha dropout sets entries to another value and shifts all: it is not read.
 _DROPOUTS = frozenset({"dropout", "feature_dropout"})
@@ -186,14 +187,15 @@ class _Reader:
             return
         first = node.args[0] if node.args else None
         source = state.memory.now(first) if isinstance(first, fx.Node) else None
+        if read_experts(state, node):
+            return
         if op_name(node) == "linear" or is_convolution(node):
             self._affine(node)
         elif source is not None and state.is_read(source) and self._read_of(node, source):
             return
         elif not any(read(state, node) for read in _READERS):
-            if not (is_pointwise(node) and state.pointwise(node)) and not read_elementwise(
-                state, node
-            ):
+            is_function = is_pointwise(node) and state.pointwise(node)
+            if not is_function and not read_elementwise(state, node):
                 state.opaque(node, why_not_read(node))
 
     def _derived(self, node: fx.Node, operands: list[fx.Node]) -> bool:
