@@ -206,9 +206,9 @@ def _parts(
                     "matrices. Make the plan anew for this model."
                 )
             lead = math.prod(shape[:-2])
-            parts = (f"{name}#{i}" for i in range(lead))
+            names = (f"{name}#{i}" for i in range(lead))
             # On one frame all of them would be the same matrix.
-            made = [draw(matrix, part, shape[-2:], streams.apart(part)) for part in parts]
+            made = [draw(matrix, one, shape[-2:], streams.apart(one)) for one in names]
             return np.stack(made).reshape(shape) if made else np.zeros(shape)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from equipoise.plan.nodes import Concat, Constant
+from equipoise.plan.nodes import Concat, Constant, Take
 from equipoise.torch.graph import op_name, shape_of
 from equipoise.torch.reading import Reading
 from equipoise.torch.values import Held
@@ -35,10 +35,24 @@ def read_mixture(state: Reading, node: fx.Node) -> bool:
             place = {"scatter": 3, "index_copy": 3}.get(op_name(node), 1)
             source = args[place] if len(args) > place else node.kwargs.get("src")
             return _mixed(state, node, source, args[0], _written_share(args[0], source))
+        case "pad" | "constant_pad_nd":
+            return _cropped(state, node, args[0], args[1])
         case "copy":
             return _mixed(state, node, args[1], args[0], 1.0)
         case _:
             return False
+
+
+def _cropped(state: Reading, node: fx.Node, source: Any, amounts: Any) -> bool:
+    """A padding by negative amounts: some entries of a value."""
+    if not isinstance(source, fx.Node) or not all(type(n) is int and n <= 0 for n in amounts):
+        return False
+    held, shape = state.value(source), shape_of(node) or ()
+    spaces = {i: s for i, s in enumerate(held.spaces) if shape[i] == held.shape[i]}
+    made = state.values.new(shape, spaces, None if held.is_presumed else held.axis)
+    state.held[node] = made
+    state.nodes.append(Take(held.number, made.number, made.space))
+    return True
 
 
 def _mixed(state: Reading, node: fx.Node, over: Any, under: Any, share: float) -> bool:
