@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from equipoise.plan.behind import Behind
 from equipoise.plan.entry import Inputs
 from equipoise.plan.moments import second_moment, share_of
 from equipoise.plan.nodes import (
@@ -52,10 +53,21 @@ class Levels:
         }
         self._share: dict[int, float] = {}
         self._factor: dict[str, float] = {}
+        self._behind: Behind | None = None
+
+    def look_behind(self, behind: Behind) -> None:
+        """Take what is seen behind parameters that keep their values, where it can be had."""
+        self._behind = behind
 
     def set_level(self, value: int, mean_square: float) -> None:
         """Record the second moment that a planned stack gives a value."""
+        if math.isnan(mean_square) and self.is_seen(value):
+            return
         self._level[value] = mean_square
+
+    def is_seen(self, value: int) -> bool:
+        """Whether a value is looked at, rather than foretold."""
+        return self._behind is not None and self._behind.covers(value)
 
     def at(self, stack: Stack) -> Inputs:
         """What enters a stack."""
@@ -79,7 +91,8 @@ class Levels:
 
     def _rows_of(self, value: int) -> Array:
         if value not in self._rows:
-            self._rows[value] = self._computed(value)
+            seen = self._behind.look(value) if self._behind is not None else None
+            self._rows[value] = self._computed(value) if seen is None else seen.rows
         return self._rows[value]
 
     def _computed(self, value: int) -> Array:
@@ -155,6 +168,7 @@ class Levels:
         waiting = [value]
         while waiting:
             top = waiting[-1]
+            self._observe(top)
             node = self._producer.get(top)
             missing = [v for v in (reads(node) if node else ()) if not self._is_settled(v)]
             if missing and not self._is_settled(top):
@@ -163,6 +177,14 @@ class Levels:
             waiting.pop()
             if not self._is_settled(top):
                 self._find(top, node)
+
+    def _observe(self, value: int) -> None:
+        if self._behind is None or self._is_settled(value):
+            return
+        seen = self._behind.look(value)
+        if seen is not None:
+            self._level.setdefault(value, seen.mean_square)
+            self._share.setdefault(value, seen.share)
 
     def _is_settled(self, value: int) -> bool:
         return value in self._level and value in self._share

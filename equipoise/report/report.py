@@ -8,7 +8,8 @@ from rich.table import Table
 
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
-from equipoise.plan.plan import Plan, without_nan
+from equipoise.plan.plan import Plan
+from equipoise.plan.plan_data import without_nan
 from equipoise.report.choices import grouped
 from equipoise.report.ends import ends
 from equipoise.report.outcome import Outcome
