@@ -1,10 +1,9 @@
 """Values behind parameters that keep their values: what they really are, not what theory expects.
 
 Theory foretells what weights make that are drawn from a law. A weight that keeps its values has
-none: only a forward pass on real inputs tells what it makes. Where such weights are read from inputs
-alone, the values are those that every draw will see. Where drawn weights come before them, one draw
-of these stands for all: of it the second moment is taken, and nothing that would be different in the
-next one.
+none: only a forward pass on real inputs tells what it makes. Where nothing drawn comes before such
+weights, what they make is the same in every draw. Where drawn weights do, one draw of these stands
+for all: its second moment is taken, and nothing that would be different in the next one.
 """
 
 from collections.abc import Mapping, Set

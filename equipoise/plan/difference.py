@@ -10,7 +10,7 @@ from equipoise.schemes.law_data import describe
 from equipoise.schemes.laws import Array, Law
 
 # Attributes of laws that say how large entries are; all others say of what kind they are.
-_SIZES = frozenset(
+SIZES = frozenset(
     {"std", "bound", "scale", "low", "high", "gain", "norm", "diagonal", "noise_std", "value",
      "mean", "target", "in_std", "level", "constant"}
 )  # fmt: skip
@@ -79,8 +79,10 @@ def difference(
     """What two sets of laws draw otherwise.
 
     Args:
-        first, second: laws by parameter.
-        first_arrays, second_arrays: what they refer to.
+        first: laws by parameter.
+        second: those that they are held against.
+        first_arrays: what the first refer to.
+        second_arrays: what the second refer to.
 
     Returns:
         The difference; parameters in the order of the first, then of the second.
@@ -113,7 +115,7 @@ def kind(law: Any) -> Any:
     if not is_dataclass(law):
         return law
     return type(law).__name__, tuple(
-        (f.name, kind(getattr(law, f.name))) for f in fields(law) if f.name not in _SIZES
+        (f.name, kind(getattr(law, f.name))) for f in fields(law) if f.name not in SIZES
     )
 
 

@@ -54,8 +54,8 @@ class Selection:
                 kept[parameter.name] = f"kept: not selected by {self._asked('only', *self.only)}"
         if (self.only or self.skip) and len(kept) == len(parameters):
             raise ArgumentError(
-                f"only and skip must leave something to draw, got {self}. Of {len(kept)} parameters "
-                "none is selected."
+                f"only and skip must leave something to draw, got {self}, which keeps all "
+                f"{len(kept)} parameters. Leave one of the two out."
             )
         return kept
 

@@ -222,8 +222,7 @@ def _is_tensor(node: fx.Node) -> bool:
 
 
 def _writes(step: _Step) -> bool:
-    """Whether a step changes a tensor that another one may read: counters of batches are read by
-    nothing else."""
+    """Whether a step changes a tensor that another one may read, unlike a counter of batches."""
     written = written_operand(step.node) if step.node.op == "call_function" else None
     return written is not None and not (written.op == "placeholder" and len(written.users) == 1)
 
