@@ -110,20 +110,30 @@ class Behind:
         self, trace: Trace, kept: Set[str], observer: Observer | None, draws: Draws
     ) -> None:
         self._observer, self._draws = observer, draws
-        self._kept, self._drawn = set[int](), set[int]()
+        self._kept, self._drawn, self._made = set[int](), set[int](), set[int]()
         self._seen: dict[int, Seen] = {}
         for node in trace.nodes if observer is not None else ():
             # The parameters of an activation have been read with it.
             used = () if isinstance(node, Nonlinearity) else uses_of(node)
             sources = reads(node)
+            if any(name in kept for name in used):
+                self._made.update(makes(node))
             if any(name in kept for name in used) or not self._kept.isdisjoint(sources):
                 self._kept.update(makes(node))
             if any(name not in kept for name in used) or not self._drawn.isdisjoint(sources):
                 self._drawn.update(makes(node))
 
     def covers(self, value: int) -> bool:
-        """Whether a value is made from a parameter that keeps its values, and can be seen."""
+        """Whether a parameter that keeps its values is among all that a value is made from."""
         return value in self._kept
+
+    def is_made_by_one(self, value: int) -> bool:
+        """Whether the operation that makes a value reads such a parameter."""
+        return value in self._made
+
+    def is_certain(self, value: int) -> bool:
+        """Whether a value is made from such parameters and the inputs alone."""
+        return value in self._kept and value not in self._drawn
 
     def look(self, value: int) -> Seen | None:
         """What is seen of a value; None where nothing is."""
@@ -131,7 +141,7 @@ class Behind:
             return None
         if value not in self._seen:
             # Axes and means of a value that depends on a draw would fit no other draw.
-            seen = self._observer.look(value, self._draws, value not in self._drawn)
+            seen = self._observer.look(value, self._draws, self.is_certain(value))
             if seen is None:
                 return None
             self._seen[value] = seen
