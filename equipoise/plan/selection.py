@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from equipoise.errors import ArgumentError
 from equipoise.plan.trace import Parameter
 
+# How the reason of a parameter that was not selected begins.
+KEPT = "kept: "
 _NEAREST = 3
 _SHOWN = 3
 
@@ -49,9 +51,9 @@ class Selection:
         for parameter in parameters:
             skipped = next((p for p in self.skip if _stands_for(p, parameter)), None)
             if skipped is not None:
-                kept[parameter.name] = f"kept: {self._asked('skip', skipped)} leaves it out"
+                kept[parameter.name] = f"{KEPT}{self._asked('skip', skipped)} leaves it out"
             elif self.only and not any(_stands_for(p, parameter) for p in self.only):
-                kept[parameter.name] = f"kept: not selected by {self._asked('only', *self.only)}"
+                kept[parameter.name] = f"{KEPT}not selected by {self._asked('only', *self.only)}"
         if (self.only or self.skip) and len(kept) == len(parameters):
             raise ArgumentError(
                 f"only and skip must leave something to draw, got {self}, which keeps all "

@@ -86,6 +86,7 @@ def plan(
     """What ``initialize`` would draw; no tensor is touched, and meta-device models are welcome.
 
     Forward runs once on tensors without values: hooks and Python side effects in it take place.
+    Where parameters keep their values, the operations so found run on copies of the inputs, too.
 
     Args:
         model: any module that torch.export can follow.

@@ -25,8 +25,10 @@ def a_plan(arrays=None, **laws):
 
 
 def test_laws_scales_parameters_and_arrays_are_told_apart():
-    first = a_plan({"mean": np.ones(2)}, a=Normal(1.0), b=Normal(1.0), c=Zero(), d=None, e=Zero())
-    second = a_plan({"mean": np.zeros(2)}, a=Normal(2.0), b=Orthogonal(1.0), c=None, d=Zero(), e=Zero())  # fmt: skip
+    laws = {"a": Normal(1.0), "b": Normal(1.0), "c": Zero(), "d": None, "e": Zero()}
+    others = {"a": Normal(2.0), "b": Orthogonal(1.0), "c": None, "d": Zero(), "e": Zero()}
+    first = a_plan({"mean": np.ones(2)}, **laws)
+    second = a_plan({"mean": np.zeros(2)}, **others)
     found = first.diff(second)
     assert [c.parameter for c in found.scales] == ["a"]
     assert [c.parameter for c in found.laws] == ["b"]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import equipoise.torch as eq
 from equipoise.plan.behind import Behind, Draws
@@ -224,7 +223,7 @@ def test_only_what_lies_behind_kept_parameters_is_looked_at():
     run, trace = runner(model, ROWS)
     kept = {"2.weight", "2.bias"}
     behind = Behind(trace, kept, run, draws(trace, {}, kept))
-    first, tanh, second, last = trace.nodes
+    first, _tanh, second, _last = trace.nodes
     assert [behind.covers(n.output) for n in trace.nodes] == [False, False, True, True]
     assert [behind.is_made_by_one(n.output) for n in trace.nodes] == [False, False, True, False]
     assert not any(behind.is_certain(n.output) for n in trace.nodes)

@@ -43,10 +43,6 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def losses(report):
-    return next(p.signal for p in reversed(report.plan.predictions))
-
-
 @pytest.mark.parametrize("level", [30.0, 0.01])
 @pytest.mark.parametrize("scheme", ["auto", "he", "orthogonal"])
 def test_a_new_head_has_the_outputs_promised_whatever_the_body_sends(level, scheme):
@@ -66,6 +62,18 @@ def test_a_new_head_has_the_outputs_promised_whatever_the_body_sends(level, sche
     assert not any("is assumed" in note for note in report.plan.notes)
     assert f"at RMS {level:.3g} as measured" in report.plan.choice[0]
     assert {u.reason for u in report.plan.untouched} == {"kept: not selected by only='head.*'"}
+
+
+def test_a_body_that_is_kept_by_choice_is_not_accused():
+    report = eq.initialize(pretrained(100.0), X, generator=seeded(), only="head")
+    about = [f for f in report.findings if f.where.startswith("body")]
+    assert about
+    assert {(f.severity, f.remedy[:15]) for f in about} == {("info", "It keeps its va")}
+    broken = pretrained(1.0)
+    with torch.no_grad():
+        broken.body[2].weight.fill_(math.nan)
+    report = eq.initialize(broken, X, generator=seeded(), only="head")
+    assert report.status == 1
 
 
 def test_frozen_parameters_are_measured_through_as_well():

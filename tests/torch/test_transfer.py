@@ -80,7 +80,7 @@ def test_a_plan_that_selected_by_a_function_needs_it_again():
 
     plan = eq.plan(Family(16, 2), X, only=is_head)
     big = Family(32, 3)
-    with pytest.raises(PlanError, match="only must be given again, .* with the same function"):
+    with pytest.raises(PlanError, match=r"only must be given again, .* with the same function"):
         eq.transfer(plan, big, X)
     moved = eq.transfer(plan, big, X, only=is_head)
     assert [a.parameter for a in moved.plan.assignments] == ["head.weight", "head.bias"]
