@@ -83,7 +83,13 @@ class Draws:
 
 
 class Observer(Protocol):
-    """Runs a model's forward as far as it is asked to."""
+    """Runs a model's forward as far as it is asked to.
+
+    Attributes:
+        failure: why nothing more can be seen, '' where all can.
+    """
+
+    failure: str
 
     def look(self, value: int, draws: Draws, with_rows: bool) -> Seen | None:
         """A value of the trace; None where it cannot be computed yet, or not at all.

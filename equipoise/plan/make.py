@@ -178,6 +178,12 @@ def make_plan(
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
             untouched.append(Untouched(name, parameter.shape, _why_untouched(name, used)))
+    if observer is not None and observer.failure:
+        remarks.add(
+            "the model",
+            f"its operations could not be run one by one ({observer.failure}), so that it is not "
+            "known what parameters make that keep their values",
+        )
     if trace.why_recorded:
         remarks.add(
             "the model",

@@ -10,6 +10,7 @@ from torch import fx, nn
 from equipoise.plan.behind import Draws, Seen
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
+from equipoise.torch.export import first_line
 from equipoise.torch.graph import op_name, region_body, written_operand
 from equipoise.torch.inputs import ModelInputs
 from equipoise.torch.program import Program
@@ -58,6 +59,9 @@ class Runner:
         places: the graph node of each value of the trace.
         inputs: what to send.
         trace: the model as it was read; the shapes and axes of its values.
+
+    Attributes:
+        failure: what an operation raised, '' while none has; then nothing more is seen.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class Runner:
         for number, node in places.items():
             self._numbers.setdefault(node, []).append(number)
         self._seen: dict[int, tuple[float, float]] = {}
-        self._failed = False
+        self.failure = ""
 
     def look(self, value: int, draws: Draws, with_rows: bool) -> Seen | None:
         """A value of the trace; None where it cannot be computed yet, or not at all.
@@ -99,7 +103,7 @@ class Runner:
         if value not in self._places:
             return None
         node = self._places[value]
-        if value not in self._seen and not self._failed:
+        if value not in self._seen and not self.failure:
             self._run_to(node, draws)
         if value not in self._seen:
             return None
@@ -111,16 +115,19 @@ class Runner:
     def _run_to(self, target: fx.Node, draws: Draws) -> None:
         """Run what can be run, in order, up to a node."""
         steps, waiting = self._waiting, list[_Step]()
-        place = 0
+        place, is_read_later = 0, False
         # Each piece has random numbers of its own, the same at each call.
         with torch.no_grad(), own_randomness(self._model, seed=len(steps)):
-            while place < len(steps) and target not in self._done and not self._failed:
+            while place < len(steps) and target not in self._done and not self.failure:
                 step = steps[place]
                 # A write must not come before a read that stands in front of it.
-                if waiting and _writes(step):
+                if is_read_later and _writes(step):
                     break
                 if not self._run(step, draws):
                     waiting.append(step)
+                    is_read_later |= any(
+                        n in self._values and n not in self._name_of for n in step.needs
+                    )
                 place += 1
         self._waiting = waiting + steps[place:]
 
@@ -131,8 +138,8 @@ class Runner:
         try:
             found = self._result(step, draws)
         # As in forward, anything may be raised; then nothing more is seen.
-        except Exception:
-            self._failed = True
+        except Exception as error:
+            self.failure = f"{op_name(step.node)}: {first_line(error)}"
             return False
         if found is None:
             return False

@@ -9,6 +9,7 @@ from torch import nn
 
 import equipoise.torch as eq
 from equipoise.plan.behind import Behind, Draws
+from equipoise.plan.make import make_plan
 from equipoise.plan.nodes import Affine
 from equipoise.schemes.laws import Constant, Normal
 from equipoise.torch.inputs import read_inputs
@@ -206,6 +207,10 @@ def test_a_forward_that_cannot_be_run_again_is_not_seen_and_said_so():
     run._parameters["a.weight"] = torch.zeros(3, 3)
     assert run.look(trace.nodes[-1].input, draws(trace, {}), True) is None
     assert run.look(trace.nodes[-1].output, draws(trace, {}), True) is None
+    assert run.failure.startswith("linear: ")
+    kept = {"a.weight": "why", "a.bias": "why"}
+    plan = make_plan(trace, kept=kept, observer=run)
+    assert any("could not be run one by one (linear: " in note for note in plan.notes)
 
 
 def test_what_overflows_is_not_seen():

@@ -110,6 +110,22 @@ def test_buffers_random_state_and_flags_stay():
     assert report.plan == eq.plan(model, X, only="1")
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_convolutional_body_that_writes_in_place_is_measured_through(mode):
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(64, 32),
+    ).train(mode)  # fmt: skip
+    x = torch.randn(64, 3, 12, 12, generator=seeded()) * 9
+    before = bits(model)
+    report = eq.initialize(model, x, generator=seeded(), only="8")
+    assert "as measured" in report.plan.choice[0]
+    after = bits(model)
+    assert same({**before, "8.weight": after["8.weight"], "8.bias": after["8.bias"]}, after)
+    assert rms(model(x)) == pytest.approx(1.0, rel=0.15)
+
+
 @pytest.mark.parametrize("form", ["head.*", "head", ["head.0", "head.2"], ("head.?.*",)])
 def test_patterns_lists_and_modules_choose_the_same(form):
     plan = eq.plan(pretrained(1.0), X, only=form)
