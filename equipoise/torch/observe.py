@@ -1,5 +1,6 @@
 """Runs the graph of a model's forward piece by piece, while a plan for it is being made."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,13 @@ class Runner:
         steps, waiting = self._waiting, list[_Step]()
         place, is_read_later = 0, False
         # Each piece has random numbers of its own, the same at each call.
-        with torch.no_grad(), own_randomness(self._model, seed=len(steps)):
+        with (
+            torch.no_grad(),
+            own_randomness(self._model, seed=len(steps)),
+            warnings.catch_warnings(),
+        ):
+            # Forward says them once more.
+            warnings.simplefilter("ignore")
             while place < len(steps) and target not in self._done and not self.failure:
                 step = steps[place]
                 # A write must not come before a read that stands in front of it.
