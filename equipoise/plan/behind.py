@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from equipoise.plan.nodes import Affine, Lookup, Nonlinearity, Norm, Opaque, Shift, makes, reads
+from equipoise.plan.nodes import Gain, Nonlinearity, Opaque, makes, reads
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.trace import Trace
 from equipoise.schemes.draw import Streams, draw
@@ -62,8 +62,9 @@ class Draws:
         self._drawn = {
             name
             for node in trace.nodes
-            if isinstance(node, Affine | Norm | Lookup | Shift)
-            or (isinstance(node, Opaque) and node.is_linear)
+            # Gains of the model's own and parts of activations keep their values.
+            if not isinstance(node, Gain | Nonlinearity)
+            and (not isinstance(node, Opaque) or node.is_linear)
             for name in uses_of(node)
             if name not in kept
         }
