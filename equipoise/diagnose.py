@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan
+from equipoise.plan.selection import KEPT
 from equipoise.plan.stacks import Stack
 from equipoise.rules.against_plan import Expectation, against_plan, expected_by_layer, limits
 from equipoise.rules.alike import alike
@@ -23,6 +24,8 @@ __all__ = [
     "diagnose",
     "expected_by_layer",
 ]
+
+_CHOSEN = "It keeps its values by choice; what is drawn behind it starts from what it makes."
 
 
 def diagnose(
@@ -51,6 +54,21 @@ def diagnose(
         *on_the_whole(measurements),
     ]
     if plan is not None:
+        findings = _without_blame(findings, measurements, plan)
         findings += [*against_plan(measurements, plan), *limits(plan)]
     order = {"error": 0, "warning": 1, "info": 2}
     return tuple(sorted(findings, key=lambda f: order[f.severity]))
+
+
+def _without_blame(
+    findings: Sequence[Finding], measurements: Measurements, plan: Plan
+) -> list[Finding]:
+    """Findings with no warning of a layer that was chosen to stay as it is; errors remain."""
+    kept = {u.parameter for u in plan.untouched if u.reason.startswith(KEPT)}
+    places = kept | {layer.layer for layer in measurements.layers if layer.weight in kept}
+    return [
+        replace(f, severity="info", remedy=_CHOSEN)
+        if f.severity == "warning" and f.where in places
+        else f
+        for f in findings
+    ]

@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from equipoise.cli.batch import LARGEST_SEED, ROWS, make_batch
-from equipoise.cli.files import PLANS, REPORTS, WEIGHTS, check_target, save_weights, writing
+from equipoise.cli.files import (
+    PLANS,
+    REPORTS,
+    WEIGHTS,
+    check_target,
+    load_checkpoint,
+    save_weights,
+    writing,
+)
 from equipoise.cli.imported import make_model
 from equipoise.cli.options import Factory, InputShapes, Rows, Strict
 from equipoise.cli.terminal import stdout_kept_clean, terminal
@@ -36,6 +44,17 @@ def init(
         float | None,
         typer.Option(help="RMS wanted of the outputs, such as the scale of the targets: 5."),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Draw these alone: 'head.*', or a module, such as head. Repeatable."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Keep the values of these. Repeatable.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights to load first: .safetensors, .pt, .pth, .bin or .ckpt."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Of the draw and of the rows.", min=0, max=LARGEST_SEED)
     ] = 0,
@@ -61,6 +80,9 @@ def init(
 
     A file of data holds one array; or several: 'inputs', or arguments of forward by name.
 
+    With --checkpoint and --only a new head is drawn for a trained body: what the body sends is
+    measured on the inputs, so give it real ones with --data.
+
     Example: equipoise init mypackage.models:make_net --input 16 --save net.safetensors
     """
     check_target("--report", report, REPORTS)
@@ -71,6 +93,8 @@ def init(
     import equipoise.torch as eq
 
     model = make_model(factory, seed)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
     batch = make_batch(model, inputs or (), data, rows, seed)
     generator = torch.Generator().manual_seed(seed)
     with stdout_kept_clean():
@@ -78,6 +102,7 @@ def init(
             model, batch.inputs, scheme, generator, dry_run,
             purpose=purpose, for_derivatives=for_derivatives,
             output_rms=math.nan if output_rms is None else output_rms,
+            only=only or None, skip=skip or None,
         )  # fmt: skip
     if as_json:
         typer.echo(result.to_json())

@@ -1,10 +1,11 @@
 """What enters each stack: second moments through the whole trace, rows where inputs reach."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from equipoise.plan.behind import Behind, Seen
 from equipoise.plan.entry import Inputs
 from equipoise.plan.moments import second_moment, share_of
 from equipoise.plan.nodes import (
@@ -52,10 +53,22 @@ class Levels:
         }
         self._share: dict[int, float] = {}
         self._factor: dict[str, float] = {}
+        self._behind: Behind | None = None
+        self._seen: set[int] = set()
+
+    def look_behind(self, behind: Behind) -> None:
+        """Take what is seen behind parameters that keep their values, where it can be had."""
+        self._behind = behind
 
     def set_level(self, value: int, mean_square: float) -> None:
         """Record the second moment that a planned stack gives a value."""
+        if math.isnan(mean_square) and self._behind is not None and self._behind.covers(value):
+            return
         self._level[value] = mean_square
+
+    def is_seen(self, value: int) -> bool:
+        """Whether a value was looked at, rather than foretold."""
+        return value in self._seen
 
     def at(self, stack: Stack) -> Inputs:
         """What enters a stack."""
@@ -80,7 +93,9 @@ class Levels:
 
     def _rows_of(self, value: int) -> Array:
         if value not in self._rows:
-            self._rows[value] = self._computed(value)
+            is_certain = self._behind is not None and self._behind.is_certain(value)
+            seen = self._look(value) if is_certain else None
+            self._rows[value] = self._computed(value) if seen is None else seen.rows
         return self._rows[value]
 
     def _computed(self, value: int) -> Array:
@@ -178,6 +193,20 @@ class Levels:
             if not self._is_settled(top):
                 self._find(top, node)
 
+    def _look(self, value: int) -> Seen | None:
+        seen = self._behind.look(value) if self._behind is not None else None
+        if seen is not None:
+            self._seen.add(value)
+        return seen
+
+    def _must_look(self, value: int, sources: Sequence[int]) -> bool:
+        """Whether no theory leads to a value: a kept parameter makes it, or what it comes from."""
+        if self._behind is None or value in self._level or not self._behind.covers(value):
+            return False
+        return self._behind.is_made_by_one(value) or any(
+            v in self._seen or math.isnan(self._level[v]) for v in sources
+        )
+
     def _is_settled(self, value: int) -> bool:
         return value in self._level and value in self._share
 
@@ -186,6 +215,10 @@ class Levels:
             self._level.setdefault(value, math.nan)
             self._share.setdefault(value, self._share_of_rows(value))
             return
+        seen = self._look(value) if self._must_look(value, reads(node)) else None
+        if seen is not None:
+            self._level[value] = seen.mean_square
+            self._share.setdefault(value, seen.share)
         levels = [self._level[v] for v in reads(node)]
         shares = [self._share[v] for v in reads(node)]
         if value not in self._level:

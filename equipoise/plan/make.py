@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
+from equipoise.plan.behind import Behind, Draws, Observer
 from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
@@ -33,7 +34,9 @@ from equipoise.schemes.part_laws import Each
 from equipoise.theory.hermite import statistics
 
 _NO_AIM = Aim()
+_NOTHING_KEPT: Mapping[str, str] = {}
 _SHALLOW = 2
+_RESET = (Zero(), "starts at 0; its weight keeps its values")
 
 
 def make_plan(
@@ -41,6 +44,8 @@ def make_plan(
     scheme: str = "auto",
     samples: Mapping[int, Array] | None = None,
     aim: Aim = _NO_AIM,
+    kept: Mapping[str, str] = _NOTHING_KEPT,
+    observer: Observer | None = None,
 ) -> Plan:
     """A law for each parameter of a traced model.
 
@@ -51,6 +56,9 @@ def make_plan(
             is taken to have RMS 1.
         aim: what the model is for; read by ``auto``, and by ``centred``, ``mirrored`` and
             ``shifted`` as far as they leave it open.
+        kept: parameters that are to keep their values, with the reason.
+        observer: runs the model on real inputs, for what enters behind parameters that keep their
+            values; None where there are none to run it on.
 
     Returns:
         The plan.
@@ -61,7 +69,7 @@ def make_plan(
     """
     parse_scheme(scheme)
     parameters = {p.name: p for p in trace.parameters}
-    fixed = _unplannable(trace)
+    fixed = _unplannable(trace, kept)
     stacks = find_stacks(trace, frozenset(fixed))
     given = [rows for rows in (samples or {}).values() if rows.size]
     if given and not any(rows.any() for rows in given):
@@ -83,6 +91,8 @@ def make_plan(
     parts: dict[int, Part] = {}
     starting = {stack.affines[0].output: stack for stack in stacks}
     vectors = VectorLaws(trace, levels, frozenset(fixed), aim)
+    draws = Draws(trace, fixed.keys(), (vectors.laws, laws), frames, arrays)
+    levels.look_behind(Behind(trace, fixed.keys(), observer, draws))
     ends = branch_ends(trace) if parse_scheme(scheme).name == "auto" else {}
     for node in trace.nodes:
         if not isinstance(node, Affine):
@@ -92,7 +102,8 @@ def make_plan(
         if stack is None:
             continue
         if stack.affines[0].weight in fixed:
-            # Its values are the user's: what it sends on is not known.
+            # Its values are the user's: what it sends on is seen, or not known.
+            laws.update((a.bias, _RESET) for a in stack.affines if a.bias and a.bias not in fixed)
             continue
         inputs = levels.at(stack)
         where = _where(stack)
@@ -110,7 +121,11 @@ def make_plan(
         end = ends.get(stack.affines[-1].output)
         if end is not None:
             planned = at_branch_end(planned, end, levels.of(end.skip))
-        choices.append(f"{where}: {planned.reason}.")
+        fed = ""
+        if is_known and levels.is_seen(stack.entry_value):
+            rms = math.sqrt(inputs.mean_square)
+            fed = f"; fed by parameters that keep their values, at RMS {rms:.3g} as measured"
+        choices.append(f"{where}: {planned.reason}{fed}.")
         if planned.warning:
             # Through a layer or two a signal without a stable level still arrives.
             grave = planned.is_unstable and stack.depth > _SHALLOW
@@ -165,6 +180,12 @@ def make_plan(
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
             untouched.append(Untouched(name, parameter.shape, _why_untouched(name, used)))
+    if observer is not None and observer.failure:
+        remarks.add(
+            "the model",
+            f"its operations could not be run one by one ({observer.failure}), so that it is not "
+            "known what parameters make that keep their values",
+        )
     if trace.why_recorded:
         remarks.add(
             "the model",
@@ -177,13 +198,13 @@ def make_plan(
     in_order = [predictions[n.output] for n in trace.nodes if isinstance(n, Affine)]
     plan = Plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
-        arrays, tuple(in_order), remarks.notes(), warnings.notes(), tuple(outlooks),
+        arrays, tuple(in_order), remarks.notes(), warnings.notes(), tuple(outlooks), aim,
     )  # fmt: skip
     plan.verify_complete(trace.parameters)
     return plan
 
 
-def _unplannable(trace: Trace) -> dict[str, str]:
+def _unplannable(trace: Trace, kept: Mapping[str, str]) -> dict[str, str]:
     """Parameters that keep their values, with the reason."""
     reasons: dict[str, str] = {}
     shapes = {p.name: p.shape for p in trace.parameters}
@@ -205,8 +226,10 @@ def _unplannable(trace: Trace) -> dict[str, str]:
             reasons[p.name] = "frozen: requires_grad is False"
         elif 0 in p.shape:
             reasons[p.name] = "has no entries"
+    reasons |= kept
     for node in trace.nodes:
-        if isinstance(node, Affine) and node.weight in reasons and node.bias:
+        # One that was selected where its weight was not starts anew.
+        if isinstance(node, Affine) and node.weight in reasons.keys() - kept.keys() and node.bias:
             reasons.setdefault(node.bias, f"its weight {node.weight!r} keeps its values")
     return reasons
 

@@ -1,6 +1,5 @@
 """A Plan: one law for every parameter, or the reason why it is left alone."""
 
-import base64
 import json
 import math
 from collections import Counter
@@ -9,17 +8,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from equipoise.errors import PlanError
+from equipoise.plan.aim import Aim
+from equipoise.plan.difference import Difference, difference
 from equipoise.plan.odds import Outlook
+from equipoise.plan.plan_data import array_from_dict, array_to_dict, with_nan, without_nan
+from equipoise.plan.selection import Selection
 from equipoise.plan.trace import Parameter
 from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.law_data import describe, law_from_dict, law_to_dict
 from equipoise.schemes.laws import Array, Frame, Law
 
 FORMAT = 1
-_NONE = np.empty(0)
+_ANEW = (
+    "Make the plan anew for this model, or carry its intent over to a sibling of other widths or "
+    "depth with equipoise.torch.transfer(plan, model, inputs)."
+)
+_NO_AIM, _EVERYTHING = Aim(), Selection()
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class Plan:
         outlook: what is expected of each stack as a whole, and the odds of a usable draw.
         notes: limits of the plan that a reader should know.
         warnings: what theory says against any start of this model.
+        aim: what the model was said to be for.
+        selection: which parameters were to be drawn.
     """
 
     scheme: str
@@ -111,6 +118,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     outlook: tuple[Outlook, ...] = ()
+    aim: Aim = _NO_AIM
+    selection: Selection = _EVERYTHING
 
     def __eq__(self, other: object) -> bool:
         # Infinity counts as nan, as in a file: a plan that is read again equals what was saved.
@@ -158,34 +167,31 @@ class Plan:
         if missing or foreign or twice:
             raise PlanError(
                 f"the plan must list each parameter once; missing: {missing}, "
-                f"foreign: {foreign}, twice: {twice}. Make the plan anew for this model."
+                f"foreign: {foreign}, twice: {twice}. {_ANEW}"
             )
         for p in parameters:
             if tuple(shapes[p.name]) != p.shape:
                 raise PlanError(
                     f"{p.name!r} must have shape {tuple(shapes[p.name])} as planned, got "
-                    f"{p.shape}. Make the plan anew for this model."
+                    f"{p.shape}. {_ANEW}"
                 )
 
-    def diff(self, other: "Plan") -> tuple[str, ...]:
-        """One line for each parameter on which two plans differ."""
-        mine = {a.parameter: a.law for a in self.assignments}
-        theirs = {a.parameter: a.law for a in other.assignments}
+    def diff(self, other: "Plan") -> Difference:
+        """What another plan does otherwise: a false value where it draws the same.
 
-        def words(law: Law | None) -> str:
-            return "untouched" if law is None else describe(law)
+        Args:
+            other: the plan that this one is held against; its side stands to the right of arrows.
 
-        lines = [
-            f"{name}: {words(mine.get(name))} -> {words(theirs.get(name))}"
-            for name in dict.fromkeys([*mine, *theirs])
-            if mine.get(name) != theirs.get(name)
-        ]
-        lines += [
-            f"array {name} differs"
-            for name in dict.fromkeys([*self.arrays, *other.arrays])
-            if not np.array_equal(self.arrays.get(name, _NONE), other.arrays.get(name, _NONE))
-        ]
-        return tuple(lines)
+        Returns:
+            Parameters that only one of the two draws, that have another law, or another scale, and
+            arrays of other values. Reasons, notes and expectations are not compared.
+        """
+        return difference(
+            {a.parameter: a.law for a in self.assignments},
+            {a.parameter: a.law for a in other.assignments},
+            self.arrays,
+            other.arrays,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""
@@ -207,11 +213,13 @@ class Plan:
                 for u in self.untouched
             ],
             "frames": [asdict(frame) for frame in self.frames],
-            "arrays": {name: _array_to_dict(a) for name, a in self.arrays.items()},
+            "arrays": {name: array_to_dict(a) for name, a in self.arrays.items()},
             "predictions": [asdict(p) for p in self.predictions],
             "outlook": [asdict(o) for o in self.outlook],
             "notes": list(self.notes),
             "warnings": list(self.warnings),
+            "aim": asdict(self.aim),
+            "selection": {k: list(v) for k, v in asdict(self.selection).items()},
         }
 
     @staticmethod
@@ -238,11 +246,13 @@ class Plan:
                 Untouched(u["parameter"], tuple(u["shape"]), u["reason"]) for u in data["untouched"]
             ),
             frames=tuple(Frame(**f) for f in data["frames"]),
-            arrays={name: _array_from_dict(a) for name, a in data["arrays"].items()},
-            predictions=tuple(Prediction(**_with_nan(p)) for p in data["predictions"]),
+            arrays={name: array_from_dict(a) for name, a in data["arrays"].items()},
+            predictions=tuple(Prediction(**with_nan(p)) for p in data["predictions"]),
             notes=tuple(data["notes"]),
             warnings=tuple(data["warnings"]),
-            outlook=tuple(Outlook(**_with_nan(o)) for o in data["outlook"]),
+            outlook=tuple(Outlook(**with_nan(o)) for o in data["outlook"]),
+            aim=Aim(**with_nan(data.get("aim", {}))),
+            selection=Selection(**{k: tuple(v) for k, v in data.get("selection", {}).items()}),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -289,31 +299,3 @@ class Plan:
         lines += [f"  {a.parameter} {list(a.shape)}: {describe(a.law)}" for a in self.assignments]
         lines += [f"  {u.parameter} {list(u.shape)}: untouched, {u.reason}" for u in self.untouched]
         return "\n".join([*lines, *self.warnings, *self.notes])
-
-
-def _with_nan(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of ``without_nan`` as they were."""
-    return {k: math.nan if v is None else v for k, v in data.items()}
-
-
-def without_nan(data: Any) -> Any:
-    """Plain JSON types with null in place of nan and infinity, which JSON does not have."""
-    match data:
-        case dict():
-            return {k: without_nan(v) for k, v in data.items()}
-        case list() | tuple():
-            return [without_nan(v) for v in data]
-        case float():
-            return data if math.isfinite(data) else None
-        case _:
-            return data
-
-
-def _array_to_dict(array: Array) -> dict[str, Any]:
-    raw = np.ascontiguousarray(array, dtype="<f8").tobytes()
-    return {"shape": list(array.shape), "float64": base64.b64encode(raw).decode()}
-
-
-def _array_from_dict(data: Mapping[str, Any]) -> Array:
-    flat = np.frombuffer(base64.b64decode(data["float64"]), dtype="<f8")
-    return flat.reshape(data["shape"]).astype(np.float64)

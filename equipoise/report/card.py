@@ -16,7 +16,7 @@ from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.plan.entry import Inputs
 from equipoise.plan.nodes import Affine
-from equipoise.plan.plan import without_nan
+from equipoise.plan.plan_data import without_nan
 from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.report.growth import Growth, growths

@@ -7,7 +7,8 @@ from typing import Any
 
 from equipoise.measurement import LayerMeasurement, Measurements
 from equipoise.plan.odds import Outlook
-from equipoise.plan.plan import Plan, Prediction, without_nan
+from equipoise.plan.plan import Plan, Prediction
+from equipoise.plan.plan_data import without_nan
 from equipoise.report.rows import number
 from equipoise.rules.against_plan import predictions_by_layer
 

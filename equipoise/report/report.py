@@ -8,8 +8,9 @@ from rich.table import Table
 
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
-from equipoise.plan.plan import Plan, without_nan
-from equipoise.report.choices import grouped
+from equipoise.plan.plan import Plan
+from equipoise.plan.plan_data import without_nan
+from equipoise.report.choices import grouped, kept
 from equipoise.report.ends import ends
 from equipoise.report.outcome import Outcome
 from equipoise.report.rows import number, shown_rows
@@ -73,8 +74,8 @@ class Report(Outcome):
             console.print(f"  {end.words()}.", markup=False)
         if last[_SHOWN_STACKS:]:
             console.print(f"  and {len(last) - _SHOWN_STACKS} more stacks; a saved report has all")
-        for item in self.plan.untouched:
-            console.print(f"  untouched {item.parameter}: {item.reason}", markup=False)
+        for line in kept(self.plan.untouched):
+            console.print(f"  {line}", markup=False)
         self.print_findings(console)
 
 

@@ -6,6 +6,7 @@ from equipoise.torch import init
 from equipoise.torch.apply import apply, draw_
 from equipoise.torch.diagnosis import Diagnosis, diagnose
 from equipoise.torch.initialize import Initialization, initialize, plan
+from equipoise.torch.transfer import Transfer, transfer
 
 __all__ = [
     "Assignment",
@@ -13,6 +14,7 @@ __all__ = [
     "Finding",
     "Initialization",
     "Plan",
+    "Transfer",
     "Untouched",
     "apply",
     "diagnose",
@@ -20,4 +22,5 @@ __all__ = [
     "init",
     "initialize",
     "plan",
+    "transfer",
 ]

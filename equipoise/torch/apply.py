@@ -97,6 +97,11 @@ def draw_all(model: nn.Module, plan: Plan, seed: int) -> dict[str, torch.Tensor]
 def apply(model: nn.Module, plan: Plan, generator: torch.Generator | None = None) -> int:
     """Draw a plan into a model, in place; all or nothing.
 
+    Other generators give independent draws of the same plan, whatever the model has learnt since:
+    for k folds apply it with ``torch.Generator().manual_seed(fold)`` before each. Every parameter
+    that the plan draws is then as in a fresh model, bit for bit; buffers, such as running means of
+    a norm, and an optimizer's state are not the plan's: make these anew.
+
     Args:
         model: with the parameters that the plan names.
         plan: made here, elsewhere, or loaded from a file.

@@ -67,6 +67,7 @@ def _of_one(state: Reading, node: fx.Node, source: Held, read: fx.Node, other: f
         assert isinstance(last, Affine)
         state.nodes[-1] = replace(last, bias=parameter)
         state.held[node] = source
+        state.finished[source.number] = node
         return True
     layer = layer_of(node) or parameter
     made = state.values.same(source)

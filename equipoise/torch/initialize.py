@@ -1,7 +1,7 @@
 """The calls a user makes to start a model: plan, initialize."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -11,13 +11,17 @@ from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
+from equipoise.plan.selection import Selection
 from equipoise.plan.stacks import find_stacks
 from equipoise.plan.trace import Trace
 from equipoise.report.report import Report
 from equipoise.schemes.catalogue import parse_scheme
 from equipoise.torch.apply import draw_all, root_seed, unless_refused, write
+from equipoise.torch.chosen import Chosen, read_selection
 from equipoise.torch.inputs import Inputs, ModelInputs, read_inputs
 from equipoise.torch.measure import measure
+from equipoise.torch.observe import Runner
+from equipoise.torch.parameters import parameters_of
 from equipoise.torch.refusals import (
     refuse_meta,
     refuse_mixed_meta,
@@ -26,7 +30,9 @@ from equipoise.torch.refusals import (
     warn_of_hidden_layers,
     warn_of_training,
 )
-from equipoise.torch.trace import trace
+from equipoise.torch.trace import read
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,13 @@ def plan(
     purpose: str = "",
     for_derivatives: bool = False,
     output_rms: float = math.nan,
+    only: Chosen = None,
+    skip: Chosen = None,
 ) -> Plan:
     """What ``initialize`` would draw; no tensor is touched, and meta-device models are welcome.
 
     Forward runs once on tensors without values: hooks and Python side effects in it take place.
+    Where parameters keep their values, the operations so found run on copies of the inputs, too.
 
     Args:
         model: any module that torch.export can follow.
@@ -93,14 +102,20 @@ def plan(
             differential equations.
         output_rms: RMS wanted of the outputs, positive, such as the scale of the targets; nan to
             let the purpose decide: 1, or 0.3 for derivatives.
+        only: what is drawn, where not everything is: a pattern of parameters (``"head.*"``), a
+            module (``"encoder"``, with everything beneath), a list of these, or a function of the
+            name and the parameter. The rest keeps its values, and the inputs given are sent through
+            it to see what enters what is drawn. A tied parameter is meant by any of its names.
+        skip: what is not drawn, in the same forms; taken out of ``only``.
 
     Returns:
         The plan.
 
     Raises:
-        ArgumentError: for an unknown scheme, an empty model or inputs that are not usable.
+        ArgumentError: for an unknown scheme, an empty model, inputs that are not usable, or a
+            pattern that matches nothing.
         TraceError: if forward fails or cannot be followed.
-        PlanError: if the scheme cannot serve the model.
+        PlanError: if the scheme cannot serve the model, or nothing selected can be drawn.
 
     >>> p = plan(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)))
     >>> [a.parameter for a in p.assignments]
@@ -110,7 +125,7 @@ def plan(
     with torch.inference_mode(False):
         model = usable(model)
         refuse_mixed_meta(model)
-        return _plan(model, inputs, scheme, aim)[0]
+        return planned(model, inputs, scheme, aim, read_selection(model, only, skip))[0]
 
 
 def initialize(
@@ -123,6 +138,8 @@ def initialize(
     purpose: str = "",
     for_derivatives: bool = False,
     output_rms: float = math.nan,
+    only: Chosen = None,
+    skip: Chosen = None,
 ) -> Initialization:
     """Start a model in balance, in place, and report what was done and what came of it.
 
@@ -142,14 +159,18 @@ def initialize(
         purpose: as for ``plan``.
         for_derivatives: as for ``plan``.
         output_rms: as for ``plan``.
+        only: as for ``plan``.
+        skip: as for ``plan``.
 
     Returns:
         The report, with ``undo``.
 
     Raises:
-        ArgumentError: for an unknown scheme, an empty model or inputs that are not usable.
+        ArgumentError: for an unknown scheme, an empty model, inputs that are not usable, or a
+            pattern that matches nothing.
         TraceError: if forward fails or cannot be followed.
-        PlanError: if the scheme cannot serve the model, or the model is on the meta device.
+        PlanError: if the scheme cannot serve the model, nothing selected can be drawn, or the model
+            is on the meta device.
 
     >>> net = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
     >>> initialize(net, torch.randn(64, 16), generator=torch.Generator().manual_seed(0)).ok
@@ -160,7 +181,8 @@ def initialize(
         model = usable(model)
         refuse_mixed_meta(model)
         refuse_meta(model)
-        made, traced, arguments = _plan(model, inputs, scheme, aim)
+        selection = read_selection(model, only, skip)
+        made, traced, arguments = planned(model, inputs, scheme, aim, selection)
         seed = root_seed(generator)
         values = draw_all(model, made, seed)
         measured = measure(model, traced, arguments, values)
@@ -182,17 +204,44 @@ def initialize(
     )
 
 
-def _plan(
-    model: nn.Module, inputs: Inputs, scheme: str, aim: Aim
+def planned(
+    model: nn.Module, inputs: Inputs, scheme: str, aim: Aim, selection: Selection
 ) -> tuple[Plan, Trace, ModelInputs]:
+    """A plan for a usable model, with what it was made from.
+
+    Args:
+        model: the model.
+        inputs: as the caller gave them.
+        scheme: name of a scheme.
+        aim: what the model is for.
+        selection: what is to be drawn.
+
+    Returns:
+        The plan, the trace, and the arguments of forward.
+
+    Raises:
+        ArgumentError, TraceError, PlanError: as ``plan`` does.
+    """
     parse_scheme(scheme)
+    kept = selection.kept(parameters_of(model))
     arguments = read_inputs(model, inputs)
     # A model without storage is traced without data; their scale and axes are read all the same.
     has_storage = not any(p.is_meta for p in model.parameters())
-    traced = trace(model, arguments if has_storage else arguments.on_meta())
+    found = read(model, arguments if has_storage else arguments.on_meta())
+    traced = found.trace
     samples = dict(zip(traced.inputs, arguments.rows(), strict=True))
+    runner: Runner | None = None
     if not arguments.is_given:
         # Made-up inputs tell a scale of 1 and nothing more.
         samples = {}
-    made = make_plan(traced, scheme, samples, aim)
-    return made, traced, arguments
+    elif has_storage:
+        runner = Runner(model, found.program, found.places, arguments, traced)
+    made = make_plan(traced, scheme, samples, aim, kept, runner)
+    if kept and not made.assignments:
+        why = [u for u in made.untouched if u.parameter not in kept]
+        reasons = "; ".join(f"{u.parameter!r}: {u.reason}" for u in why[:_SHOWN])
+        raise PlanError(
+            f"only and skip must select something that can be drawn, got {selection}, of which "
+            f"every parameter keeps its values ({reasons}). Select others, or unfreeze these."
+        )
+    return replace(made, selection=selection), traced, arguments

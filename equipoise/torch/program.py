@@ -8,6 +8,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from equipoise.plan.trace import Trace
 from equipoise.torch.inputs import ModelInputs
 
 
@@ -30,6 +31,21 @@ class Program:
     outputs: tuple[fx.Node, ...]
     known: Mapping[fx.Node, torch.Tensor]
     why_recorded: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A trace beside the graph that it was read from.
+
+    Attributes:
+        trace: the trace.
+        program: the graph.
+        places: the graph node that makes each value of the trace, by the value's number.
+    """
+
+    trace: Trace
+    program: Program
+    places: Mapping[int, fx.Node]
 
 
 def exported(program: torch.export.ExportedProgram, given: ModelInputs) -> Program:

@@ -68,6 +68,9 @@ class Reading:
         # States of all steps: the axis of steps, and the value of the last of them.
         self.last_steps: dict[int, tuple[int, Held]] = {}
         self.values = Values()
+        # Where a value is finished after it was made, and values that no node alone holds.
+        self.finished: dict[int, fx.Node] = {}
+        self.unplaced: set[int] = set()
         self.nodes: list[Node] = []
         self.memory = Memory(nodes)
         self.activations = ActivationReader()
@@ -144,6 +147,14 @@ class Reading:
                 op_name(node) in _LINEAR,
             )
         )
+
+    def places(self) -> dict[int, fx.Node]:
+        """The graph node that makes each value, by the value's number."""
+        found: dict[int, fx.Node] = {}
+        for node, held in self.held.items():
+            if held.number not in self.unplaced:
+                found.setdefault(held.number, node)
+        return found | self.finished
 
     def is_parameter(self, node: fx.Node, name: str) -> None:
         """Say that a graph node is a parameter."""

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from equipoise.errors import TraceError
 from equipoise.plan.nodes import Dropout, Opaque, Permute
 from equipoise.plan.trace import Trace
 from equipoise.schemes.convolution import DENSE
@@ -43,11 +42,12 @@ from equipoise.torch.mixtures import read_mixture
 from equipoise.torch.norms import read_norm
 from equipoise.torch.parameters import parameters_of
 from equipoise.torch.pointwise import is_pointwise
-from equipoise.torch.program import Program
+from equipoise.torch.program import Program, Read
 from equipoise.torch.reading import Reading
 from equipoise.torch.recording import is_derivative
 from equipoise.torch.recurrent import read_recurrent
 from equipoise.torch.tables import read_lookup
+from equipoise.torch.unfit import refuse_other_dtype
 from equipoise.torch.values import Held, renumbered, without_dead_ends
 
 _READERS = (
@@ -70,7 +70,13 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
     Raises:
         TraceError: if forward raises on these inputs, or cannot be followed.
     """
-    return _Reader(model, export(model, inputs)).read()
+    return read(model, inputs).trace
+
+
+def read(model: nn.Module, inputs: ModelInputs) -> Read:
+    """As ``trace``, with the graph."""
+    reader = _Reader(model, export(model, inputs))
+    return Read(reader.read(), reader.program, reader.state.places())
 
 
 def _is_signal(node: fx.Node) -> bool:
@@ -274,6 +280,8 @@ class _Reader:
                 self.state.pads.pop(n, None)
                 self.state.held[n] = self.state.values.new(shape, {})
                 made.append(self.state.held[n].number)
+                # A node runs before the write that changes what it made.
+                self.state.unplaced.update(made[-1:] if n is not node else ())
         self.state.nodes.append(
             Opaque(layer_of(node), reason, (), tuple(v.number for v in read), tuple(made))
         )
@@ -304,7 +312,7 @@ class _Reader:
         if not state.is_read(source) or len(shape_of(weight) or ()) < 2:
             state.opaque(node, why_not_read(node))
             return
-        self._same_dtype(node, source, weight)
+        refuse_other_dtype(node, source, weight, self.casts)
         convolution, pad, is_absorbed = DENSE, state.pads.get(source), False
         if is_convolution(node):
             convolution, is_absorbed = read_convolution(node, pad)
@@ -319,18 +327,6 @@ class _Reader:
         for mine, other in zip(spaces, self.weight_spaces.setdefault(name, spaces), strict=True):
             self.state.values.spaces.join(mine, other)
         self.state.nodes.append(layer_node)
-
-    def _same_dtype(self, node: fx.Node, source: fx.Node, weight: fx.Node) -> None:
-        """Export lets differing dtypes pass that a real forward refuses, unless it casts."""
-        device = source.meta["val"].device.type
-        if self.casts or (device != "meta" and torch.is_autocast_enabled(device)):
-            return
-        given, needed = source.meta["val"].dtype, weight.meta["val"].dtype
-        if given != needed:
-            raise TraceError(
-                f"input of layer {layer_of(node)!r} must be {needed}, as its weight is, got "
-                f"{given}. Convert the inputs with .to({needed})."
-            )
 
     def _pool(self, node: fx.Node, source: Held) -> None:
         windows = read_windows(node, source.shape[-pooled_axes(node) :])

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, TraceError
 from equipoise.torch.geometry import is_convolution
-from equipoise.torch.graph import arguments, op_name
+from equipoise.torch.graph import arguments, layer_of, op_name
 from equipoise.torch.program import Program
 
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -45,6 +45,31 @@ def refuse_unfit_reads(model: nn.Module, program: Program) -> None:
             why = _why(parameter)
             if why and not (fits and _is_dense(parameter) and not parameter.requires_grad):
                 raise ArgumentError(_refusal(names[read], why))
+
+
+def refuse_other_dtype(
+    node: torch.fx.Node, source: torch.fx.Node, weight: torch.fx.Node, casts: bool
+) -> None:
+    """Refuse an input of another dtype than its weight: export lets pass what a forward refuses.
+
+    Args:
+        node: the layer.
+        source: its input.
+        weight: its weight.
+        casts: whether it lies in a region under autocast.
+
+    Raises:
+        TraceError: naming the layer, unless autocast makes them fit.
+    """
+    device = source.meta["val"].device.type
+    if casts or (device != "meta" and torch.is_autocast_enabled(device)):
+        return
+    given, needed = source.meta["val"].dtype, weight.meta["val"].dtype
+    if given != needed:
+        raise TraceError(
+            f"input of layer {layer_of(node)!r} must be {needed}, as its weight is, got "
+            f"{given}. Convert the inputs with .to({needed})."
+        )
 
 
 def refuse_unfit_where(model: nn.Module, error: Exception) -> None:

@@ -94,10 +94,12 @@ def test_display_and_difference():
     text = str(a_plan("a"))
     assert "a [2, 2]: normal, std 1" in text
     assert "kept [3]: untouched, frozen" in text
-    assert a_plan("a").diff(a_plan("b")) == (
-        "a: normal, std 1 -> untouched",
-        "b: untouched -> normal, std 1",
-    )
+    assert str(a_plan("a").diff(a_plan("b"))).splitlines() == [
+        "drawn by the first alone:",
+        "  a: normal, std 1 -> untouched",
+        "drawn by the second alone:",
+        "  b: untouched -> normal, std 1",
+    ]
     assert not a_plan("a").diff(a_plan("a"))
 
 

@@ -117,13 +117,14 @@ def test_chains_join_what_only_laws_keep_apart():
     assert len(make_plan(traced).outlook) == 1
 
 
-def test_behind_a_frozen_weight_nothing_is_expected():
+def test_behind_a_frozen_weight_only_what_is_measured_is_expected():
     model = depthwise()
     model[2].weight.requires_grad_(False)
     x = torch.randn(16, 4, 12)
-    plan = eq.plan(model, x)
-    before, frozen, *after = plan.predictions
+    before, frozen, *after = eq.plan(model, x).predictions
     assert before.signal > 0
     assert math.isnan(frozen.signal)
-    assert all(math.isnan(p.signal) for p in after)
+    assert after[0].signal == pytest.approx(1.0, rel=0.1)
+    _, frozen, *after = eq.plan(model.to("meta"), x.to("meta")).predictions
+    assert all(math.isnan(p.signal) for p in (frozen, *after))
     assert frozen.stack not in (before.stack, after[0].stack)

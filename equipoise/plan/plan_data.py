@@ -1,0 +1,40 @@
+"""Numbers and arrays of a plan as plain JSON types, which know neither nan nor arrays."""
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from equipoise.schemes.laws import Array
+
+
+def with_nan(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of ``without_nan`` as they were."""
+    return {k: math.nan if v is None else v for k, v in data.items()}
+
+
+def without_nan(data: Any) -> Any:
+    """Plain JSON types with null in place of nan and infinity, which JSON does not have."""
+    match data:
+        case dict():
+            return {k: without_nan(v) for k, v in data.items()}
+        case list() | tuple():
+            return [without_nan(v) for v in data]
+        case float():
+            return data if math.isfinite(data) else None
+        case _:
+            return data
+
+
+def array_to_dict(array: Array) -> dict[str, Any]:
+    """An array with its bytes as text, which loses nothing."""
+    raw = np.ascontiguousarray(array, dtype="<f8").tobytes()
+    return {"shape": list(array.shape), "float64": base64.b64encode(raw).decode()}
+
+
+def array_from_dict(data: Mapping[str, Any]) -> Array:
+    """The array that ``array_to_dict`` wrote."""
+    flat = np.frombuffer(base64.b64decode(data["float64"]), dtype="<f8")
+    return flat.reshape(data["shape"]).astype(np.float64)
