@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
+from equipoise.plan.forms import gain_is_known, unfit_forms
 from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
@@ -63,7 +64,7 @@ def make_plan(
     """
     parse_scheme(scheme)
     parameters = {p.name: p for p in trace.parameters}
-    fixed = _unplannable(trace)
+    fixed = _unplannable(trace) | unfit_forms(trace)
     stacks = find_stacks(trace, frozenset(fixed))
     given = [rows for rows in (samples or {}).values() if rows.size]
     if given and not any(rows.any() for rows in given):
@@ -107,9 +108,14 @@ def make_plan(
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
-        planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim)
+        first = parameters.get(stack.affines[0].weight)
+        form = first.form if first is not None and first.is_gain_fixed else ""
+        planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim, form)
+        if form and not gain_is_known(stack.affines[0]):
+            remarks.add(where, f"{form} divides by a norm of the weight that is not predicted")
+            is_known = False
         end = ends.get(stack.affines[-1].output)
-        if end is not None:
+        if end is not None and not form:
             planned = at_branch_end(planned, end, levels.of(end.skip))
         choices.append(f"{where}: {planned.reason}.")
         if planned.warning:
@@ -160,6 +166,8 @@ def make_plan(
         elif name in laws or name in vectors.laws:
             # A table that is the head too is drawn as a table, padding and all.
             law, reason = vectors.laws.get(name) or laws[name]
+            if parameter.form:
+                reason = f"{reason}; written through {parameter.form}"
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
             untouched.append(Untouched(name, parameter.shape, _why_untouched(name, used)))
@@ -197,6 +205,8 @@ def _unplannable(trace: Trace) -> dict[str, str]:
             reasons[p.name] = "frozen: requires_grad is False"
         elif 0 in p.shape:
             reasons[p.name] = "has no entries"
+        elif p.kept:
+            reasons[p.name] = p.kept
     for node in trace.nodes:
         if isinstance(node, Affine) and node.weight in reasons and node.bias:
             reasons.setdefault(node.bias, f"its weight {node.weight!r} keeps its values")

@@ -25,7 +25,12 @@ _NO_AIM = Aim()
 
 
 def plan_stack(
-    stack: Stack, scheme: str, inputs: Inputs, uses: int = 1, aim: Aim = _NO_AIM
+    stack: Stack,
+    scheme: str,
+    inputs: Inputs,
+    uses: int = 1,
+    aim: Aim = _NO_AIM,
+    form: str = "",
 ) -> StackPlan:
     """Laws for a stack.
 
@@ -34,6 +39,7 @@ def plan_stack(
         scheme: name of a scheme, with options in brackets (``schemes.catalogue``).
         inputs: what enters.
         uses: how often the model uses the stack's weight.
+        form: what fixes the gain of the stack's one weight at 1, '' where nothing does.
         aim: what the model is for; a budget among the options of the scheme goes before its own.
 
     Returns:
@@ -44,11 +50,13 @@ def plan_stack(
         PlanError: if the scheme cannot serve a layer.
     """
     wanted = parse_scheme(scheme)
-    if uses > 1:
+    if uses > 1 or form:
         # Its input and output may be the same units, for which frames make a projection.
         law, first = orthogonal(identity()), stack.affines[0].convolution
         at = Taps(law, first.stride_block, first.groups, first.is_transposed)
         reason = f"orthogonal, since it is used {uses} times"
+        if form:
+            reason = f"orthogonal with gain 1, since {form} leaves no other gain"
         return plan_apart(stack, [at if first.kernel else law], inputs, reason)
     if wanted.name == "auto":
         return _automatic(stack, inputs, aim)

@@ -18,6 +18,7 @@ from equipoise.schemes.catalogue import parse_scheme
 from equipoise.torch.apply import draw_all, root_seed, unless_refused, write
 from equipoise.torch.inputs import Inputs, ModelInputs, read_inputs
 from equipoise.torch.measure import measure
+from equipoise.torch.parametrized import originals, slots
 from equipoise.torch.refusals import (
     refuse_meta,
     refuse_mixed_meta,
@@ -40,7 +41,8 @@ class Initialization(Report):
         """Put back, bit for bit, the parameters that stood there before.
 
         Also after training: what was learned in between is lost, since the values from before are
-        kept nowhere else. Buffers, gradients and optimizers are not touched.
+        kept nowhere else. Gradients and optimizers are not touched, and of buffers only those of
+        spectral_norm and its like.
 
         Raises:
             PlanError: if nothing was written (a dry run), it was undone already, or a parameter has
@@ -51,7 +53,7 @@ class Initialization(Report):
                 "undo must follow an initialization that wrote weights, got a dry run or a second "
                 "call. Nothing is to be put back."
             )
-        now = dict(self._model.named_parameters(remove_duplicate=False))
+        now = slots(self._model)
         for name, value in self._before.items():
             found = now.get(name)
             if found is None or (found.shape, found.dtype) != (value.shape, value.dtype):
@@ -163,13 +165,14 @@ def initialize(
         made, traced, arguments = _plan(model, inputs, scheme, aim)
         seed = root_seed(generator)
         values = draw_all(model, made, seed)
+        written = originals(model, values)
         measured = measure(model, traced, arguments, values)
         findings = find(measured, made, find_stacks(traced))
         # Here a filter may turn warnings into errors: nothing is written yet.
         warn_of_hidden_layers(model, stacklevel=2)
         if not dry_run:
             warn_of_training(model, stacklevel=2)
-        before = {} if dry_run else write(model, values)
+        before = {} if dry_run else write(model, written)
     return Initialization(
         type(model).__name__,
         made,

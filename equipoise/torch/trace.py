@@ -40,6 +40,7 @@ from equipoise.torch.layers import affine, is_reduction, pool, reduction
 from equipoise.torch.matmul import read_matmul
 from equipoise.torch.norms import read_norm
 from equipoise.torch.parameters import parameters_of
+from equipoise.torch.parametrized import effective
 from equipoise.torch.pointwise import is_pointwise
 from equipoise.torch.reading import Reading
 from equipoise.torch.tables import read_lookup
@@ -63,7 +64,8 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
     Raises:
         TraceError: if forward raises on these inputs, or cannot be followed.
     """
-    return _Reader(model, export(model, inputs), inputs).read()
+    with effective(model):
+        return _Reader(model, export(model, inputs), inputs).read()
 
 
 def _is_signal(node: fx.Node) -> bool:
