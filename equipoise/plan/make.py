@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from equipoise.errors import PlanError
+from equipoise.plan.adapters import Adapters
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.forms import gain_is_known, unfit_forms
 from equipoise.plan.levels import Levels
@@ -65,7 +66,9 @@ def make_plan(
     parse_scheme(scheme)
     parameters = {p.name: p for p in trace.parameters}
     fixed = _unplannable(trace) | unfit_forms(trace)
-    stacks = find_stacks(trace, frozenset(fixed))
+    adapters = Adapters(trace, frozenset(fixed))
+    held = frozenset(fixed) | adapters.weights
+    stacks = find_stacks(trace, held)
     given = [rows for rows in (samples or {}).values() if rows.size]
     if given and not any(rows.any() for rows in given):
         raise PlanError(
@@ -75,16 +78,16 @@ def make_plan(
     levels = Levels(trace, samples or {})
     uses = Counter(node.weight for node in trace.nodes if isinstance(node, Affine))
 
-    laws: dict[str, tuple[Law, str]] = {}
+    laws = dict(adapters.laws)
     frames: dict[str, Frame] = {}
     arrays: dict[str, Array] = {}
     choices: list[str] = []
     remarks, warnings = _Remarks(), _Remarks()
-    chains = find_chains(trace, frozenset(fixed))
+    chains = find_chains(trace, held)
     chain_of = {a.output: chain for chain in chains for a in chain.affines}
     parts: dict[int, Part] = {}
     starting = {stack.affines[0].output: stack for stack in stacks}
-    vectors = VectorLaws(trace, levels, frozenset(fixed), aim)
+    vectors = VectorLaws(trace, levels, held, aim)
     ends = branch_ends(trace) if parse_scheme(scheme).name == "auto" else {}
     for node in trace.nodes:
         if not isinstance(node, Affine):
@@ -95,6 +98,10 @@ def make_plan(
             continue
         if stack.affines[0].weight in fixed:
             # Its values are the user's: what it sends on is not known.
+            continue
+        if stack.affines[0].weight in adapters.weights:
+            entering_level = levels.of(stack.entry_value)
+            levels.set_level(stack.exit_value, adapters.level(stack.affines[0], entering_level))
             continue
         inputs = levels.at(stack)
         where = _where(stack)

@@ -56,7 +56,7 @@ def plan_stack(
         at = Taps(law, first.stride_block, first.groups, first.is_transposed)
         reason = f"orthogonal, since it is used {uses} times"
         if form:
-            reason = f"orthogonal with gain 1, since {form} leaves no other gain"
+            reason = f"orthogonal with gain 1, since its {form} leaves no other gain"
         return plan_apart(stack, [at if first.kernel else law], inputs, reason)
     if wanted.name == "auto":
         return _automatic(stack, inputs, aim)

@@ -153,7 +153,9 @@ def refresh(module: nn.Module, hook: Hook) -> None:
 
 def hooks_of(module: nn.Module) -> list[Hook]:
     """Hooks of the older functions on a module."""
-    return [h for h in module._forward_pre_hooks.values() if isinstance(h, WeightNorm | SpectralNorm)]
+    return [
+        h for h in module._forward_pre_hooks.values() if isinstance(h, WeightNorm | SpectralNorm)
+    ]
 
 
 def _point_somewhere(v: torch.Tensor, dim: int) -> None:

@@ -164,7 +164,8 @@ def _through(model: nn.Module, place: _Place, value: torch.Tensor) -> torch.Tens
         )
     with own_randomness(model):
         made, why = _given(form, value)
-    if made is None or not (_is_same(made, value) or (rule.is_gain_fixed and _is_along(made, value))):
+    is_held = _is_along if rule.is_gain_fixed else _is_same
+    if made is None or not is_held(made, value):
         raise PlanError(
             f"parameter {name!r} must be able to hold what is drawn for it, got a value that its "
             f"{form.name} {why or 'turns into another'}. Make the plan anew for this model."
