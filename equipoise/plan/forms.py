@@ -1,7 +1,10 @@
 """Weights whose gain a parametrization fixes: where that can be planned, and where not."""
 
+from dataclasses import replace
+
 from equipoise.plan.nodes import Affine, uses
 from equipoise.plan.trace import Trace
+from equipoise.schemes.laws import Orthogonal, Taps
 
 
 def gain_is_known(affine: Affine) -> bool:
@@ -12,6 +15,11 @@ def gain_is_known(affine: Affine) -> bool:
     """
     convolution = affine.convolution
     return convolution.groups == 1 and not (convolution.is_transposed and convolution.steps > 1)
+
+
+def at_gain_one(law: Orthogonal | Taps) -> Orthogonal | Taps:
+    """An orthogonal law whose singular values are 1."""
+    return replace(law, matrix=Orthogonal(1.0)) if isinstance(law, Taps) else Orthogonal(1.0)
 
 
 def unfit_forms(trace: Trace) -> dict[str, str]:

@@ -18,6 +18,7 @@ from equipoise.plan.plan_stack import at_branch_end, plan_stack
 from equipoise.plan.predict import expect
 from equipoise.plan.predict_joined import Part, entering, expect_chain
 from equipoise.plan.residual import branch_ends
+from equipoise.plan.shared import in_series, is_gate, shared_feeds
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
 from equipoise.plan.trace import Trace
@@ -69,6 +70,7 @@ def make_plan(
     adapters = Adapters(trace, frozenset(fixed))
     held = frozenset(fixed) | adapters.weights
     stacks = find_stacks(trace, held)
+    feeds, again = shared_feeds(stacks), in_series(trace)
     given = [rows for rows in (samples or {}).values() if rows.size]
     if given and not any(rows.any() for rows in given):
         raise PlanError(
@@ -117,9 +119,13 @@ def make_plan(
             inputs = replace(inputs, mean_square=1.0)
         first = parameters.get(stack.affines[0].weight)
         form = first.form if first is not None and first.is_gain_fixed else ""
-        planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim, form)
+        name = stack.affines[0].weight
+        planned = plan_stack(stack, scheme, inputs, uses[name], aim, form, feeds[name])
         if form and not gain_is_known(stack.affines[0]):
             remarks.add(where, f"{form} divides by a norm of the weight that is not predicted")
+            is_known = False
+        if stack.affines[-1].output in again and is_gate(feeds[name]):
+            remarks.add(where, "what chance does in one use of a shared weight it does in all")
             is_known = False
         end = ends.get(stack.affines[-1].output)
         if end is not None and not form:

@@ -7,21 +7,23 @@ from equipoise.plan.aim import OUTPUT_UNMET, Aim
 from equipoise.plan.choose import Choice, choose
 from equipoise.plan.derivative_plan import for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
+from equipoise.plan.forms import at_gain_one
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.residual import BranchEnd
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
+from equipoise.plan.shared import shared_law
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
 from equipoise.schemes.laws import BestOf, Taps
 from equipoise.schemes.louder import louder
-from equipoise.schemes.orthogonal import orthogonal
-from equipoise.theory.activations import identity
+from equipoise.theory.activations import Activation, identity
 
 __all__ = ["SCHEMES", "plan_stack"]
 
 _NO_AIM = Aim()
+_LINE = identity()
 
 
 def plan_stack(
@@ -31,6 +33,7 @@ def plan_stack(
     uses: int = 1,
     aim: Aim = _NO_AIM,
     form: str = "",
+    feed: Activation = _LINE,
 ) -> StackPlan:
     """Laws for a stack.
 
@@ -39,6 +42,7 @@ def plan_stack(
         scheme: name of a scheme, with options in brackets (``schemes.catalogue``).
         inputs: what enters.
         uses: how often the model uses the stack's weight.
+        feed: activation that a weight which is used several times is scaled to.
         form: what fixes the gain of the stack's one weight at 1, '' where nothing does.
         aim: what the model is for; a budget among the options of the scheme goes before its own.
 
@@ -50,14 +54,15 @@ def plan_stack(
         PlanError: if the scheme cannot serve a layer.
     """
     wanted = parse_scheme(scheme)
-    if uses > 1 or form:
-        # Its input and output may be the same units, for which frames make a projection.
-        law, first = orthogonal(identity()), stack.affines[0].convolution
-        at = Taps(law, first.stride_block, first.groups, first.is_transposed)
-        reason = f"orthogonal, since it is used {uses} times"
-        if form:
-            reason = f"orthogonal with gain 1, since its {form} leaves no other gain"
-        return plan_apart(stack, [at if first.kernel else law], inputs, reason)
+    if form:
+        law = shared_law(stack.affines[0], _LINE)
+        reason = f"orthogonal with gain 1, since its {form} leaves no other gain"
+        return plan_apart(stack, [at_gain_one(law)], inputs, reason)
+    if uses > 1:
+        reason = f"orthogonal, since it is shared: one law serves {uses} uses"
+        if feed != _LINE:
+            reason += f", most of which read {feed}"
+        return plan_apart(stack, [shared_law(stack.affines[0], feed)], inputs, reason)
     if wanted.name == "auto":
         return _automatic(stack, inputs, aim)
     if wanted.name in ("centred", "mirrored", "shifted"):

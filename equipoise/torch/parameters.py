@@ -9,7 +9,7 @@ _AS_IT_STANDS = Rule("")
 
 
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
-    """Every parameter of a model once, with all its names; computed weights stand for their parts."""
+    """Every parameter of a model once, with all its names; a computed weight is one of them."""
     with effective(model):
         return _as_they_stand(model)
 

@@ -1,7 +1,7 @@
 """Weights that are computed from other parameters: seen as plain ones, written through their form.
 
 ``torch.nn.utils.parametrize`` (weight_norm, spectral_norm, orthogonal and a user's own) and the
-older hooks of ``torch.nn.utils`` compute a weight anew in each forward. What a plan is about is that
+older hooks of ``torch.nn.utils`` compute a weight anew in each forward. A plan is about that
 weight. ``effective`` puts it in its place as a plain parameter while a model is read or measured;
 ``originals`` solves for the tensors that give it drawn values.
 """
@@ -159,8 +159,8 @@ def _through(model: nn.Module, place: _Place, value: torch.Tensor) -> torch.Tens
     name, form, rule = place.name, place.form(), _rule(place)
     if rule.kept:
         raise PlanError(
-            f"parameter {name!r} must be one that can be written, got one that cannot: {rule.kept}. "
-            "Make the plan anew for this model."
+            f"parameter {name!r} must be one that can be written, got one that cannot: "
+            f"{rule.kept}. Make the plan anew for this model."
         )
     with own_randomness(model):
         made, why = _given(form, value)

@@ -26,6 +26,7 @@ from equipoise.torch.pointwise import (
     grown,
     is_pointwise,
 )
+from equipoise.torch.slopes import computed, is_slope, one_number
 from equipoise.torch.values import Held, Values
 
 _LINEAR = frozenset(
@@ -50,6 +51,8 @@ class Reading:
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
         self.parameter_of: dict[fx.Node, str] = {}
         self.derived: dict[fx.Node, Derived] = {}
+        # Numbers that operations on parameters of one number make, with the parameters' names.
+        self.numbers: dict[fx.Node, tuple[float, tuple[str, ...]]] = {}
         self.constants = Constants({})
         self.is_constant_node: set[fx.Node] = set()
         self.held: dict[fx.Node, Held] = {}
@@ -74,14 +77,27 @@ class Reading:
         operands: list[tuple[fx.Node, Operand]] = []
         constants: dict[fx.Node, float] = {}
         parameters: list[str] = []
+        # What is made of parameters alone is no gain yet, and may become a slope.
+        is_apart = all(
+            n in self.parameter_of or n in self.numbers
+            for n in map(self.memory.now, node.all_input_nodes)
+        )
         for raw in node.all_input_nodes:
             operand = self.memory.now(raw)
             if operand in self.parameter_of:
                 tensor = self.tensors[self.parameter_of[operand]]
-                if tensor.numel() != 1 or tensor.is_meta:
+                number, is_one = one_number(tensor), tensor.numel() == 1 or is_apart
+                if not is_one and not tensor.is_meta and is_slope(node, raw) and number is None:
+                    self.opaque(node, "its slopes differ from unit to unit")
+                    return True
+                if number is None or not (is_one or is_slope(node, raw)):
                     return False
-                constants[operand] = float(tensor.detach())
+                constants[operand] = number
                 parameters.append(self.parameter_of[operand])
+                operands.append((raw, operand))
+            elif operand in self.numbers:
+                constants[operand], names = self.numbers[operand]
+                parameters += names
                 operands.append((raw, operand))
             elif operand in self.expressions:
                 parts.append(self.expressions[operand])
@@ -91,7 +107,9 @@ class Reading:
                 operands.append((raw, parts[-1].base))
             else:
                 return False
-        if not parts or len({part.base for part in parts}) != 1:
+        if not parts:
+            return self._number(node, dict(operands), constants, parameters)
+        if len({part.base for part in parts}) != 1:
             return False
         if shape_of(node) != self.values.held[parts[0].base].shape:
             return False
@@ -99,12 +117,29 @@ class Reading:
         self.expressions[node] = grown(parts, step, constants, parameters, layer_of(node))
         return True
 
+    def _number(
+        self,
+        node: fx.Node,
+        operands: dict[fx.Node, Operand],
+        constants: dict[fx.Node, float],
+        parameters: list[str],
+    ) -> bool:
+        """Take note of a number that is computed from parameters alone: exp(s), 1 / alpha."""
+        if not constants:
+            return False
+        given = {raw: constants[n] for raw, n in operands.items() if isinstance(n, fx.Node)}
+        made = computed(node, given)
+        if made is None or not math.isfinite(made):
+            return False
+        self.numbers[node] = made, tuple(dict.fromkeys(parameters))
+        return True
+
     def opaque(self, node: fx.Node, reason: str) -> None:
         """What was not read; constants that it makes of nothing are no part of the trace."""
         operands = [self.memory.now(n) for n in node.all_input_nodes]
-        used = tuple(
-            dict.fromkeys(self.derived[n].parameter for n in operands if n in self.derived)
-        )
+        named = [self.derived[n].parameter for n in operands if n in self.derived]
+        named += [name for n in operands if n in self.numbers for name in self.numbers[n][1]]
+        used = tuple(dict.fromkeys(named))
         read = [self.value(n) for n in operands if self.is_read(n)]
         shapes = shapes_of(node)
         if not shapes or not (used or read):

@@ -79,7 +79,7 @@ def test_an_adapted_model_starts_as_its_base(kind):
         up = layer.up.weight if isinstance(layer.up, nn.Linear) else layer.up
         nn.init.zeros_(up)
     report = initialize(model, INPUTS, generator=torch.Generator().manual_seed(0))
-    assert report.ok
+    assert not [f for f in report.findings if f.code in ("zero-weights", "vanished-signal")]
     if kind is Layers:
         assert torch.equal(model[0].up.bias.detach(), torch.zeros(32))
         bare[0].up.bias.data.zero_()
