@@ -105,7 +105,7 @@ class Adapters:
             up, down = product.parameters
             self._assign(down, columns, up, node.parameter)
 
-    def _assign(self, down: str, fan_in: int, up: str, base: str) -> None:
+    def _assign(self, down: str, fan_in: float, up: str, base: str) -> None:
         self.laws[down] = (Normal(1.0 / math.sqrt(fan_in)), _DOWN)
         self.laws[up] = (Zero(), _UP.format(repr(base)))
 

@@ -9,6 +9,7 @@ from equipoise.errors import PlanError
 from equipoise.plan.adapters import Adapters
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.forms import gain_is_known, unfit_forms
+from equipoise.plan.independent import plan_apart
 from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
@@ -18,11 +19,11 @@ from equipoise.plan.plan_stack import at_branch_end, plan_stack
 from equipoise.plan.predict import expect
 from equipoise.plan.predict_joined import Part, entering, expect_chain
 from equipoise.plan.residual import branch_ends
-from equipoise.plan.shared import in_series, is_gate, shared_feeds
+from equipoise.plan.shared import beyond_telling, shared_feeds
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
 from equipoise.plan.trace import Trace
-from equipoise.plan.vectors import VectorLaws, is_matrix
+from equipoise.plan.vectors import VectorLaws, as_head, is_matrix
 from equipoise.schemes.catalogue import parse_scheme
 from equipoise.schemes.laws import (
     Array,
@@ -70,7 +71,8 @@ def make_plan(
     adapters = Adapters(trace, frozenset(fixed))
     held = frozenset(fixed) | adapters.weights
     stacks = find_stacks(trace, held)
-    feeds, again = shared_feeds(stacks), in_series(trace)
+    feeds = shared_feeds(stacks)
+    beyond = beyond_telling(trace, feeds)
     given = [rows for rows in (samples or {}).values() if rows.size]
     if given and not any(rows.any() for rows in given):
         raise PlanError(
@@ -121,14 +123,15 @@ def make_plan(
         form = first.form if first is not None and first.is_gain_fixed else ""
         name = stack.affines[0].weight
         planned = plan_stack(stack, scheme, inputs, uses[name], aim, form, feeds[name])
+        if name in vectors.laws:
+            planned = plan_apart(
+                stack, [as_head(vectors.laws[name][0])], inputs, "its weight is an embedding too"
+            )
         if form and not gain_is_known(stack.affines[0]):
             remarks.add(where, f"{form} divides by a norm of the weight that is not predicted")
             is_known = False
-        if stack.affines[-1].output in again and is_gate(feeds[name]):
-            remarks.add(where, "what chance does in one use of a shared weight it does in all")
-            is_known = False
         end = ends.get(stack.affines[-1].output)
-        if end is not None and not form:
+        if end is not None and not form and name not in vectors.laws:
             planned = at_branch_end(planned, end, levels.of(end.skip))
         choices.append(f"{where}: {planned.reason}.")
         if planned.warning:
@@ -148,7 +151,11 @@ def make_plan(
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False
         expected = expect(stack, planned, inputs) if is_known else _nothing(stack)
-        parts[stack.affines[0].output] = Part(planned, inputs, expected, is_known)
+        told, is_told = expected, is_known
+        if is_known and stack.affines[0].output in beyond:
+            remarks.add(where, "what chance does in one use of a shared weight it does in all")
+            told, is_told = _nothing(stack), False
+        parts[stack.affines[0].output] = Part(planned, inputs, told, is_told)
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):

@@ -11,8 +11,8 @@ from equipoise.plan.forms import at_gain_one
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.residual import BranchEnd
-from equipoise.plan.shifted_plan import plan_shifted, plan_spread
 from equipoise.plan.shared import shared_law
+from equipoise.plan.shifted_plan import plan_shifted, plan_spread
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme

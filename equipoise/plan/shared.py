@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from equipoise.plan.nodes import Affine, makes, reads
 from equipoise.plan.stacks import Stack
@@ -62,22 +62,32 @@ def is_gate(activation: Activation) -> bool:
     return classify(activation).kind is ActivationClass.MIRROR
 
 
-def in_series(trace: Trace) -> frozenset[int]:
-    """Values made by a use of a weight that reads what an earlier use of it made.
+def beyond_telling(trace: Trace, feeds: Mapping[str, Activation]) -> frozenset[int]:
+    """Values behind a second use, in series, of a weight that reads a gate.
 
-    Such uses are no independent draws: what chance does in one of them it does in all.
+    Such uses are no independent draws: what chance does in one of them it does in all, and no
+    expectation here provides for that. Where the weight is an isometry, chance does little.
+
+    Args:
+        trace: the model.
+        feeds: what ``shared_feeds`` found.
     """
     origins: dict[int, int] = {}
     made_by: dict[str, int] = {}
+    lost = 0
     found: set[int] = set()
     for node in trace.nodes:
         bits = 0
         for value in reads(node):
             bits |= origins.get(value, 0) | 1 << value
+        is_lost = bool(bits & lost)
+        if isinstance(node, Affine):
+            is_again = bool(bits & made_by.get(node.weight, 0))
+            is_lost |= is_again and is_gate(feeds.get(node.weight, identity()))
+            made_by[node.weight] = made_by.get(node.weight, 0) | 1 << node.output
         for value in makes(node):
             origins[value] = bits
-        if isinstance(node, Affine):
-            if bits & made_by.get(node.weight, 0):
-                found.add(node.output)
-            made_by[node.weight] = made_by.get(node.weight, 0) | 1 << node.output
+            if is_lost:
+                lost |= 1 << value
+                found.add(value)
     return frozenset(found)
