@@ -9,6 +9,7 @@ from equipoise.errors import PlanError
 from equipoise.plan.adapters import Adapters
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.forms import gain_is_known, unfit_forms
+from equipoise.plan.fourier import SECOND_MOMENT, bandwidths, fourier_features
 from equipoise.plan.independent import plan_apart
 from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
@@ -34,6 +35,7 @@ from equipoise.schemes.laws import (
     Table,
     Taps,
     Turned,
+    Uniform,
     Zero,
 )
 from equipoise.theory.hermite import statistics
@@ -67,7 +69,8 @@ def make_plan(
     """
     parse_scheme(scheme)
     parameters = {p.name: p for p in trace.parameters}
-    fixed = _unplannable(trace) | unfit_forms(trace)
+    features = fourier_features(trace)
+    fixed = bandwidths(features) | _unplannable(trace) | unfit_forms(trace)
     adapters = Adapters(trace, frozenset(fixed))
     held = frozenset(fixed) | adapters.weights
     stacks = find_stacks(trace, held)
@@ -101,7 +104,9 @@ def make_plan(
         if stack is None:
             continue
         if stack.affines[0].weight in fixed:
-            # Its values are the user's: what it sends on is not known.
+            # Its values are the user's: what it sends on is not known, but for sines and cosines.
+            for known in features[node.output].outputs if node.output in features else ():
+                levels.set_level(known, SECOND_MOMENT)
             continue
         if stack.affines[0].weight in adapters.weights:
             entering_level = levels.of(stack.entry_value)
@@ -162,7 +167,7 @@ def make_plan(
             law = _turned(weight) if affine.is_turned else weight
             laws[affine.weight] = (law, _weight_reason(place, stack, planned))
             if affine.bias:
-                laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
+                laws[affine.bias] = (bias, _bias_reason(bias))
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
         levels.set_level(stack.exit_value, _exit_level(stack, expected.signal[-1]))
@@ -237,6 +242,16 @@ def _turned(law: Law) -> Law:
     """A law for a parameter of shape (in, out); linear layers have a matrix's."""
     assert not isinstance(law, Table | Taps | Turned | OffsetBias | SpreadBias)
     return Turned(law)
+
+
+def _bias_reason(bias: Law) -> str:
+    match bias:
+        case Zero():
+            return "starts at 0"
+        case Uniform():
+            return "spreads the phases of its units"
+        case _:
+            return "centres its layer"
 
 
 def _why_untouched(name: str, used: set[str]) -> str:

@@ -13,11 +13,13 @@ from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.residual import BranchEnd
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
+from equipoise.plan.siren_plan import reads_coordinates, siren_laws, siren_phases
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
-from equipoise.schemes.laws import BestOf, Taps
+from equipoise.schemes.laws import BestOf, Taps, Zero
 from equipoise.schemes.louder import louder
+from equipoise.schemes.siren import sine_frequency, siren
 from equipoise.theory.activations import Activation, identity
 
 __all__ = ["SCHEMES", "plan_stack"]
@@ -72,7 +74,9 @@ def plan_stack(
         if wanted.name == "mirrored" and wanted.number("spread") > 0:
             return plan_spread(stack, wanted.number("spread"), inputs, spent)
         return plan_framed(stack, named_choice(stack, wanted.name), inputs, spent)
-    planned = plan_apart(stack, laws_apart(stack, wanted), inputs, why_apart(stack, wanted))
+    biases = siren_phases(stack) if wanted.name == "siren" else ()
+    laws = laws_apart(stack, wanted)
+    planned = plan_apart(stack, laws, inputs, why_apart(stack, wanted), biases)
     if stack.is_last and aim.output_rms > 0:
         return _asked_for(planned, aim.output_rms)
     return planned
@@ -80,6 +84,8 @@ def plan_stack(
 
 def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     """The auto rule: exact moments or frames, and what the aim adds."""
+    if reads_coordinates(stack):
+        return _sines(stack, inputs, aim)
     choice = choose(stack)
     if choice.scheme == "he":
         planned = _exact_moments(stack, choice, inputs, aim)
@@ -96,6 +102,22 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
             against = against or "no level of its signal is stable in depth"
             warning = warning or f"derivatives are not provided for, since {against}"
     return replace(planned, warning=warning, is_unstable=choice.is_unstable or planned.is_unstable)
+
+
+def _sines(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
+    """The published law of sines on coordinates, at the output scale that is wanted."""
+    frequency = sine_frequency(stack.hidden[0].activation)
+    reason = (
+        f"the published law of sines on coordinates, since {stack.hidden[0].activation} of "
+        f"{stack.affines[0].in_size} coordinates says by its factor {frequency:g} which "
+        "frequencies the task has, and balance does not"
+    )
+    laws, biases = siren_laws(stack, Scheme("siren")), siren_phases(stack)
+    if stack.is_last:
+        # Sines whose phases are spread have second moment 1/2, at any frequency.
+        wanted = aim.exit_rms(stack.affines[-1].out_size)
+        laws[-1], biases[-1] = siren(stack.affines[-1].fans, 1.0 / wanted), Zero()
+    return plan_apart(stack, laws, inputs, reason, biases)
 
 
 def _exact_moments(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> StackPlan:
