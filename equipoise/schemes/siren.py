@@ -30,8 +30,13 @@ def sine_frequency(activation: Activation) -> float:
     >>> sine_frequency(activations.sin(30.0)), sine_frequency(activations.tanh())
     (30.0, 0.0)
     """
-    w = activation.slope
-    if activation.parity != "odd" or not 0.0 < w < math.inf:
+    near = activation.slope
+    if activation.parity != "odd" or not 0.0 < near < math.inf:
+        return 0.0
+    # The slope of a probed function has rounding of its own, which the sine has not.
+    place = 0.5 / near
+    w = _tidy(math.asin(max(-1.0, min(1.0, float(activation.f(np.array([place]))[0])))) / place)
+    if not w > 0.0:
         return 0.0
     x = np.linspace(0.0, _PERIODS * 2.0 * math.pi / w, 1001)
     return w if float(np.max(np.abs(activation.f(x) - np.sin(w * x)))) < _SAME else 0.0
@@ -50,11 +55,16 @@ def cosine_frequency(activation: Activation) -> float:
     if activation.parity != "even" or abs(activation.value_at_zero - 1.0) > _SAME:
         return 0.0
     near = float(activation.f(np.array([_NEAR]))[0])
-    w = math.acos(max(-1.0, min(1.0, near))) / _NEAR
+    w = _tidy(math.acos(max(-1.0, min(1.0, near))) / _NEAR)
     if not w > 0.0:
         return 0.0
     x = np.linspace(0.0, _PERIODS * 2.0 * math.pi / w, 1001)
     return w if float(np.max(np.abs(activation.f(x) - np.cos(w * x)))) < _SAME else 0.0
+
+
+def _tidy(w: float) -> float:
+    """A frequency without the rounding of its reading."""
+    return float(f"{w:.8g}")
 
 
 def siren(
@@ -116,4 +126,4 @@ def frequency_of(activation: Activation) -> float:
             f"scheme 'siren' must serve sines, or odd activations like them, got {activation}. "
             "Use 'he' or 'auto'."
         )
-    return activation.slope
+    return sine_frequency(activation) or activation.slope
