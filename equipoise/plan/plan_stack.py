@@ -13,13 +13,13 @@ from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.residual import BranchEnd
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
-from equipoise.plan.siren_plan import reads_coordinates, siren_laws, siren_phases
+from equipoise.plan.siren_plan import reads_coordinates, sine_laws, siren_phases
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
-from equipoise.schemes.laws import BestOf, Taps, Zero
+from equipoise.schemes.laws import BestOf, Taps
 from equipoise.schemes.louder import louder
-from equipoise.schemes.siren import sine_frequency, siren
+from equipoise.schemes.siren import sine_frequency
 from equipoise.theory.activations import Activation, identity
 
 __all__ = ["SCHEMES", "plan_stack"]
@@ -105,19 +105,16 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
 
 
 def _sines(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
-    """The published law of sines on coordinates, at the output scale that is wanted."""
+    """Sines on coordinates: the first layer as published, the others in balance."""
     frequency = sine_frequency(stack.hidden[0].activation)
     reason = (
-        f"the published law of sines on coordinates, since {stack.hidden[0].activation} of "
-        f"{stack.affines[0].in_size} coordinates says by its factor {frequency:g} which "
-        "frequencies the task has, and balance does not"
+        f"the published first layer of sines on coordinates, since the factor {frequency:g} before "
+        f"a sine of {stack.affines[0].in_size} inputs says which frequencies the task has, and "
+        "balance does not; orthogonal behind it, with numbers of variance 1 before each sine"
     )
-    laws, biases = siren_laws(stack, Scheme("siren")), siren_phases(stack)
-    if stack.is_last:
-        # Sines whose phases are spread have second moment 1/2, at any frequency.
-        wanted = aim.exit_rms(stack.affines[-1].out_size)
-        laws[-1], biases[-1] = siren(stack.affines[-1].fans, 1.0 / wanted), Zero()
-    return plan_apart(stack, laws, inputs, reason, biases)
+    last = stack.affines[-1].out_size
+    weights, biases = sine_laws(stack, aim.exit_rms(last) if stack.is_last else 1.0)
+    return plan_apart(stack, weights, inputs, reason, biases)
 
 
 def _exact_moments(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> StackPlan:

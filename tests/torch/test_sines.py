@@ -44,8 +44,10 @@ def test_auto_keeps_the_frequencies_that_a_network_of_sines_was_given(others):
     laws = _laws(made)
     assert laws["0.weight"] == Uniform(0.5)
     assert laws["0.bias"] == Uniform(1 / math.sqrt(2))
-    assert laws["2.weight"].bound == pytest.approx(math.sqrt(6 / 64) / others, rel=1e-9)
-    assert laws["6.weight"] == Uniform(math.sqrt(6 / 64))
+    assert laws["2.weight"].gain == pytest.approx(math.sqrt(2) / others)
+    assert laws["2.bias"] == Zero()
+    # E sin(z)^2 = (1 - exp(-2)) / 2 before the last layer, whose outputs start at RMS 1.
+    assert laws["6.weight"].gain == pytest.approx(math.sqrt(2 / (1 - math.exp(-2))))
     assert laws["6.bias"] == Zero()
     assert "which frequencies the task has" in made.choice[0]
     (reason,) = {a.reason for a in made.assignments if a.parameter == "0.bias"}
