@@ -79,21 +79,22 @@ class Reading:
         parameters: list[str] = []
         # What is made of parameters alone is no gain yet, and may become a slope.
         is_apart = all(
-            n in self.parameter_of or n in self.numbers
+            n in self.derived or n in self.numbers
             for n in map(self.memory.now, node.all_input_nodes)
         )
         for raw in node.all_input_nodes:
             operand = self.memory.now(raw)
-            if operand in self.parameter_of:
-                tensor = self.tensors[self.parameter_of[operand]]
+            if operand in self.parameter_of or self._is_inner(operand, is_apart):
+                derived = self.derived[operand]
+                tensor = self.tensors[derived.parameter]
                 number, is_one = one_number(tensor), tensor.numel() == 1 or is_apart
                 if not is_one and not tensor.is_meta and is_slope(node, raw) and number is None:
                     self.opaque(node, "its slopes differ from unit to unit")
                     return True
                 if number is None or not (is_one or is_slope(node, raw)):
                     return False
-                constants[operand] = number
-                parameters.append(self.parameter_of[operand])
+                constants[operand] = number + derived.offset
+                parameters.append(derived.parameter)
                 operands.append((raw, operand))
             elif operand in self.numbers:
                 constants[operand], names = self.numbers[operand]
@@ -116,6 +117,11 @@ class Reading:
         step = Step(node, self.memory.place(node), tuple(operands))
         self.expressions[node] = grown(parts, step, constants, parameters, layer_of(node))
         return True
+
+    def _is_inner(self, node: fx.Node, is_apart: bool) -> bool:
+        """Whether a parameter that was moved, or offset, may be a number inside an activation."""
+        derived = self.derived.get(node)
+        return derived is not None and not self.is_held(node) and (not derived.offset or is_apart)
 
     def _number(
         self,

@@ -41,7 +41,13 @@ def _prelu(count):
     return lambda: nn.PReLU(count, init=0.4)
 
 
-@pytest.mark.parametrize("kind", [Swish, SoftSwish, Snake], ids=lambda k: k.__name__)
+class ChannelSnake(Snake):
+    def forward(self, x):
+        slope = self.beta.unsqueeze(0) if self.beta.dim() else self.beta
+        return x + (1.0 / (slope + 1e-9)) * torch.sin(x * slope).pow(2)
+
+
+@pytest.mark.parametrize("kind", [Swish, SoftSwish, Snake, ChannelSnake], ids=lambda k: k.__name__)
 def test_a_slope_for_each_unit_is_read_as_one_while_all_are_the_same(kind):
     one, each = _net(lambda: kind(())), _net(lambda: kind((64,)))
     first, second = plan(one, INPUTS), plan(each, INPUTS)
