@@ -8,6 +8,7 @@ from equipoise.errors import ArgumentError, PlanError
 from equipoise.plan.entry import Inputs
 from equipoise.plan.nodes import Affine
 from equipoise.plan.predict import predict
+from equipoise.plan.siren_plan import siren_laws
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.call_text import activation_text
@@ -63,6 +64,8 @@ def laws_apart(stack: Stack, scheme: Scheme, input_rms: float | None = None) -> 
     Raises:
         PlanError: naming the layer that the scheme cannot serve, and the remedy.
     """
+    if scheme.name == "siren":
+        return siren_laws(stack, scheme)
     laws: list[Law] = []
     for layer in _layers(stack, input_rms):
         try:
@@ -72,11 +75,14 @@ def laws_apart(stack: Stack, scheme: Scheme, input_rms: float | None = None) -> 
     return laws
 
 
-def plan_apart(stack: Stack, laws: Sequence[Law], inputs: Inputs, reason: str) -> StackPlan:
-    """The part of a plan that independent laws make, with what they lead to."""
-    expected = predict(stack, laws, inputs)
+def plan_apart(
+    stack: Stack, laws: Sequence[Law], inputs: Inputs, reason: str, biases: Sequence[Law] = ()
+) -> StackPlan:
+    """The part of a plan that independent laws make, with what they lead to; biases are 0."""
+    biases = tuple(biases) or tuple(Zero() for _ in laws)
+    expected = predict(stack, laws, inputs, biases)
     return StackPlan(
-        tuple(laws), tuple(Zero() for _ in laws), expected.signal, expected.gradient, reason,
+        tuple(laws), biases, expected.signal, expected.gradient, reason,
         max(expected.log_std), expected=expected,
     )  # fmt: skip
 

@@ -6,31 +6,40 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from equipoise.errors import PlanError
+from equipoise.plan.adapters import Adapters
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.behind import Behind, Draws, Observer
+from equipoise.plan.forms import gain_is_known, unfit_forms
+from equipoise.plan.fourier import SECOND_MOMENT, bandwidths, fourier_features
+from equipoise.plan.independent import plan_apart
 from equipoise.plan.levels import Levels
-from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
+from equipoise.plan.nodes import Affine, Opaque
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.plan.plan_stack import at_branch_end, plan_stack
 from equipoise.plan.predict import expect
 from equipoise.plan.predict_joined import Part, entering, expect_chain
+from equipoise.plan.reasons import (
+    Remarks,
+    bias_reason,
+    laid_out,
+    unplannable,
+    weight_reason,
+    why_untouched,
+)
 from equipoise.plan.residual import branch_ends
-from equipoise.plan.stack_plan import Expected, StackPlan
+from equipoise.plan.shared import beyond_telling, shared_feeds
+from equipoise.plan.stack_plan import Expected
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
 from equipoise.plan.trace import Trace
-from equipoise.plan.vectors import VectorLaws, is_matrix
+from equipoise.plan.vectors import VectorLaws, as_head
 from equipoise.schemes.catalogue import parse_scheme
 from equipoise.schemes.laws import (
     Array,
     Frame,
-    Law,
-    Matrix,
-    Turned,
     Zero,
 )
-from equipoise.schemes.part_laws import Each
 from equipoise.theory.hermite import statistics
 
 _NO_AIM = Aim()
@@ -69,8 +78,13 @@ def make_plan(
     """
     parse_scheme(scheme)
     parameters = {p.name: p for p in trace.parameters}
-    fixed = _unplannable(trace, kept)
-    stacks = find_stacks(trace, frozenset(fixed))
+    features = fourier_features(trace)
+    fixed = bandwidths(features) | unplannable(trace, kept) | unfit_forms(trace)
+    adapters = Adapters(trace, frozenset(fixed))
+    held = frozenset(fixed) | adapters.weights
+    stacks = find_stacks(trace, held)
+    feeds = shared_feeds(stacks)
+    beyond = beyond_telling(trace, feeds)
     given = [rows for rows in (samples or {}).values() if rows.size]
     if given and not any(rows.any() for rows in given):
         raise PlanError(
@@ -81,16 +95,16 @@ def make_plan(
     # Each row meets one of several matrices: that is no second use.
     uses = Counter(n.weight for n in trace.nodes if isinstance(n, Affine) and not n.several)
 
-    laws: dict[str, tuple[Law, str]] = {}
+    laws = dict(adapters.laws)
     frames: dict[str, Frame] = {}
     arrays: dict[str, Array] = {}
     choices: list[str] = []
-    remarks, warnings = _Remarks(), _Remarks()
-    chains = find_chains(trace, frozenset(fixed))
+    remarks, warnings = Remarks(), Remarks()
+    chains = find_chains(trace, held)
     chain_of = {a.output: chain for chain in chains for a in chain.affines}
     parts: dict[int, Part] = {}
     starting = {stack.affines[0].output: stack for stack in stacks}
-    vectors = VectorLaws(trace, levels, frozenset(fixed), aim)
+    vectors = VectorLaws(trace, levels, held, aim)
     draws = Draws(trace, fixed.keys(), (vectors.laws, laws), frames, arrays)
     levels.look_behind(Behind(trace, fixed.keys(), observer, draws))
     ends = branch_ends(trace) if parse_scheme(scheme).name == "auto" else {}
@@ -102,8 +116,14 @@ def make_plan(
         if stack is None:
             continue
         if stack.affines[0].weight in fixed:
-            # Its values are the user's: what it sends on is seen, or not known.
+            # Its values are the user's: what it sends on is seen, or not known, but for sines.
             laws.update((a.bias, _RESET) for a in stack.affines if a.bias and a.bias not in fixed)
+            for known in features[node.output].outputs if node.output in features else ():
+                levels.set_level(known, SECOND_MOMENT)
+            continue
+        if stack.affines[0].weight in adapters.weights:
+            entering_level = levels.of(stack.entry_value)
+            levels.set_level(stack.exit_value, adapters.level(stack.affines[0], entering_level))
             continue
         inputs = levels.at(stack)
         where = _where(stack)
@@ -117,9 +137,19 @@ def make_plan(
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
-        planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim)
+        first = parameters.get(stack.affines[0].weight)
+        form = first.form if first is not None and first.is_gain_fixed else ""
+        name = stack.affines[0].weight
+        planned = plan_stack(stack, scheme, inputs, uses[name], aim, form, feeds[name])
+        if name in vectors.laws:
+            planned = plan_apart(
+                stack, [as_head(vectors.laws[name][0])], inputs, "its weight is an embedding too"
+            )
+        if form and not gain_is_known(stack.affines[0]):
+            remarks.add(where, f"{form} divides by a norm of the weight that is not predicted")
+            is_known = False
         end = ends.get(stack.affines[-1].output)
-        if end is not None:
+        if end is not None and not form and name not in vectors.laws:
             planned = at_branch_end(planned, end, levels.of(end.skip))
         fed = ""
         if is_known and levels.is_seen(stack.entry_value):
@@ -143,18 +173,22 @@ def make_plan(
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False
         expected = expect(stack, planned, inputs) if is_known else _nothing(stack)
-        parts[stack.affines[0].output] = Part(planned, inputs, expected, is_known)
+        told, is_told = expected, is_known
+        if is_known and stack.affines[0].output in beyond:
+            remarks.add(where, "what chance does in one use of a shared weight it does in all")
+            told, is_told = _nothing(stack), False
+        parts[stack.affines[0].output] = Part(planned, inputs, told, is_told)
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
-            law = _laid_out(weight, affine)
-            laws[affine.weight] = (law, _weight_reason(place, stack, planned))
+            law = laid_out(weight, affine)
+            laws[affine.weight] = (law, weight_reason(place, stack, planned))
             if affine.bias:
-                laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
+                laws[affine.bias] = (bias, bias_reason(bias))
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
-        told = expected.signal[-1]
-        signal = expected.at_exit if math.isnan(told) else told
+        signal = expected.signal[-1]
+        signal = expected.at_exit if math.isnan(signal) else signal
         levels.set_level(stack.exit_value, _exit_level(stack, signal))
 
     choices += vectors.choices
@@ -177,9 +211,11 @@ def make_plan(
         elif name in laws or name in vectors.laws:
             # A table that is the head too is drawn as a table, padding and all.
             law, reason = vectors.laws.get(name) or laws[name]
+            if parameter.form:
+                reason = f"{reason}; written through {parameter.form}"
             assignments.append(Assignment(name, parameter.shape, law, reason))
         else:
-            untouched.append(Untouched(name, parameter.shape, _why_untouched(name, used)))
+            untouched.append(Untouched(name, parameter.shape, why_untouched(name, used)))
     if observer is not None and observer.failure:
         remarks.add(
             "the model",
@@ -204,73 +240,9 @@ def make_plan(
     return plan
 
 
-def _unplannable(trace: Trace, kept: Mapping[str, str]) -> dict[str, str]:
-    """Parameters that keep their values, with the reason."""
-    reasons: dict[str, str] = {}
-    shapes = {p.name: p.shape for p in trace.parameters}
-    for node in trace.nodes:
-        if isinstance(node, Opaque):
-            for name in node.parameters:
-                if node.is_linear and is_matrix(shapes.get(name, ())):
-                    continue
-                reasons[name] = f"belongs to {node.layer or 'the model'}: {node.reason}"
-        elif isinstance(node, Nonlinearity):
-            for name in node.parameters:
-                reasons[name] = f"is part of the activation {node.activation}, read as it stands"
-    gains = {n.parameter for n in trace.nodes if isinstance(n, Gain)}
-    for node in trace.nodes:
-        if isinstance(node, Shift) and node.parameter and node.parameter in gains:
-            reasons[node.parameter] = "is a gain and an offset at once"
-    for p in trace.parameters:
-        if not p.is_trainable:
-            reasons[p.name] = "frozen: requires_grad is False"
-        elif 0 in p.shape:
-            reasons[p.name] = "has no entries"
-    reasons |= kept
-    for node in trace.nodes:
-        # One that was selected where its weight was not starts anew.
-        if isinstance(node, Affine) and node.weight in reasons.keys() - kept.keys() and node.bias:
-            reasons.setdefault(node.bias, f"its weight {node.weight!r} keeps its values")
-    return reasons
-
-
-def _laid_out(law: Law, affine: Affine) -> Law:
-    """A law of a matrix of shape (out, in) for a parameter that holds it some other way."""
-    if not affine.is_turned and not affine.several:
-        return law
-    # Linear layers have a matrix's.
-    assert isinstance(law, Matrix)
-    found = Turned(law) if affine.is_turned else law
-    return Each(found) if affine.several else found
-
-
-def _why_untouched(name: str, used: set[str]) -> str:
-    if name in used:
-        return "a gain of the model's own, which keeps its values"
-    return "no operation of the model uses it"
-
-
 def _where(stack: Stack) -> str:
     first, last = stack.affines[0].layer, stack.affines[-1].layer
     return f"layer {first}" if first == last else f"layers {first} to {last}"
-
-
-class _Remarks:
-    """What a reader should know: one note for each remark, however many places it concerns."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, dict[str, None]] = {}
-
-    def add(self, place: str, remark: str) -> None:
-        self._places.setdefault(remark, {})[place] = None
-
-    def notes(self) -> tuple[str, ...]:
-        found = []
-        for remark, places in self._places.items():
-            first, *others = places
-            more = f" and {len(others)} more" if others else ""
-            found.append(f"{first}{more}: {remark}.")
-        return tuple(found)
 
 
 def _predictions(stack: Stack, number: int, expected: Expected) -> dict[int, Prediction]:
@@ -298,13 +270,3 @@ def _exit_level(stack: Stack, signal: float) -> float:
     if not signal > 0:
         return math.nan
     return statistics(stack.exit_activation, signal**2).second_moment
-
-
-def _weight_reason(place: int, stack: Stack, planned: StackPlan) -> str:
-    if stack.depth == 0:
-        return planned.reason
-    if place == 0:
-        return "brings the inputs to the level of the stack"
-    if place == stack.depth:
-        return "brings the stack to its output scale"
-    return f"keeps the signal after {stack.hidden[place - 1].activation}"

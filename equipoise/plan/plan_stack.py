@@ -7,25 +7,35 @@ from equipoise.plan.aim import OUTPUT_UNMET, Aim
 from equipoise.plan.choose import Choice, choose
 from equipoise.plan.derivative_plan import for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
+from equipoise.plan.forms import at_gain_one
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.residual import BranchEnd
+from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
+from equipoise.plan.siren_plan import reads_coordinates, sine_laws, siren_phases
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
 from equipoise.schemes.laws import BestOf, Taps
 from equipoise.schemes.louder import louder
-from equipoise.schemes.orthogonal import orthogonal
-from equipoise.theory.activations import identity
+from equipoise.schemes.siren import sine_frequency
+from equipoise.theory.activations import Activation, identity
 
 __all__ = ["SCHEMES", "plan_stack"]
 
 _NO_AIM = Aim()
+_LINE = identity()
 
 
 def plan_stack(
-    stack: Stack, scheme: str, inputs: Inputs, uses: int = 1, aim: Aim = _NO_AIM
+    stack: Stack,
+    scheme: str,
+    inputs: Inputs,
+    uses: int = 1,
+    aim: Aim = _NO_AIM,
+    form: str = "",
+    feed: Activation = _LINE,
 ) -> StackPlan:
     """Laws for a stack.
 
@@ -34,6 +44,8 @@ def plan_stack(
         scheme: name of a scheme, with options in brackets (``schemes.catalogue``).
         inputs: what enters.
         uses: how often the model uses the stack's weight.
+        feed: activation that a weight which is used several times is scaled to.
+        form: what fixes the gain of the stack's one weight at 1, '' where nothing does.
         aim: what the model is for; a budget among the options of the scheme goes before its own.
 
     Returns:
@@ -44,12 +56,15 @@ def plan_stack(
         PlanError: if the scheme cannot serve a layer.
     """
     wanted = parse_scheme(scheme)
+    if form:
+        law = shared_law(stack.affines[0], _LINE)
+        reason = f"orthogonal with gain 1, since its {form} leaves no other gain"
+        return plan_apart(stack, [at_gain_one(law)], inputs, reason)
     if uses > 1:
-        # Its input and output may be the same units, for which frames make a projection.
-        law, first = orthogonal(identity()), stack.affines[0].convolution
-        at = Taps(law, first.stride_block, first.groups, first.is_transposed)
-        reason = f"orthogonal, since it is used {uses} times"
-        return plan_apart(stack, [at if first.kernel else law], inputs, reason)
+        reason = f"orthogonal, since it is shared: one law serves {uses} uses"
+        if feed != _LINE:
+            reason += f", most of which read {feed}"
+        return plan_apart(stack, [shared_law(stack.affines[0], feed)], inputs, reason)
     if wanted.name == "auto":
         return _automatic(stack, inputs, aim)
     if wanted.name in ("centred", "mirrored", "shifted"):
@@ -59,7 +74,9 @@ def plan_stack(
         if wanted.name == "mirrored" and wanted.number("spread") > 0:
             return plan_spread(stack, wanted.number("spread"), inputs, spent)
         return plan_framed(stack, named_choice(stack, wanted.name), inputs, spent)
-    planned = plan_apart(stack, laws_apart(stack, wanted), inputs, why_apart(stack, wanted))
+    biases = siren_phases(stack) if wanted.name == "siren" else ()
+    laws = laws_apart(stack, wanted)
+    planned = plan_apart(stack, laws, inputs, why_apart(stack, wanted), biases)
     if stack.is_last and aim.output_rms > 0:
         return _asked_for(planned, aim.output_rms)
     return planned
@@ -67,6 +84,8 @@ def plan_stack(
 
 def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     """The auto rule: exact moments or frames, and what the aim adds."""
+    if reads_coordinates(stack):
+        return _sines(stack, inputs, aim)
     choice = choose(stack)
     if choice.scheme == "he":
         planned = _exact_moments(stack, choice, inputs, aim)
@@ -83,6 +102,19 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
             against = against or "no level of its signal is stable in depth"
             warning = warning or f"derivatives are not provided for, since {against}"
     return replace(planned, warning=warning, is_unstable=choice.is_unstable or planned.is_unstable)
+
+
+def _sines(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
+    """Sines on coordinates: the first layer as published, the others in balance."""
+    frequency = sine_frequency(stack.hidden[0].activation)
+    reason = (
+        f"the published first layer of sines on coordinates, since the factor {frequency:g} before "
+        f"a sine of {stack.affines[0].in_size} inputs says which frequencies the task has, and "
+        "balance does not; orthogonal behind it, with numbers of variance 1 before each sine"
+    )
+    last = stack.affines[-1].out_size
+    weights, biases = sine_laws(stack, aim.exit_rms(last) if stack.is_last else 1.0)
+    return plan_apart(stack, weights, inputs, reason, biases)
 
 
 def _exact_moments(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> StackPlan:

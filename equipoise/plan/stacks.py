@@ -20,6 +20,7 @@ from equipoise.plan.nodes import (
     Affine,
     Dropout,
     Flatten,
+    Lookup,
     Node,
     Nonlinearity,
     Opaque,
@@ -110,6 +111,10 @@ def find_stacks(trace: Trace, fixed: frozenset[str] = frozenset()) -> tuple[Stac
     layers = [node for node in trace.nodes if isinstance(node, Affine)]
     # A weight that stands alone has no partner to be coupled with.
     alone = {n.weight for n in layers if n.convolution.groups > 1 or n.convolution.is_transposed}
+    # A table is drawn as a table, also where it is a head.
+    alone |= {node.weight for node in trace.nodes if isinstance(node, Lookup)}
+    # Frames need weights of any scale.
+    alone |= {p.name for p in trace.parameters if p.is_gain_fixed}
     return _runs(trace, fixed, _alone(layers, fixed) | alone)
 
 

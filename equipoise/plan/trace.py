@@ -24,6 +24,11 @@ class Parameter:
         dtype: name of its element type, such as ``float32``.
         is_trainable: whether gradients are asked for.
         aliases: further names of the same tensor.
+        form: what computes it from parameters of its own, such as ``weight_norm``; '' for a plain
+            parameter.
+        is_gain_fixed: whether its form leaves only its direction to be chosen, with singular
+            values of at most 1.
+        kept: why it cannot be written, '' where it can.
     """
 
     name: str
@@ -31,6 +36,9 @@ class Parameter:
     dtype: str
     is_trainable: bool = True
     aliases: tuple[str, ...] = ()
+    form: str = ""
+    is_gain_fixed: bool = False
+    kept: str = ""
 
 
 @dataclass(frozen=True)

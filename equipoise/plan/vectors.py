@@ -13,6 +13,7 @@ from equipoise.plan.nodes import (
     Lookup,
     Merge,
     Node,
+    Nonlinearity,
     Norm,
     Opaque,
     Permute,
@@ -37,6 +38,11 @@ _MOST_TAPS = 7
 def is_matrix(shape: tuple[int, ...]) -> bool:
     """Whether a parameter of this shape can be a linear map."""
     return len(shape) >= 2
+
+
+def as_head(law: Law) -> Law:
+    """The law of a table as a linear map that reads its rows: one row of zeros is not counted."""
+    return Normal(law.std) if isinstance(law, Table) else law
 
 
 class VectorLaws:
@@ -110,10 +116,12 @@ class VectorLaws:
                 self.laws[name] = (Normal(1.0 / math.sqrt(summed)), reason)
                 self._levels.set_level(node.output, 1.0 / summed)
                 return
-            terms = self._terms(node.output)
-            std, reason = 1.0 / math.sqrt(terms), "rows start at RMS 1"
+            terms, factor = self._terms(node.output), self._factor_behind(node.output)
+            std, reason = 1.0 / (factor * math.sqrt(terms)), "rows start at RMS 1"
             if terms > 1:
                 reason = f"rows start at RMS 1 / sqrt({terms}), as one of {terms} that are added up"
+            if factor != 1.0:
+                reason += f" behind the factor {factor:.4g} that they are multiplied by"
             head = self._heads.get(name)
             if head is not None:
                 # Logits are products of a normalized signal with these very rows.
@@ -126,6 +134,22 @@ class VectorLaws:
         law = self.laws[name][0]
         level = law.std**2 if isinstance(law, Normal | Table) else math.nan
         self._levels.set_level(node.output, level)
+
+    def _factor_behind(self, value: int) -> float:
+        """What a table is multiplied by before anything else: sqrt(width), as a rule."""
+        factor = 1.0
+        while len(after := self._readers.get(value, [])) == 1:
+            match after[0]:
+                case Gain(parameter="", mean_square=square) if 0 < square < math.inf:
+                    factor *= math.sqrt(square)
+                case Nonlinearity(activation=f) if f.homogeneity == 1.0 and f.is_smooth:
+                    factor *= abs(f.slope) or 1.0
+                case Dropout() | Reshape():
+                    pass
+                case _:
+                    break
+            value = after[0].output
+        return factor
 
     def _summed(self, value: int) -> int:
         """Over how many entries a product with a parameter as a value sums; 0 where none does."""

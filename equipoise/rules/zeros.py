@@ -1,6 +1,6 @@
 """Weights that are all 0, and which of them start so on purpose: a head, or the end of a branch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from equipoise.measurement import LayerMeasurement, Measurements
@@ -19,21 +19,29 @@ class Zeros:
         meant: those whose zero weights leave the network trainable: a head, whose own weights move
             in the first step, and the end of a branch that signal and gradient go around.
         waiting: those before them whose gradient is 0 until they have moved.
+        planned: those that a plan drew as 0.
     """
 
     meant: frozenset[int] = frozenset()
     waiting: frozenset[int] = frozenset()
+    planned: frozenset[int] = frozenset()
 
 
-def zeros_on_purpose(m: Measurements, stacks: Sequence[Stack]) -> Zeros:
+def zeros_on_purpose(
+    m: Measurements, stacks: Sequence[Stack], drawn_as_zero: Collection[str] = ()
+) -> Zeros:
     """Which layers of zeros are a way to start, and which layers wait for them.
 
     Args:
         m: what was measured.
         stacks: the stacks of the layers, as far as known.
+        drawn_as_zero: weights that a plan draws as 0.
     """
+    planned = frozenset(
+        i for i, x in enumerate(m.layers) if x.weight_norm == 0.0 and x.weight in drawn_as_zero
+    )
     ends = {s.affines[-1].weight for s in stacks if not s.is_last}
-    meant = frozenset(
+    meant = planned | frozenset(
         i for i, x in enumerate(m.layers)
         if x.weight_norm == 0.0 and _is_meant(x, m.layers[i + 1 :], x.weight in ends)
     )  # fmt: skip
@@ -43,7 +51,7 @@ def zeros_on_purpose(m: Measurements, stacks: Sequence[Stack]) -> Zeros:
         while before >= 0 and m.layers[before].gradient == 0.0:
             waiting.add(before)
             before -= 1
-    return Zeros(meant, frozenset(waiting))
+    return Zeros(meant, frozenset(waiting), planned)
 
 
 def _is_meant(zero: LayerMeasurement, later: Sequence[LayerMeasurement], ends_branch: bool) -> bool:
@@ -58,7 +66,7 @@ def _is_meant(zero: LayerMeasurement, later: Sequence[LayerMeasurement], ends_br
 
 def zero_weights(m: Measurements, zeros: Zeros) -> list[Finding]:
     """A finding on layers whose weights are all 0."""
-    at = [i for i, x in enumerate(m.layers) if x.weight_norm == 0.0]
+    at = [i for i, x in enumerate(m.layers) if x.weight_norm == 0.0 and i not in zeros.planned]
     if not at:
         return []
     cutting = [i for i in at if i not in zeros.meant]

@@ -253,6 +253,16 @@ _ENTRIES = (
         (Option("gain", 1.0, "factor of the diagonal", 0.0, is_open=True),),
     ),
     SchemeEntry(
+        "siren",
+        "uniform: bound 1 / fan_in in the first layer, sqrt(c / fan_in) / w before other sines",
+        "Sitzmann et al. 2020, arXiv 2006.09661",
+        "sin(w x) on coordinates; odd activations",
+        (
+            Option("c", 6.0, "c of the hidden layers", 0.0, 1e3, is_open=True),
+            Option("first", 1.0, "numerator of the first layer's bound", 0.0, 1e6, is_open=True),
+        ),
+    ),
+    SchemeEntry(
         "centred",
         "orthogonal on frames that telescope, units centred at f(0), gain from a depth budget",
         "",

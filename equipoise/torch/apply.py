@@ -11,6 +11,13 @@ from equipoise.plan.plan import Plan
 from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.laws import Array, Law
 from equipoise.torch.parameters import parameters_of
+from equipoise.torch.parametrized import (
+    effective,
+    originals,
+    refresh_hooks,
+    slots,
+    through,
+)
 from equipoise.torch.refusals import (
     refuse_aliases,
     refuse_unwritable,
@@ -73,25 +80,27 @@ def draw_all(model: nn.Module, plan: Plan, seed: int) -> dict[str, torch.Tensor]
         seed: root seed.
 
     Returns:
-        New tensors by parameter name.
+        New tensors by parameter name; of a weight that a parametrization computes, what it becomes
+        when the values drawn are written through that.
 
     Raises:
         PlanError: if the plan does not fit the model, a parameter cannot be written (on the meta
             device, integer, complex, sparse, sharing memory), or values do not fit its dtype.
     """
-    plan.verify_complete(parameters_of(model))
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for assignment in plan.assignments:
-        refuse_unwritable(assignment.parameter, parameters[assignment.parameter])
-    refuse_aliases(model, [a.parameter for a in plan.assignments])
-    streams = plan.streams(seed)
     drawn = {}
-    for assignment in plan.assignments:
-        name = assignment.parameter
-        values = draw(assignment.law, name, assignment.shape, streams)
-        target = parameters[name]
-        drawn[name] = _rounded(name, values, target.dtype).to(target.device)
-    return drawn
+    with effective(model):
+        plan.verify_complete(parameters_of(model))
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for assignment in plan.assignments:
+            refuse_unwritable(assignment.parameter, parameters[assignment.parameter])
+        refuse_aliases(model, [a.parameter for a in plan.assignments])
+        streams = plan.streams(seed)
+        for assignment in plan.assignments:
+            name = assignment.parameter
+            values = draw(assignment.law, name, assignment.shape, streams)
+            target = parameters[name]
+            drawn[name] = _rounded(name, values, target.dtype).to(target.device)
+    return through(model, drawn)
 
 
 def apply(model: nn.Module, plan: Plan, generator: torch.Generator | None = None) -> int:
@@ -128,7 +137,7 @@ def apply(model: nn.Module, plan: Plan, generator: torch.Generator | None = None
         seed = root_seed(generator)
         values = draw_all(model, plan, seed)
         warn_of_training(model, stacklevel=2)
-        write(model, values)
+        write(model, originals(model, values))
         return seed
 
 
@@ -147,7 +156,7 @@ def unless_refused(generator: torch.Generator | None) -> Iterator[None]:
 
 
 def write(model: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copy values into parameters by name and return copies of what stood there.
+    """Copy values into parameters and buffers by name and return copies of what stood there.
 
     Values are written in place, whatever the strides and the device: version counters advance, so
     that autograd refuses a backward pass through a graph that was made before. If one parameter
@@ -156,7 +165,7 @@ def write(model: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, tor
     Raises:
         PlanError: if a parameter refuses; all hold what they held.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = slots(model)
     before = {name: parameters[name].detach().clone() for name in values}
     begun: list[str] = []
     done = False
@@ -176,6 +185,7 @@ def write(model: nn.Module, values: Mapping[str, torch.Tensor]) -> dict[str, tor
         if not done:
             for name in begun:
                 _put_back(parameters[name], before[name])
+    refresh_hooks(model, values)
     return before
 
 

@@ -12,6 +12,7 @@ import torch
 
 from equipoise import _checks
 from equipoise.schemes.laws import Law
+from equipoise.schemes.siren import siren
 from equipoise.schemes.variance import MODES, he, independent, lecun, xavier
 from equipoise.torch.filling import (
     Nonlinearity,
@@ -155,6 +156,33 @@ def lecun_trunc_normal_(
     """
     axes = weight_axes(tensor, groups, stride, transposed)
     return fill(tensor, lecun(axes.fans, gain, "truncated", bound), generator)
+
+
+def siren_(
+    tensor: Tensor, frequency: float = 1.0, is_first: bool = False, c: float = 6.0,
+    first: float = 1.0, generator: Generator = None, *,
+    groups: int = 1, stride: Stride = 1, transposed: bool = False,
+) -> Tensor:  # fmt: skip
+    """Uniform entries for a network of sin(w x): sqrt(c / fan_in) / w, first / fan_in in layer one.
+
+    Args:
+        tensor: the weight.
+        frequency: w of the sine that follows.
+        is_first: whether the layer reads coordinates.
+        c: 6 in the paper.
+        first: numerator of the first layer's bound.
+        generator: as in ``torch.nn.init``.
+        groups: of channels.
+        stride: of the convolution.
+        transposed: whether it is a transposed convolution.
+
+    Source: Sitzmann et al. 2020, arXiv 2006.09661.
+
+    >>> bool((siren_(torch.empty(64, 2), 30.0, is_first=True).abs() <= 0.5).all())
+    True
+    """
+    axes = weight_axes(tensor, groups, stride, transposed)
+    return fill(tensor, siren(axes.fans, frequency, c, is_first, first), generator)
 
 
 def _kaiming(

@@ -22,6 +22,7 @@ from equipoise.torch.inputs import Inputs, ModelInputs, read_inputs
 from equipoise.torch.measure import measure
 from equipoise.torch.observe import Runner
 from equipoise.torch.parameters import parameters_of
+from equipoise.torch.parametrized import originals, slots
 from equipoise.torch.refusals import (
     refuse_meta,
     refuse_mixed_meta,
@@ -46,7 +47,8 @@ class Initialization(Report):
         """Put back, bit for bit, the parameters that stood there before.
 
         Also after training: what was learned in between is lost, since the values from before are
-        kept nowhere else. Buffers, gradients and optimizers are not touched.
+        kept nowhere else. Gradients and optimizers are not touched, and of buffers only those of
+        spectral_norm and its like.
 
         Raises:
             PlanError: if nothing was written (a dry run), it was undone already, or a parameter has
@@ -57,7 +59,7 @@ class Initialization(Report):
                 "undo must follow an initialization that wrote weights, got a dry run or a second "
                 "call. Nothing is to be put back."
             )
-        now = dict(self._model.named_parameters(remove_duplicate=False))
+        now = slots(self._model)
         for name, value in self._before.items():
             found = now.get(name)
             if found is None or (found.shape, found.dtype) != (value.shape, value.dtype):
@@ -185,13 +187,14 @@ def initialize(
         made, traced, arguments = planned(model, inputs, scheme, aim, selection)
         seed = root_seed(generator)
         values = draw_all(model, made, seed)
+        written = originals(model, values)
         measured = measure(model, traced, arguments, values)
         findings = find(measured, made, find_stacks(traced))
         # Here a filter may turn warnings into errors: nothing is written yet.
         warn_of_hidden_layers(model, stacklevel=2)
         if not dry_run:
             warn_of_training(model, stacklevel=2)
-        before = {} if dry_run else write(model, values)
+        before = {} if dry_run else write(model, written)
     return Initialization(
         type(model).__name__,
         made,

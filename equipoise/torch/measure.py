@@ -19,6 +19,7 @@ from equipoise.torch.inputs import ModelInputs, batch_rms
 from equipoise.torch.measure_layer import by_input, cosine, input_share, layer_measurement
 from equipoise.torch.measure_loss import NO_LOSS, Loss
 from equipoise.torch.measure_watch import Seen, Watch
+from equipoise.torch.parametrized import effective
 from equipoise.torch.stateless import Copies, own_randomness
 
 # More rows than these change no number that is measured by more than its own error.
@@ -55,13 +56,14 @@ def measure(
     """
     given = _batch(inputs)
     sent, loss = _fewer(inputs, loss, given)
-    try:
-        return _pass(model, trace, sent, values or {}, loss, given)
-    except TraceError:
-        if sent is inputs:
-            raise
-    # A forward that knows the size of its batch takes no other.
-    return _pass(model, trace, inputs, values or {}, loss, given)
+    with effective(model):
+        try:
+            return _pass(model, trace, sent, values or {}, loss, given)
+        except TraceError:
+            if sent is inputs:
+                raise
+        # A forward that knows the size of its batch takes no other.
+        return _pass(model, trace, inputs, values or {}, loss, given)
 
 
 def _pass(

@@ -114,6 +114,9 @@ class Watch(TorchFunctionMode):
     def _product(self, args: tuple[Any, ...], place: int, out: torch.Tensor) -> torch.Tensor:
         """Record x @ W and x @ W.T with a parameter of two axes."""
         weight, bias = args[place], args[0] if place == 2 else None
+        if id(args[place - 1]) in self._names:
+            # A product of two parameters is a weight and no signal.
+            return out
         if id(weight) in self._turned:
             seen = Seen(self._turned[id(weight)][0], out, bias)
         elif id(weight) in self._names and weight.dim() == 2:

@@ -10,6 +10,7 @@ from equipoise.plan.nodes import Affine
 from equipoise.plan.stacks import Stack
 from equipoise.rules.weight_law import WeightFacts
 from equipoise.torch.measure_watch import Seen
+from equipoise.torch.parametrized import effective
 
 # Along the shorter axis as many vectors are looked at; a part of independent entries is
 # independent, and a part of orthonormal vectors is orthonormal.
@@ -26,7 +27,8 @@ def weigh(model: nn.Module, stacks: Iterable[Stack]) -> dict[str, WeightFacts]:
     Returns:
         Facts by name of the weight.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with effective(model):
+        parameters = dict(model.named_parameters(remove_duplicate=False))
     found = {}
     for stack in stacks:
         for i in range(1, len(stack.hidden)):

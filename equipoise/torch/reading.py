@@ -35,6 +35,7 @@ from equipoise.torch.pointwise import (
     grown,
     is_pointwise,
 )
+from equipoise.torch.slopes import computed, is_slope, one_number
 from equipoise.torch.values import Held, Values
 
 _LINEAR = frozenset(
@@ -59,6 +60,8 @@ class Reading:
         self.tensors = dict(model.named_parameters(remove_duplicate=False))
         self.parameter_of: dict[fx.Node, str] = {}
         self.derived: dict[fx.Node, Derived] = {}
+        # Numbers that operations on parameters of one number make, with the parameters' names.
+        self.numbers: dict[fx.Node, tuple[float, tuple[str, ...]]] = {}
         self.constants = Constants({})
         self.is_constant_node: set[fx.Node] = set()
         self.held: dict[fx.Node, Held] = {}
@@ -88,14 +91,28 @@ class Reading:
         operands: list[tuple[fx.Node, Operand]] = []
         constants: dict[fx.Node, float] = {}
         parameters: list[str] = []
+        # What is made of parameters alone is no gain yet, and may become a slope.
+        is_apart = all(
+            n in self.derived or n in self.numbers
+            for n in map(self.memory.now, node.all_input_nodes)
+        )
         for raw in node.all_input_nodes:
             operand = self.memory.now(raw)
-            if operand in self.parameter_of:
-                tensor = self.tensors[self.parameter_of[operand]]
-                if tensor.numel() != 1 or tensor.is_meta:
+            if operand in self.parameter_of or self._is_inner(operand, is_apart):
+                derived = self.derived[operand]
+                tensor = self.tensors[derived.parameter]
+                number, is_one = one_number(tensor), tensor.numel() == 1 or is_apart
+                if not is_one and not tensor.is_meta and is_slope(node, raw) and number is None:
+                    self.opaque(node, "its slopes differ from unit to unit")
+                    return True
+                if number is None or not (is_one or is_slope(node, raw)):
                     return False
-                constants[operand] = float(tensor.detach())
-                parameters.append(self.parameter_of[operand])
+                constants[operand] = number + derived.offset
+                parameters.append(derived.parameter)
+                operands.append((raw, operand))
+            elif operand in self.numbers:
+                constants[operand], names = self.numbers[operand]
+                parameters += names
                 operands.append((raw, operand))
             elif operand in self.expressions:
                 parts.append(self.expressions[operand])
@@ -105,12 +122,36 @@ class Reading:
                 operands.append((raw, parts[-1].base))
             else:
                 return False
-        if not parts or len({part.base for part in parts}) != 1:
+        if not parts:
+            return self._number(node, dict(operands), constants, parameters)
+        if len({part.base for part in parts}) != 1:
             return False
         if shape_of(node) != self.values.held[parts[0].base].shape:
             return False
         step = Step(node, self.memory.place(node), tuple(operands))
         self.expressions[node] = grown(parts, step, constants, parameters, layer_of(node))
+        return True
+
+    def _is_inner(self, node: fx.Node, is_apart: bool) -> bool:
+        """Whether a parameter that was moved, or offset, may be a number inside an activation."""
+        derived = self.derived.get(node)
+        return derived is not None and not self.is_held(node) and (not derived.offset or is_apart)
+
+    def _number(
+        self,
+        node: fx.Node,
+        operands: dict[fx.Node, Operand],
+        constants: dict[fx.Node, float],
+        parameters: list[str],
+    ) -> bool:
+        """Take note of a number that is computed from parameters alone: exp(s), 1 / alpha."""
+        if not constants:
+            return False
+        given = {raw: constants[n] for raw, n in operands.items() if isinstance(n, fx.Node)}
+        made = computed(node, given)
+        if made is None or not math.isfinite(made):
+            return False
+        self.numbers[node] = made, tuple(dict.fromkeys(parameters))
         return True
 
     def opaque(self, node: fx.Node, reason: str, uses: bool = True) -> None:
@@ -122,10 +163,9 @@ class Reading:
             uses: whether the parameters that it reads are then out of the plan's reach.
         """
         operands = [self.memory.now(n) for n in node.all_input_nodes]
-        used = tuple(
-            dict.fromkeys(self.derived[n].parameter for n in operands if n in self.derived)
-        )
-        used = used if uses else ()
+        named = [self.derived[n].parameter for n in operands if n in self.derived]
+        named += [name for n in operands if n in self.numbers for name in self.numbers[n][1]]
+        used = tuple(dict.fromkeys(named)) if uses else ()
         read = [self.value(n) for n in operands if self.is_read(n)]
         shapes = shapes_of(node)
         if not shapes or not (used or read):

@@ -41,6 +41,7 @@ from equipoise.torch.matmul import read_matmul
 from equipoise.torch.mixtures import read_mixture
 from equipoise.torch.norms import read_norm
 from equipoise.torch.parameters import parameters_of
+from equipoise.torch.parametrized import effective
 from equipoise.torch.pointwise import is_pointwise
 from equipoise.torch.program import Program, Read
 from equipoise.torch.reading import Reading
@@ -75,8 +76,9 @@ def trace(model: nn.Module, inputs: ModelInputs) -> Trace:
 
 def read(model: nn.Module, inputs: ModelInputs) -> Read:
     """As ``trace``, with the graph."""
-    reader = _Reader(model, export(model, inputs))
-    return Read(reader.read(), reader.program, reader.state.places())
+    with effective(model):
+        reader = _Reader(model, export(model, inputs))
+        return Read(reader.read(), reader.program, reader.state.places())
 
 
 def _is_signal(node: fx.Node) -> bool:

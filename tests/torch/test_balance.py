@@ -25,7 +25,11 @@ SHAPES = [(64, 256), (256, 64), (64, 64)]
 
 
 # Schemes that are made for some activations and refuse the others.
-REFUSED = {("shifted", nn.Tanh): "a line above 0", ("odd_sigmoid", nn.ReLU): "an odd sigmoid"}
+REFUSED = {
+    ("shifted", nn.Tanh): "a line above 0",
+    ("odd_sigmoid", nn.ReLU): "an odd sigmoid",
+    ("siren", nn.ReLU): "must serve sines",
+}
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

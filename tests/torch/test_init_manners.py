@@ -25,7 +25,7 @@ FILLS = {
     "lecun_trunc_normal_": init.lecun_trunc_normal_, "orthogonal_": init.orthogonal_,
     "diagonal_noise_": init.diagonal_noise_, "lyapunov_normal_": init.lyapunov_normal_,
     "lyapunov_orthogonal_": init.lyapunov_orthogonal_, "sampled_": init.sampled_,
-    "mirrored_": init.mirrored_,
+    "mirrored_": init.mirrored_, "siren_": init.siren_,
     "sparse_": lambda w, generator=None: init.sparse_(w, 0.3, generator=generator),
     "odd_sigmoid_": lambda w, generator=None: init.odd_sigmoid_(w, 50, generator=generator),
     "fractional_moment_": lambda w, generator=None: init.fractional_moment_(
