@@ -19,7 +19,7 @@ from equipoise.plan.nodes import (
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Law, Normal, Zero
 
-_DOWN = "goes into a low-rank adapter: independent entries of variance 1 / fan_in"
+_DOWN = "goes into a low-rank adapter: independent entries that bring its input to RMS 1"
 _UP = "ends a low-rank adapter: 0, so that the model starts as {} leaves it"
 
 
@@ -65,9 +65,24 @@ class Adapters:
         """Weights of adapters."""
         return frozenset(self.laws)
 
-    def level(self, affine: Affine, entering: float) -> float:
-        """Second moment of what a weight of an adapter makes, of its input's."""
-        return 0.0 if self.laws[affine.weight][0] == Zero() else entering
+    def fit(self, affine: Affine, entering: float) -> float:
+        """Scale the first weight of an adapter to what enters it, which is known by now.
+
+        Args:
+            affine: a layer of an adapter.
+            entering: second moment of its input, nan where it is not known.
+
+        Returns:
+            Second moment of what it makes.
+        """
+        law, reason = self.laws[affine.weight]
+        if not isinstance(law, Normal):
+            return 0.0
+        if not entering > 0:
+            return entering
+        std = 1.0 / math.sqrt(affine.fans.fan_in * entering)
+        self.laws[affine.weight] = (Normal(std), reason)
+        return 1.0
 
     def _added(self, node: Merge, base: int, path: int) -> bool:
         found = self._base.get(self._before(base))

@@ -123,7 +123,8 @@ def make_plan(
             continue
         if stack.affines[0].weight in adapters.weights:
             entering_level = levels.of(stack.entry_value)
-            levels.set_level(stack.exit_value, adapters.level(stack.affines[0], entering_level))
+            levels.set_level(stack.exit_value, adapters.fit(stack.affines[0], entering_level))
+            laws.update({a.weight: adapters.laws[a.weight] for a in stack.affines})
             continue
         inputs = levels.at(stack)
         where = _where(stack)

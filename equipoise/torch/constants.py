@@ -54,6 +54,16 @@ class Constants:
             return math.nan
         return float(value.double().mean())
 
+    def same_everywhere(self, node: fx.Node) -> float | None:
+        """The number that all entries of a constant are, None where they are not one."""
+        if self._same.get(node, node).op != "call_function":
+            return None
+        value = self._value(node)
+        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+            return None
+        first = value.flatten()[0]
+        return float(first) if bool((value == first).all()) else None
+
     def least(self, node: fx.Node) -> float:
         """Least entry of a constant, nan where it is not known."""
         value = self._value(node)

@@ -43,6 +43,8 @@ _LINEAR = frozenset(
      "tensordot", "grouped_mm", "_grouped_mm", "grouped_mm_fallback", "conv1d", "conv2d", "conv3d",
      "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 )  # fmt: skip
+# Of a constant tensor they make what they make of a number.
+_BOUNDS = frozenset({"maximum", "minimum", "where"})
 
 
 class Reading:
@@ -120,6 +122,9 @@ class Reading:
             elif self.is_read(operand):
                 parts.append(Expression(self.value(operand).number))
                 operands.append((raw, parts[-1].base))
+            elif op_name(node) in _BOUNDS and self.constants.same_everywhere(operand) is not None:
+                constants[operand] = float(self.constants.same_everywhere(operand) or 0.0)
+                operands.append((raw, operand))
             else:
                 return False
         if not parts:

@@ -51,9 +51,7 @@ from equipoise.torch.tables import read_lookup
 from equipoise.torch.unfit import refuse_other_dtype
 from equipoise.torch.values import Held, renumbered, without_dead_ends
 
-_READERS = (
-    read_recurrent, read_matmul, read_lookup, read_norm, read_attention, read_join, read_mixture
-)  # fmt: skip
+_READERS = (read_recurrent, read_matmul, read_lookup, read_norm, read_attention, read_join)
 # Alpha dropout sets entries to another value and shifts all: it is not read.
 _DROPOUTS = frozenset({"dropout", "feature_dropout"})
 
@@ -203,7 +201,7 @@ class _Reader:
             return
         elif not any(read(state, node) for read in _READERS):
             is_function = is_pointwise(node) and state.pointwise(node)
-            if not is_function and not read_elementwise(state, node):
+            if not (is_function or read_elementwise(state, node) or read_mixture(state, node)):
                 state.opaque(node, why_not_read(node))
 
     def _derived(self, node: fx.Node, operands: list[fx.Node]) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from equipoise.schemes.laws import Normal, Zero
-from equipoise.torch import initialize, plan
+from equipoise.torch import apply, initialize, plan
 
 INPUTS = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 
@@ -87,8 +87,13 @@ def test_an_adapted_model_starts_as_its_base(kind):
     assert torch.allclose(model(INPUTS), bare(INPUTS), atol=1e-6)
     suffix = ".weight" if kind is Layers else ""
     laws = _laws(report.plan)
-    for layer, fan_in in (("0", 16), ("2", 32)):
-        assert laws[f"{layer}.down{suffix}"].law == Normal(1 / math.sqrt(fan_in))
+    hidden = model[1](model[0](INPUTS)).detach()
+    for layer, entering in (("0", INPUTS), ("2", hidden)):
+        # What enters an adapter is brought to RMS 1; one inside a weight does not see it.
+        level = 1.0 if kind is Merged else float(entering.square().mean())
+        law = laws[f"{layer}.down{suffix}"].law
+        assert isinstance(law, Normal)
+        assert law.std == pytest.approx(1 / math.sqrt(entering.shape[1] * level), rel=1e-3)
         assert laws[f"{layer}.up{suffix}"].law == Zero()
         assert "low-rank adapter" in laws[f"{layer}.up{suffix}"].reason
     model(INPUTS).square().sum().backward()
@@ -100,7 +105,8 @@ def test_adapters_of_convolutions():
     model = Kernels(8, 16)
     x = torch.randn(4, 8, 6, 6)
     report = initialize(model, x, generator=torch.Generator().manual_seed(0))
-    assert _laws(report.plan)["down.weight"].law == Normal(1 / math.sqrt(72))
+    std = 1 / math.sqrt(72 * float(x.square().mean()))
+    assert _laws(report.plan)["down.weight"].law.std == pytest.approx(std, rel=1e-4)
     assert torch.equal(model(x), model.base(x))
 
 
@@ -145,5 +151,7 @@ def test_a_frozen_half_is_no_adapter():
 def test_what_is_known_of_an_adapter_is_handed_on():
     model = nn.Sequential(Layers(16, 32), nn.ReLU(), nn.Linear(32, 4))
     made = plan(model, INPUTS)
-    # What a frozen weight makes is not known, and nothing is foretold behind it.
-    assert all(math.isnan(p.signal) for p in made.predictions)
+    # What a frozen weight makes is measured, and the layer behind it is scaled for that.
+    assert made.predictions[-1].signal == pytest.approx(1.0, rel=0.1)
+    apply(model, made, torch.Generator().manual_seed(0))
+    assert float(model(INPUTS).detach().square().mean().sqrt()) == pytest.approx(1.0, rel=0.3)
