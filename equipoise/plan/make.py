@@ -1,21 +1,21 @@
 """From a trace to a plan: every parameter is assigned a law or left alone with a reason."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
+from equipoise.plan.branch_plan import BranchLaws, set_exit
 from equipoise.plan.levels import Levels
-from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
+from equipoise.plan.nodes import Affine, Gain, Merge, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
-from equipoise.plan.plan_stack import at_branch_end, plan_stack
+from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.predict import expect
 from equipoise.plan.predict_joined import Part, entering, expect_chain
-from equipoise.plan.residual import branch_ends
+from equipoise.plan.residual_rules import rule_named
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
 from equipoise.plan.trace import Trace
@@ -32,7 +32,6 @@ from equipoise.schemes.laws import (
     Turned,
     Zero,
 )
-from equipoise.theory.hermite import statistics
 
 _NO_AIM = Aim()
 _SHALLOW = 2
@@ -43,6 +42,7 @@ def make_plan(
     scheme: str = "auto",
     samples: Mapping[int, Array] | None = None,
     aim: Aim = _NO_AIM,
+    residual: str = "auto",
 ) -> Plan:
     """A law for each parameter of a traced model.
 
@@ -53,15 +53,17 @@ def make_plan(
             is taken to have RMS 1.
         aim: what the model is for; read by ``auto``, and by ``centred``, ``mirrored`` and
             ``shifted`` as far as they leave it open.
+        residual: rule for residual branches (``plan.residual_rules``).
 
     Returns:
         The plan.
 
     Raises:
-        ArgumentError: for an unknown scheme.
-        PlanError: if a scheme cannot serve a layer of this model, or the inputs are all 0.
+        ArgumentError: for an unknown scheme or rule.
+        PlanError: if a scheme or rule cannot serve this model, or the inputs are all 0.
     """
-    parse_scheme(scheme)
+    name = parse_scheme(scheme).name
+    rule_named(residual)
     parameters = {p.name: p for p in trace.parameters}
     fixed = _unplannable(trace)
     stacks = find_stacks(trace, frozenset(fixed))
@@ -77,15 +79,16 @@ def make_plan(
     laws: dict[str, tuple[Law, str]] = {}
     frames: dict[str, Frame] = {}
     arrays: dict[str, Array] = {}
-    choices: list[str] = []
     remarks, warnings = _Remarks(), _Remarks()
     chains = find_chains(trace, frozenset(fixed))
     chain_of = {a.output: chain for chain in chains for a in chain.affines}
     parts: dict[int, Part] = {}
     starting = {stack.affines[0].output: stack for stack in stacks}
     vectors = VectorLaws(trace, levels, frozenset(fixed), aim)
-    ends = branch_ends(trace) if parse_scheme(scheme).name == "auto" else {}
+    branches = BranchLaws(trace, stacks, residual, name, frozenset(fixed))
     for node in trace.nodes:
+        if isinstance(node, Merge):
+            branches.at_sum(node, levels, vectors, parts)
         if not isinstance(node, Affine):
             vectors.plan(node)
             continue
@@ -108,16 +111,13 @@ def make_plan(
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
         planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim)
-        end = ends.get(stack.affines[-1].output)
-        if end is not None:
-            planned = at_branch_end(planned, end, levels.of(end.skip))
-        choices.append(f"{where}: {planned.reason}.")
+        planned = branches.at_stack(stack, planned)
         if planned.warning:
             # Through a layer or two a signal without a stable level still arrives.
             grave = planned.is_unstable and stack.depth > _SHALLOW
             unmet = UNMET in planned.warning or planned.warning == OUTPUT_UNMET
             (warnings if grave or unmet else remarks).add(where, planned.warning)
-        if aim.for_derivatives and parse_scheme(scheme).name != "auto":
+        if aim.for_derivatives and name != "auto":
             warnings.add(where, NOT_FOR_DERIVATIVES)
         if any(h.dropout != h.active_dropout for h in stack.hidden) and scheme == "auto":
             remarks.add(
@@ -130,22 +130,36 @@ def make_plan(
             is_known = False
         expected = expect(stack, planned, inputs) if is_known else _nothing(stack)
         parts[stack.affines[0].output] = Part(planned, inputs, expected, is_known)
+        set_exit(levels, stack, expected.signal[-1])
+        branches.at_head(stack, levels)
+
+    choices = [branches.choice + "."] if branches.choice else []
+    for key, part in parts.items():
+        stack, planned = starting[key], part.planned
+        choices.append(f"{_where(stack)}: {planned.reason}.")
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
             law = _turned(weight) if affine.is_turned else weight
-            laws[affine.weight] = (law, _weight_reason(place, stack, planned))
+            reason = _weight_reason(place, stack, planned)
+            if affine.output in branches.silent:
+                law, reason = Zero(), f"starts at 0, as residual={residual!r} asks"
+            laws[affine.weight] = (law, reason)
             if affine.bias:
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
-        levels.set_level(stack.exit_value, _exit_level(stack, expected.signal[-1]))
+    for where, remark in branches.remarks:
+        remarks.add(where, remark)
 
     predictions: dict[int, Prediction] = {}
     outlooks: list[Outlook] = []
     for number, chain in enumerate(chains):
         joined = _joined(chain, parts)
         expected = expect_chain(chain, joined) if joined else _nothing(chain)
+        for place, affine in enumerate(chain.affines):
+            if affine.output in branches.silent:
+                expected = expected.silent_at(place)
         predictions |= _predictions(chain, number, expected)
         if joined:
             outlooks.append(outlook(_where(chain), expected))
@@ -170,6 +184,7 @@ def make_plan(
     plan = Plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
         arrays, tuple(in_order), remarks.notes(), warnings.notes(), tuple(outlooks),
+        residual,
     )  # fmt: skip
     plan.verify_complete(trace.parameters)
     return plan
@@ -257,12 +272,6 @@ def _joined(chain: Stack, parts: Mapping[int, Part]) -> list[Part]:
 
 def _nothing(stack: Stack) -> Expected:
     return Expected.nothing(len(stack.affines), "")
-
-
-def _exit_level(stack: Stack, signal: float) -> float:
-    if not signal > 0:
-        return math.nan
-    return statistics(stack.exit_activation, signal**2).second_moment
 
 
 def _weight_reason(place: int, stack: Stack, planned: StackPlan) -> str:

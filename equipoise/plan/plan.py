@@ -97,6 +97,7 @@ class Plan:
         arrays: arrays that laws refer to by name (axes and mean of the inputs).
         predictions: expected signal and gradient by layer, in the order of computation.
         outlook: what is expected of each stack as a whole, and the odds of a usable draw.
+        residual: name of the rule for residual branches.
         notes: limits of the plan that a reader should know.
         warnings: what theory says against any start of this model.
     """
@@ -111,6 +112,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     outlook: tuple[Outlook, ...] = ()
+    residual: str = "auto"
 
     def __eq__(self, other: object) -> bool:
         # Infinity counts as nan, as in a file: a plan that is read again equals what was saved.
@@ -192,6 +194,7 @@ class Plan:
         return {
             "format": FORMAT,
             "scheme": self.scheme,
+            "residual": self.residual,
             "choice": list(self.choice),
             "assignments": [
                 {
@@ -243,6 +246,7 @@ class Plan:
             notes=tuple(data["notes"]),
             warnings=tuple(data["warnings"]),
             outlook=tuple(Outlook(**_with_nan(o)) for o in data["outlook"]),
+            residual=data.get("residual", "auto"),
         )
 
     def save(self, path: str | Path) -> Path:

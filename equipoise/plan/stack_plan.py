@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from equipoise.schemes.laws import Array, Frame, Law
 
@@ -41,6 +41,16 @@ class Expected:
         """No expectation, and why."""
         nan = (math.nan,) * layers
         return Expected(nan, nan, nan, nan, nan, note=note)
+
+    def silent_at(self, place: int) -> "Expected":
+        """The same where the weight of a layer is 0: neither signal nor cotangent passes it."""
+        nothing = tuple(0.0 * g for g in self.gradient[:place])
+        return replace(
+            self,
+            signal=(*self.signal[:place], 0.0, *self.signal[place + 1 :]),
+            gradient=(*nothing, *self.gradient[place:]),
+            correlation=(*self.correlation[:place], math.nan, *self.correlation[place + 1 :]),
+        )
 
 
 @dataclass(frozen=True)

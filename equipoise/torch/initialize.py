@@ -11,6 +11,7 @@ from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
+from equipoise.plan.residual_rules import rule_named
 from equipoise.plan.stacks import find_stacks
 from equipoise.plan.trace import Trace
 from equipoise.report.report import Report
@@ -74,6 +75,7 @@ def plan(
     purpose: str = "",
     for_derivatives: bool = False,
     output_rms: float = math.nan,
+    residual: str = "auto",
 ) -> Plan:
     """What ``initialize`` would draw; no tensor is touched, and meta-device models are welcome.
 
@@ -93,12 +95,18 @@ def plan(
             differential equations.
         output_rms: RMS wanted of the outputs, positive, such as the scale of the targets; nan to
             let the purpose decide: 1, or 0.3 for derivatives.
+        residual: how loud residual branches start: ``auto`` (with scheme ``auto`` each at 1/sqrt(L)
+            of a stream of L branches, with a scheme asked for by name as that draws them),
+            ``gpt2`` (last projections times 1/sqrt(their number)), ``depth`` (last weights times
+            1/sqrt(L)), ``fixup`` (arXiv 1901.09321), ``rezero`` or ``skipinit`` (the model's own
+            gains at 0; arXiv 2003.04887, 2002.10444), ``zero-last`` (last weights, or the gains of
+            norms behind them, at 0; arXiv 1706.02677), or ``none``.
 
     Returns:
         The plan.
 
     Raises:
-        ArgumentError: for an unknown scheme, an empty model or inputs that are not usable.
+        ArgumentError: for an unknown scheme or rule, an empty model or inputs that are not usable.
         TraceError: if forward fails or cannot be followed.
         PlanError: if the scheme cannot serve the model.
 
@@ -110,7 +118,7 @@ def plan(
     with torch.inference_mode(False):
         model = usable(model)
         refuse_mixed_meta(model)
-        return _plan(model, inputs, scheme, aim)[0]
+        return _plan(model, inputs, scheme, aim, residual)[0]
 
 
 def initialize(
@@ -123,6 +131,7 @@ def initialize(
     purpose: str = "",
     for_derivatives: bool = False,
     output_rms: float = math.nan,
+    residual: str = "auto",
 ) -> Initialization:
     """Start a model in balance, in place, and report what was done and what came of it.
 
@@ -142,12 +151,13 @@ def initialize(
         purpose: as for ``plan``.
         for_derivatives: as for ``plan``.
         output_rms: as for ``plan``.
+        residual: as for ``plan``.
 
     Returns:
         The report, with ``undo``.
 
     Raises:
-        ArgumentError: for an unknown scheme, an empty model or inputs that are not usable.
+        ArgumentError: for an unknown scheme or rule, an empty model or inputs that are not usable.
         TraceError: if forward fails or cannot be followed.
         PlanError: if the scheme cannot serve the model, or the model is on the meta device.
 
@@ -160,7 +170,7 @@ def initialize(
         model = usable(model)
         refuse_mixed_meta(model)
         refuse_meta(model)
-        made, traced, arguments = _plan(model, inputs, scheme, aim)
+        made, traced, arguments = _plan(model, inputs, scheme, aim, residual)
         seed = root_seed(generator)
         values = draw_all(model, made, seed)
         measured = measure(model, traced, arguments, values)
@@ -183,9 +193,10 @@ def initialize(
 
 
 def _plan(
-    model: nn.Module, inputs: Inputs, scheme: str, aim: Aim
+    model: nn.Module, inputs: Inputs, scheme: str, aim: Aim, residual: str
 ) -> tuple[Plan, Trace, ModelInputs]:
     parse_scheme(scheme)
+    rule_named(residual)
     arguments = read_inputs(model, inputs)
     # A model without storage is traced without data; their scale and axes are read all the same.
     has_storage = not any(p.is_meta for p in model.parameters())
@@ -194,5 +205,5 @@ def _plan(
     if not arguments.is_given:
         # Made-up inputs tell a scale of 1 and nothing more.
         samples = {}
-    made = make_plan(traced, scheme, samples, aim)
+    made = make_plan(traced, scheme, samples, aim, residual)
     return made, traced, arguments

@@ -13,7 +13,7 @@ from equipoise.torch.attention import read_attention
 from equipoise.torch.axes import axis_order, is_reshape
 from equipoise.torch.constants import Constants, known_values
 from equipoise.torch.derived import derive
-from equipoise.torch.elementwise import read_elementwise
+from equipoise.torch.elementwise import is_branch_gain, read_elementwise
 from equipoise.torch.export import export
 from equipoise.torch.geometry import (
     is_convolution,
@@ -189,9 +189,8 @@ class _Reader:
         elif source is not None and state.is_read(source) and self._read_of(node, source):
             return
         elif not any(read(state, node) for read in _READERS):
-            if not (is_pointwise(node) and state.pointwise(node)) and not read_elementwise(
-                state, node
-            ):
+            is_function = is_pointwise(node) and not is_branch_gain(state, node)
+            if not (is_function and state.pointwise(node)) and not read_elementwise(state, node):
                 state.opaque(node, why_not_read(node))
 
     def _derived(self, node: fx.Node, operands: list[fx.Node]) -> bool:
