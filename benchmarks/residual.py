@@ -60,9 +60,20 @@ GAINS = {
     "gain at the share, weights at the share": (BLOCKS**-0.5, BLOCKS**-0.5),
 }
 
+# Branches that end in a norm: what the gain of that norm starts at.
+NORMED = {
+    "gain 1": (1.0, 1.0),
+    "gain at the share": (BLOCKS**-0.5, 1.0),
+    "gain 1/L": (1 / BLOCKS, 1.0),
+    "gain 0": (0.0, 1.0),
+}
+
 
 def gains(form: str, epochs: int = 12) -> dict[str, list[list[float]]]:
-    """Test accuracy by way of starting, rate and draw; ``form`` is scalar or vector."""
+    """Test accuracy by way of starting, rate and draw.
+
+    ``form`` is ``scalar`` or ``vector``, or ``norm`` for vectors behind a norm of the branch.
+    """
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.data))
     x = torch.tensor(data.data[order] / 16.0, dtype=torch.float32)
@@ -73,7 +84,7 @@ def gains(form: str, epochs: int = 12) -> dict[str, list[list[float]]]:
     found = {}
     # E gelu(z)^2 = 0.4252 at z of variance 1.
     last = (0.4252 * 2 * WIDTH) ** -0.5
-    for name, (gain, loud) in GAINS.items():
+    for name, (gain, loud) in (NORMED if form == "norm" else GAINS).items():
         g = torch.Generator().manual_seed(1)
 
         def normal(*shape: int, std: float, g: torch.Generator = g) -> torch.Tensor:
@@ -82,7 +93,7 @@ def gains(form: str, epochs: int = 12) -> dict[str, list[list[float]]]:
                 len(GAIN_RATES), *[1] * len(shape)
             )
 
-        size = WIDTH if form == "vector" else 1
+        size = 1 if form == "scalar" else WIDTH
         w = {
             "in": normal(64, WIDTH, std=0.125),
             "a": normal(BLOCKS, WIDTH, 2 * WIDTH, std=WIDTH**-0.5),
@@ -97,6 +108,8 @@ def gains(form: str, epochs: int = 12) -> dict[str, list[list[float]]]:
             h = rows @ w["in"]
             for i in range(BLOCKS):
                 z = F.gelu(h @ w["a"][:, i] + w["a0"][:, i]) @ w["b"][:, i] + w["b0"][:, i]
+                if form == "norm":
+                    z = F.layer_norm(z, (WIDTH,))
                 h = h + w["gain"][:, i] * z
             return h @ w["out"]
 
@@ -218,7 +231,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     given = parser.parse_args()
     if given.what == "gains":
-        found = {f"gains, {form}": gains(form) for form in ("vector", "scalar")}
+        found = {f"gains, {form}": gains(form) for form in ("vector", "scalar", "norm")}
     elif given.what == "postnorm":
         found = {"postnorm": postnorm(given.steps)}
     else:

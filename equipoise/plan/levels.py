@@ -163,7 +163,10 @@ class Levels:
         if value not in self._level:
             self._level[value] = self._second_moment(node, levels, shares, factor)
         if value not in self._share:
-            self._share[value] = share_of(node, levels, shares, self._level[value])
+            averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
+            self._share[value] = share_of(
+                node, levels, shares, self._level[value], averages=averages
+            )
         self._together.add(value, node, self._level[value], factor)
 
     def _factor_of(self, node: Node) -> float:

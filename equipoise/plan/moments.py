@@ -86,14 +86,15 @@ def second_moment(
         case Constant(mean_square=mean_square):
             return mean_square
         case Softmax(size=size):
-            return _participation(levels[0], size) / size
+            # What all keys have in common shifts every score of a query: it weighs nothing.
+            return _participation(levels[0] * (1.0 - shares[0]), size) / size
         case Contract(size=size) if averages:
             # The first factor's second moment is that of one weight: their squares add up.
             return levels[1] * (shares[1] + (1.0 - shares[1]) * min(1.0, levels[0] * size))
         case Contract(size=size):
             return size * levels[0] * levels[1]
         case Attention(size=size, scale=scale, visible=visible):
-            spread = scale**2 * size * levels[0] * levels[1]
+            spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1])
             weights = _participation(spread, 1.0 / visible)
             return levels[2] * (shares[2] + (1.0 - shares[2]) * weights)
         case Concat(sizes=sizes):
@@ -107,7 +108,14 @@ def second_moment(
             return math.nan
 
 
-def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level: float) -> float:
+def share_of(
+    node: Node,
+    levels: Sequence[float],
+    shares: Sequence[float],
+    level: float,
+    *,
+    averages: bool = False,
+) -> float:
     """Share of a value's second moment that all sites and rows have in common.
 
     Args:
@@ -115,6 +123,7 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         level: second moment of the value.
+        averages: as for ``second_moment``.
     """
     match node:
         case Lookup(share=share):
@@ -131,9 +140,20 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
             return common / sum(energies) if sum(energies) > 0 else 0.0
         case Product():
             return math.prod(shares)
-        case Attention() | Contract():
-            kept = levels[-1] * shares[-1]
+        case Attention(size=size, scale=scale, sites=sites, visible=visible):
+            # Two queries weigh the same values: what they make is alike by as much as their weights
+            # overlap, which is the more the more the queries have in common.
+            spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1]) * shares[0]
+            # Of a causal pair the later query sees more keys than two in a row do.
+            overlap = _participation(spread, 1.0 / min(visible, 2.0 / sites))
+            kept = levels[2] * (shares[2] + (1.0 - shares[2]) * overlap)
             return min(1.0, kept / level) if level > 0 else 0.0
+        case Contract(size=size) if averages:
+            kept = levels[1] * (shares[1] + (1.0 - shares[1]) / size)
+            return min(1.0, kept / level) if level > 0 else 0.0
+        case Contract():
+            # Scores: what all keys have in common.
+            return shares[1]
         case Pool(kind="average"):
             return min(1.0, levels[0] * shares[0] / level) if level > 0 else shares[0]
         case Affine():
@@ -148,10 +168,14 @@ def _normalized(level: float, wanted: float, epsilon: float) -> float:
 
 
 def _participation(spread: float, size: float) -> float:
-    """Sum of the squared weights of a softmax over ``size`` scores of variance ``spread``."""
+    """Sum of the squared weights of a softmax over ``size`` scores of variance ``spread``.
+
+    The ratio of means, n e^(2 s) to n e^s (e^s + n - 1) for spread s: 1 / n at s = 0.
+    """
     if not spread >= 0:
         spread = 0.0
-    return min(1.0, math.exp(min(spread, _MOST_SPREAD)) / size)
+    most = math.exp(min(spread, _MOST_SPREAD))
+    return min(1.0, most / (size + most - 1.0))
 
 
 @lru_cache(maxsize=4096)
