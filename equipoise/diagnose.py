@@ -43,7 +43,7 @@ def diagnose(
     # A layer without units has no numbers of its own to judge.
     judged = tuple(x for x in measurements.layers if x.entries)
     measurements = replace(measurements, layers=judged)
-    zeros = zeros_on_purpose(measurements, stacks)
+    zeros = zeros_on_purpose(measurements, stacks, plan)
     findings += [
         *travels(measurements, remedy, zeros),
         *in_units(measurements, activation_names(stacks), remedy, zeros),

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from scipy import optimize
 
 from equipoise.errors import PlanError
+from equipoise.plan.branch_book import Book, gain_name, heads_of, layer_of, set_exit
 from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Gain, Merge, Norm, makes, reads
 from equipoise.plan.plan_stack import at_exit, expected_at_exit
@@ -28,7 +29,6 @@ from equipoise.plan.trace import Trace
 from equipoise.plan.vectors import VectorLaws
 from equipoise.schemes.laws import BestOf, Constant, Law, Taps
 from equipoise.schemes.louder import louder
-from equipoise.theory.hermite import statistics
 
 _NORMED = (
     "a norm without a gain that may be set ends this residual branch, which starts as loud as a "
@@ -41,21 +41,6 @@ _KEEPS = "the gain of the norm that ends this residual branch is frozen: no rule
 _CLOSE = 1e-6
 # Nats by which a scale is looked for where a branch is not proportional to it.
 _FARTHEST = 14.0
-
-
-@dataclass(frozen=True)
-class _Book:
-    """Where laws stand that a branch may change.
-
-    Attributes:
-        levels: second moments.
-        vectors: laws of gains.
-        parts: stacks as they are planned, by the value that their first layer makes.
-    """
-
-    levels: Levels
-    vectors: VectorLaws
-    parts: MutableMapping[int, Part]
 
 
 class BranchLaws:
@@ -88,13 +73,14 @@ class BranchLaws:
         self.remarks = remarks_on(rule, self.branches)
         # Layers whose weights start at 0, by the value that they make.
         self.silent: set[int] = set()
+        self._silent_gains: set[str] = set()
         self._by_sum = {b.sum.output: b for b in self.branches}
         self._fixed = fixed
         self._ending = {s.affines[-1].output: s for s in stacks}
         self._nodes = trace.nodes
         self._place = {v: i for i, n in enumerate(trace.nodes) for v in makes(n)}
         self._inner = self._inner_factors() if rule == "fixup" else {}
-        self._heads = _heads(trace) if rule == "fixup" else frozenset[int]()
+        self._heads = heads_of(trace) if rule == "fixup" else frozenset[int]()
 
     def _inner_factors(self) -> dict[str, float]:
         """What Fixup multiplies weights by; of nested branches the inner one's rule holds."""
@@ -105,6 +91,13 @@ class BranchLaws:
                 if affine.weight not in last:
                     factors.setdefault(affine.weight, fixup_factor(branch))
         return factors
+
+    def silent_names(self) -> tuple[str, ...]:
+        """Weights and gains that start at 0."""
+        weights = {
+            n.weight for n in self._nodes if isinstance(n, Affine) and n.output in self.silent
+        }
+        return tuple(sorted(weights | self._silent_gains))
 
     def at_stack(self, stack: Stack, planned: StackPlan) -> StackPlan:
         """The plan of a stack with what the rule asks of weights inside branches.
@@ -152,7 +145,7 @@ class BranchLaws:
         branch = self._by_sum.get(node.output)
         if branch is None:
             return
-        book = _Book(levels, vectors, parts)
+        book = Book(levels, vectors, parts)
         if self.rule in SILENT:
             self._silence(branch, book)
         elif self.rule == "auto":
@@ -162,7 +155,7 @@ class BranchLaws:
             count = branch.projections if self.rule == "gpt2" else branch.branches
             self._set(branch, book, factor, f"times 1/sqrt({count}) by residual={self.rule!r}")
 
-    def _silence(self, branch: Branch, book: _Book) -> None:
+    def _silence(self, branch: Branch, book: Book) -> None:
         """A branch that adds nothing at birth."""
         reason = f"ends one of {branch.branches} residual branches, silent at birth"
         if self.rule in ("rezero", "skipinit"):
@@ -173,12 +166,17 @@ class BranchLaws:
             assert gain is not None
             self._set_gain(branch, gain, 0.0, reason, book)
         else:
+            for own in own_gains(branch):
+                # A branch of which weight and gain are 0 would never move.
+                if own.parameter not in self._fixed:
+                    words = "multiplies a branch whose last weight starts at 0"
+                    self._set_gain(branch, own, 1.0, words, book)
             for stack in self._stacks(branch, book):
                 self.silent.add(stack.affines[-1].output)
                 self._say(stack, f"its last weight {reason}", book)
             self._try(branch, 0.0, book)
 
-    def _share(self, branch: Branch, book: _Book) -> None:
+    def _share(self, branch: Branch, book: Book) -> None:
         """The auto rule: a share of the stream for the branch."""
         share = 1.0 / math.sqrt(branch.branches)
         level = book.levels.of(branch.skip)
@@ -190,22 +188,22 @@ class BranchLaws:
         )
         gains = [g for g in own_gains(branch) if g.parameter not in self._fixed]
         gain = gains[0] if gains else norm_gain(branch.ends)
-        if gain is not None and _name(gain) not in self._fixed:
+        if gain is not None and gain_name(gain) not in self._fixed:
             self._share_of_gain(branch, gain, wanted, f"ends {words}", book)
         elif branch.ends.norm is not None:
-            self.remarks.append((_layer(branch), _NORMED))
+            self.remarks.append((layer_of(branch), _NORMED))
         elif self._stacks(branch, book):
             found = self._solved(lambda t: self._try(branch, t, book), branch, wanted, book)
             if found is None and math.isnan(book.levels.of(branch.value)):
                 found = self._alone(branch, wanted, book)
             if found is None:
                 self._try(branch, 1.0, book)
-                self.remarks.append((_layer(branch), _OUT_OF_REACH))
+                self.remarks.append((layer_of(branch), _OUT_OF_REACH))
             else:
                 self._set(branch, book, found, f"it ends {words}")
 
     def _share_of_gain(
-        self, branch: Branch, gain: Gain | Norm, wanted: float, words: str, book: _Book
+        self, branch: Branch, gain: Gain | Norm, wanted: float, words: str, book: Book
     ) -> None:
         """A gain at the end of a branch: one of the model's own is kept where it is quiet."""
         is_own = isinstance(gain, Gain) and gain in own_gains(branch)
@@ -214,28 +212,29 @@ class BranchLaws:
         before = math.sqrt(gain.mean_square) if is_own and isinstance(gain, Gain) else math.nan
         if before <= value * (1.0 + _CLOSE):
             self._hear(branch, gain, before, book)
-            self.remarks.append((_layer(branch), _KEPT))
+            self.remarks.append((layer_of(branch), _KEPT))
             return
         self._set_gain(branch, gain, value, words, book)
 
     def _set_gain(
-        self, branch: Branch, gain: Gain | Norm, value: float, words: str, book: _Book
+        self, branch: Branch, gain: Gain | Norm, value: float, words: str, book: Book
     ) -> None:
-        book.vectors.laws[_name(gain)] = (Constant(value - gain.offset), words)
+        book.vectors.laws[gain_name(gain)] = (Constant(value - gain.offset), words)
         self._hear(branch, gain, value, book)
 
-    def _hear(self, branch: Branch, gain: Gain | Norm, value: float, book: _Book) -> None:
+    def _hear(self, branch: Branch, gain: Gain | Norm, value: float, book: Book) -> None:
         """Let levels know of a gain."""
-        book.levels.set_factor(_name(gain), value * value)
+        book.levels.set_factor(gain_name(gain), value * value)
+        (self._silent_gains.discard if value else self._silent_gains.add)(gain_name(gain))
         self._forget(branch, (gain.output,), book)
 
-    def _set(self, branch: Branch, book: _Book, factor: float, words: str) -> None:
+    def _set(self, branch: Branch, book: Book, factor: float, words: str) -> None:
         """Multiply what ends a branch by a factor: its last weights, or the gain behind them."""
         gain = norm_gain(branch.ends)
         if branch.ends.norm is not None:
             assert gain is not None
-            if _name(gain) in self._fixed:
-                self.remarks.append((_layer(branch), _KEEPS))
+            if gain_name(gain) in self._fixed:
+                self.remarks.append((layer_of(branch), _KEEPS))
             else:
                 self._set_gain(branch, gain, factor, f"{factor:.4g}, {words}", book)
             return
@@ -248,14 +247,14 @@ class BranchLaws:
             self._say(stack, words, book)
         self._try(branch, 1.0, book)
 
-    def _say(self, stack: Stack, words: str, book: _Book) -> None:
+    def _say(self, stack: Stack, words: str, book: Book) -> None:
         key = stack.affines[0].output
         planned = book.parts[key].planned
         planned = replace(planned, reason=f"{planned.reason}; {words}")
         book.parts[key] = replace(book.parts[key], planned=planned)
 
     def _solved(
-        self, attempt: Callable[[float], None], branch: Branch, wanted: float, book: _Book
+        self, attempt: Callable[[float], None], branch: Branch, wanted: float, book: Book
     ) -> float | None:
         """The factor at which a branch has the RMS wanted; None where none is known to."""
 
@@ -272,7 +271,7 @@ class BranchLaws:
             return None
         return math.exp(optimize.brentq(excess, -_FARTHEST, _FARTHEST, xtol=1e-9))
 
-    def _alone(self, branch: Branch, wanted: float, book: _Book) -> float | None:
+    def _alone(self, branch: Branch, wanted: float, book: Book) -> float | None:
         """The factor of a branch whose level is not known, as if nothing stood behind its ends."""
         made = [
             book.parts[s.affines[0].output].alone.signal[-1] for s in self._stacks(branch, book)
@@ -282,12 +281,12 @@ class BranchLaws:
             return None
         return wanted / math.sqrt(sum(known) / len(known) * branch.parts)
 
-    def _stacks(self, branch: Branch, book: _Book) -> list[Stack]:
+    def _stacks(self, branch: Branch, book: Book) -> list[Stack]:
         """Planned stacks that end a branch."""
         found = (self._ending.get(a.output) for a in branch.ends.affines)
         return [s for s in found if s is not None and s.affines[0].output in book.parts]
 
-    def _try(self, branch: Branch, factor: float, book: _Book) -> None:
+    def _try(self, branch: Branch, factor: float, book: Book) -> None:
         """Let levels know what the last weights make of a branch if they are so much larger."""
         changed: list[int] = []
         for stack in self._stacks(branch, book):
@@ -295,7 +294,7 @@ class BranchLaws:
             changed += set_exit(book.levels, stack, signal)
         self._forget(branch, changed, book)
 
-    def _forget(self, branch: Branch, changed: Iterable[int], book: _Book) -> None:
+    def _forget(self, branch: Branch, changed: Iterable[int], book: Book) -> None:
         """Find anew what is made of changed values, up to the sum."""
         touched = set(changed)
         first = min((self._place[v] for v in touched), default=0)
@@ -306,38 +305,3 @@ class BranchLaws:
                 later += makes(node)
         gains = [v for v in touched if isinstance(self._nodes[self._place[v]], Gain | Norm)]
         book.levels.forget([*later, *gains])
-
-
-def set_exit(levels: Levels, stack: Stack, signal: float) -> tuple[int, ...]:
-    """Let levels know the RMS that the last layer of a stack makes, and what leaves the stack."""
-    f, level = stack.exit_activation, signal * signal
-    after = math.nan
-    if level > 0:
-        after = statistics(f, level).second_moment
-    elif level == 0:
-        after = f.value_at_zero**2
-    levels.set_level(stack.affines[-1].output, level)
-    levels.set_level(stack.exit_value, after)
-    return stack.affines[-1].output, stack.exit_value
-
-
-def _name(gain: Gain | Norm) -> str:
-    return gain.parameter if isinstance(gain, Gain) else gain.weight
-
-
-def _layer(branch: Branch) -> str:
-    last = branch.ends.affines
-    return f"layer {last[0].layer}" if last else "a residual branch"
-
-
-def _heads(trace: Trace) -> frozenset[int]:
-    """Outputs of the layers that make the outputs of the model."""
-    producer = {v: n for n in trace.nodes for v in makes(n)}
-    found = set()
-    for value in trace.outputs:
-        while (node := producer.get(value)) is not None and len(reads(node)) == 1:
-            if isinstance(node, Affine):
-                found.add(node.output)
-                break
-            value = reads(node)[0]
-    return frozenset(found)

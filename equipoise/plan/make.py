@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
-from equipoise.plan.branch_plan import BranchLaws, set_exit
+from equipoise.plan.branch_book import set_exit
+from equipoise.plan.branch_plan import BranchLaws
 from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Gain, Merge, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
@@ -185,6 +186,7 @@ def make_plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
         arrays, tuple(in_order), remarks.notes(), warnings.notes(), tuple(outlooks),
         residual,
+        branches.silent_names(),
     )  # fmt: skip
     plan.verify_complete(trace.parameters)
     return plan

@@ -98,6 +98,7 @@ class Plan:
         predictions: expected signal and gradient by layer, in the order of computation.
         outlook: what is expected of each stack as a whole, and the odds of a usable draw.
         residual: name of the rule for residual branches.
+        silent: weights and gains that start at 0; what only they pass on waits for them to move.
         notes: limits of the plan that a reader should know.
         warnings: what theory says against any start of this model.
     """
@@ -113,6 +114,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     outlook: tuple[Outlook, ...] = ()
     residual: str = "auto"
+    silent: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         # Infinity counts as nan, as in a file: a plan that is read again equals what was saved.
@@ -195,6 +197,7 @@ class Plan:
             "format": FORMAT,
             "scheme": self.scheme,
             "residual": self.residual,
+            "silent": list(self.silent),
             "choice": list(self.choice),
             "assignments": [
                 {
@@ -247,6 +250,7 @@ class Plan:
             warnings=tuple(data["warnings"]),
             outlook=tuple(Outlook(**_with_nan(o)) for o in data["outlook"]),
             residual=data.get("residual", "auto"),
+            silent=tuple(data.get("silent", ())),
         )
 
     def save(self, path: str | Path) -> Path:

@@ -134,6 +134,12 @@ def words_of(rule: str, scheme: str, branches: Sequence[Branch]) -> str:
                 f"{where}: left as {scheme} draws them, as published; residual='depth' or 'gpt2' "
                 "makes them quieter"
             )
+        case "auto" if all(b.is_normed for b in branches):
+            return (
+                f"{where}: each starts at 1/sqrt(L) of its stream of L branches, so that the norms "
+                "behind the sums leave more than 1/sqrt(e) of what goes around them all, forward "
+                "and back"
+            )
         case "auto":
             return (
                 f"{where}: each starts at 1/sqrt(L) of its stream of L branches, so that second "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from equipoise.measurement import LayerMeasurement, Measurements
+from equipoise.plan.plan import Plan
 from equipoise.plan.stacks import Stack
 from equipoise.rules.finding import Finding
 
@@ -19,18 +20,21 @@ class Zeros:
         meant: those whose zero weights leave the network trainable: a head, whose own weights move
             in the first step, and the end of a branch that signal and gradient go around.
         waiting: those before them whose gradient is 0 until they have moved.
+        planned: those that the plan starts at 0; nothing need be said of them.
     """
 
     meant: frozenset[int] = frozenset()
     waiting: frozenset[int] = frozenset()
+    planned: frozenset[int] = frozenset()
 
 
-def zeros_on_purpose(m: Measurements, stacks: Sequence[Stack]) -> Zeros:
+def zeros_on_purpose(m: Measurements, stacks: Sequence[Stack], plan: Plan | None = None) -> Zeros:
     """Which layers of zeros are a way to start, and which layers wait for them.
 
     Args:
         m: what was measured.
         stacks: the stacks of the layers, as far as known.
+        plan: what was drawn, if the network was planned.
     """
     ends = {s.affines[-1].weight for s in stacks if not s.is_last}
     meant = frozenset(
@@ -43,7 +47,13 @@ def zeros_on_purpose(m: Measurements, stacks: Sequence[Stack]) -> Zeros:
         while before >= 0 and m.layers[before].gradient == 0.0:
             waiting.add(before)
             before -= 1
-    return Zeros(meant, frozenset(waiting))
+    silent = plan.silent if plan else ()
+    planned = frozenset(i for i, x in enumerate(m.layers) if x.weight in silent)
+    if silent:
+        # Gains at 0 hold back a branch as weights do, and a head of zeros all before it.
+        still = (i for i, x in enumerate(m.layers) if x.gradient == 0.0)
+        return Zeros(meant | planned, frozenset(waiting) | frozenset(still) - planned, planned)
+    return Zeros(meant, frozenset(waiting), planned)
 
 
 def _is_meant(zero: LayerMeasurement, later: Sequence[LayerMeasurement], ends_branch: bool) -> bool:
@@ -58,7 +68,8 @@ def _is_meant(zero: LayerMeasurement, later: Sequence[LayerMeasurement], ends_br
 
 def zero_weights(m: Measurements, zeros: Zeros) -> list[Finding]:
     """A finding on layers whose weights are all 0."""
-    at = [i for i, x in enumerate(m.layers) if x.weight_norm == 0.0]
+    zero = (i for i, x in enumerate(m.layers) if x.weight_norm == 0.0)
+    at = [i for i in zero if i not in zeros.planned]
     if not at:
         return []
     cutting = [i for i in at if i not in zeros.meant]
