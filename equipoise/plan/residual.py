@@ -15,6 +15,8 @@ from functools import partial
 from equipoise.plan.branch_walk import Ends, Producers, is_line, walk_back
 from equipoise.plan.nodes import (
     Affine,
+    Concat,
+    Constant,
     Dropout,
     Flatten,
     Gain,
@@ -201,12 +203,20 @@ class _Finder:
     def _identical(self, value: int) -> list[int]:
         """Values whose entries a term holds, the nearest first, and what their sums go around."""
         found = [value]
-        while (node := self.producer.get(found[-1])) is not None and is_move(node):
-            found.append(reads(node)[0])
+        while (node := self.producer.get(found[-1])) is not None:
+            held = [v for v in reads(node) if not self._is_zero(v)]
+            is_wider = isinstance(node, Concat) and len(held) == 1 < len(node.inputs)
+            if not (is_move(node) or is_wider):
+                break
+            found.append(held[0])
         # Of x + f(x) + g(x) the sum before this one has the same skip.
         while (skip := self.skips.get(found[-1])) is not None:
             found.append(skip)
         return found
+
+    def _is_zero(self, value: int) -> bool:
+        node = self.producer.get(value)
+        return isinstance(node, Constant) and node.mean_square == 0.0
 
     def _projected(self, value: int) -> int | None:
         """The value of which a term is one linear map, None where it is none."""
@@ -240,29 +250,19 @@ def is_move(node: Node) -> bool:
 def _streams(found: list[tuple[Merge, int, int, int, bool]], producer: Producers) -> dict[int, int]:
     """Value at which the stream of each residual sum begins, by the sum's output."""
     streams: dict[int, int] = {}
-    for node, _, skip, source, _ in found:
+    for node, _, skip, source, is_projected in found:
+        if is_projected:
+            # A projection sets the level anew, as each weight does: a stage begins.
+            streams[node.output] = skip
+            continue
         value = source if source not in streams else skip
         while value not in streams:
             before = producer.get(value)
             if before is None or not isinstance(before, _WAYS):
                 break
             value = reads(before)[0]
-        if value not in streams:
-            # The skip may be another sum's, or a projection, whose stage begins anew.
-            value = skip if producer_is_affine(skip, producer) else value
         streams[node.output] = streams.get(value, value)
     return streams
-
-
-def producer_is_affine(value: int, producer: Producers) -> bool:
-    """Whether a value is a linear map's, moved or normalized since."""
-    while (node := producer.get(value)) is not None:
-        if isinstance(node, Affine):
-            return True
-        if not (is_move(node) or isinstance(node, Norm)):
-            return False
-        value = reads(node)[0]
-    return False
 
 
 def _inside(

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from equipoise.errors import ArgumentError
-from equipoise.plan.nodes import Constant, Lookup, Node, Nonlinearity, Opaque
+from equipoise.plan.nodes import Concat, Constant, Lookup, Node, Nonlinearity, Opaque
 from equipoise.torch.constants import Constants
 from equipoise.torch.derived import Derived
 from equipoise.torch.geometry import Pad, works_on_sites
@@ -184,11 +184,36 @@ class Reading:
             self.held[node] = made
             self.nodes.append(Constant(made.number, self.constants.mean_square(node)))
             return made
-        if node in self.pads:
+        if node in self.pads and (made_of := self._wider(self.pads[node])) is not None:
+            self.held[node] = made_of
+        elif node in self.pads:
             self.opaque(node, "padding is read by more than a convolution that could have done it")
         else:
             self.held[node] = self._evaluated(self.expressions[node])
         return self.held[node]
+
+    def _wider(self, pad: Pad) -> Held | None:
+        """A value with features of 0 added to its own, as a skip has; None for any other pad."""
+        source = pad.source
+        grown = [i for i, ends in enumerate(pad.amounts) if any(ends)]
+        # Amounts are told for the last axes only.
+        first = len(source.shape) - len(pad.amounts)
+        if pad.mode != "zeros" or [first + i for i in grown] != [source.place]:
+            return None
+        before, after = pad.amounts[grown[0]]
+        shape = list(source.shape)
+        shape[source.place] += before + after
+        kept = {i: s for i, s in enumerate(source.spaces) if i != source.place}
+        zeros = self.values.new((), {})
+        made = self.values.new(shape, kept, None if source.is_presumed else source.axis)
+        self.nodes.append(Constant(zeros.number, 0.0))
+        self.nodes.append(
+            Concat(
+                (source.number, zeros.number), made.number, made.space, source.axis,
+                (source.shape[source.place], before + after),
+            )
+        )  # fmt: skip
+        return made
 
     def _table(self, node: fx.Node, derived: Derived) -> Held:
         """The value that a parameter itself is."""
