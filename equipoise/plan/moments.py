@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -36,9 +38,8 @@ from equipoise.plan.nodes import (
 from equipoise.theory.activations import Activation
 from equipoise.theory.hermite import hermite_coefficients, statistics
 
-# Logs of weights of a softmax have at most this variance in the formula for their participation,
-# which is that of many independent normal scores; beyond, one of them takes nearly all.
-_MOST_SPREAD = 4.0
+# Scores of this variance leave nearly all to one of them.
+_MOST_SPREAD = 100.0
 _COEFFICIENTS = 24
 
 
@@ -48,17 +49,16 @@ def second_moment(
     shares: Sequence[float],
     factor: float,
     *,
-    symmetric: Sequence[bool] = (),
     averages: bool = False,
 ) -> float:
     """Second moment of what a node makes, nan where it is not known.
 
     Args:
-        node: the node; affine layers are planned and not asked for here.
+        node: the node; affine layers are planned, and sums add up what their terms share
+            (``plan.covariance``): neither is asked for here.
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         factor: second moment of the parameter or constant of a gain or shift.
-        symmetric: for each value that is read, whether a weight of random sign made it.
         averages: whether the first factor of a contraction is made by a softmax.
     """
     match node:
@@ -68,9 +68,6 @@ def second_moment(
             return levels[0] / (1.0 - p * active) if p < 1 else math.nan
         case Nonlinearity(activation=activation):
             return statistics(activation, levels[0]).second_moment if levels[0] > 0 else math.nan
-        case Merge():
-            # What does not average to 0 over draws may point the same way in all terms.
-            return sum(levels) if sum(not s for s in symmetric) <= 1 else math.nan
         case Norm(is_tracked=True):
             return levels[0]
         case Norm(kind="rms", epsilon=epsilon):
@@ -168,14 +165,30 @@ def _normalized(level: float, wanted: float, epsilon: float) -> float:
 
 
 def _participation(spread: float, size: float) -> float:
-    """Sum of the squared weights of a softmax over ``size`` scores of variance ``spread``.
+    """Sum of squared weights of a softmax over ``size`` normal scores of variance ``spread``."""
+    spread = min(spread, _MOST_SPREAD) if spread >= 0 else 0.0
+    return _softmax_energy(float(f"{spread:.4g}"), size)
 
-    The ratio of means, n e^(2 s) to n e^s (e^s + n - 1) for spread s: 1 / n at s = 0.
+
+@lru_cache(maxsize=4096)
+def _softmax_energy(spread: float, size: float) -> float:
+    """E sum p^2 over draws, exact at any size.
+
+    With 1 / S^2 = int t e^(-t S) dt it is n int t E[e^(2 s) e^(-t e^s)] E[e^(-t e^s)]^(n - 1) dt, a
+    trapezoid sum over log t of two means over one score s.
     """
-    if not spread >= 0:
-        spread = 0.0
-    most = math.exp(min(spread, _MOST_SPREAD))
-    return min(1.0, most / (size + most - 1.0))
+    if size <= 1.0:
+        return 1.0
+    std = math.sqrt(spread)
+    z = np.linspace(-8.0, 8.0, 81)
+    weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    far = 8.0 * std
+    log_t = np.arange(-far - math.log(size) - 12.0, far + 4.0, 0.1)
+    powers = np.exp(np.minimum(log_t[:, None] + std * z, 700.0))
+    alone = np.exp(-powers) @ weights
+    squared = (powers**2 * np.exp(-powers)) @ weights
+    total = float(np.sum(squared * alone ** (size - 1.0)) * 0.1)
+    return min(1.0, max(1.0 / size, size * total))
 
 
 @lru_cache(maxsize=4096)
