@@ -121,7 +121,14 @@ def resnet20():
 ROWS = torch.randn(16, SITES, 16, generator=seeded())
 FLAT = torch.randn(128, 16, generator=seeded())
 IMAGES = torch.randn(16, 3, 16, 16, generator=seeded())
-MODELS = {
+QUICK = {
+    "pre-norm, 4 layers": (lambda: Encoder("pre", 4), ROWS),
+    "post-norm, 3 layers": (lambda: Encoder("post", 3), ROWS),
+    "sandwich norm, 3 layers": (lambda: Encoder("sandwich", 3), ROWS),
+    "parallel, 3 layers": (lambda: Encoder("parallel", 3), ROWS),
+    "residual MLP, 8 blocks": (lambda: residual_mlp(8, 64), FLAT),
+}
+DEEP = {
     "pre-norm, 24 layers": (lambda: Encoder("pre", 24), ROWS),
     "post-norm, 12 layers": (lambda: Encoder("post", 12), ROWS),
     "sandwich norm, 12 layers": (lambda: Encoder("sandwich", 12), ROWS),
@@ -154,7 +161,12 @@ def drawn_signals(model, plan, x, draws=DRAWS):
     return np.array(found)
 
 
-@pytest.mark.parametrize("name", MODELS)
+MODELS = QUICK | DEEP
+
+
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in DEEP)]
+)
 def test_signals_are_foretold_within_a_tenth_of_the_median_draw(name):
     torch.manual_seed(0)
     make, x = MODELS[name]
