@@ -90,8 +90,8 @@ class Plan:
 
     Attributes:
         scheme: name of the scheme that was asked for.
-        choice: one sentence on the residual branches, where there are any, and one for each stack of
-            layers: what was chosen and why.
+        choice: one sentence on the residual branches, where there are any, and one for each stack
+            of layers: what was chosen and why.
         assignments: parameters that are drawn.
         untouched: parameters that are not, each with its reason.
         frames: orthonormal frames that couple the laws.
