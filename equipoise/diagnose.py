@@ -15,7 +15,6 @@ from equipoise.rules.travel import travels
 from equipoise.rules.units import empty_layers, in_units
 from equipoise.rules.whole import on_the_whole
 from equipoise.rules.zeros import zeros_on_purpose
-from equipoise.schemes.laws import Zero
 
 __all__ = [
     "CODES",
@@ -47,9 +46,7 @@ def diagnose(
     # A layer without units has no numbers of its own to judge.
     judged = tuple(x for x in measurements.layers if x.entries)
     measurements = replace(measurements, layers=judged)
-    laws = plan.assignments if plan is not None else ()
-    drawn_as_zero = {a.parameter for a in laws if a.law == Zero()}
-    zeros = zeros_on_purpose(measurements, stacks, drawn_as_zero)
+    zeros = zeros_on_purpose(measurements, stacks, plan)
     findings += [
         *travels(measurements, remedy, zeros),
         *in_units(measurements, activation_names(stacks), remedy, zeros),

@@ -40,6 +40,9 @@ def init(
             "--for-derivatives", help="The loss reads derivatives with respect to the inputs."
         ),
     ] = False,
+    residual: Annotated[
+        str, typer.Option(help="How loud residual branches start: auto, gpt2, depth, fixup, ...")
+    ] = "auto",
     output_rms: Annotated[
         float | None,
         typer.Option(help="RMS wanted of the outputs, such as the scale of the targets: 5."),
@@ -103,6 +106,7 @@ def init(
             purpose=purpose, for_derivatives=for_derivatives,
             output_rms=math.nan if output_rms is None else output_rms,
             only=only or None, skip=skip or None,
+            residual=residual,
         )  # fmt: skip
     if as_json:
         typer.echo(result.to_json())

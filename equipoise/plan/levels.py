@@ -1,29 +1,25 @@
 """What enters each stack: second moments through the whole trace, rows where inputs reach."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from equipoise.plan.behind import Behind, Seen
+from equipoise.plan.covariance import Covariances, normal_moments
 from equipoise.plan.entry import Inputs
 from equipoise.plan.moments import second_moment, share_of
 from equipoise.plan.nodes import (
-    Affine,
-    Attention,
-    Concat,
     Contract,
     Dropout,
     Flatten,
     Gain,
-    Lookup,
     Merge,
     Node,
     Nonlinearity,
     Norm,
     Permute,
     Pool,
-    Product,
     Reshape,
     Shift,
     Spread,
@@ -35,6 +31,9 @@ from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
 from equipoise.schemes.sites import Pooling, window_sites
+
+# A mean square below this share of the second moment is that of rounding, or of few draws.
+_SMALL = 1e-4
 
 
 class Levels:
@@ -55,6 +54,9 @@ class Levels:
         self._factor: dict[str, float] = {}
         self._behind: Behind | None = None
         self._seen: set[int] = set()
+        self._together = Covariances()
+        # Values whose second moment was planned, and not found.
+        self._planned: set[int] = set(self._level)
 
     def look_behind(self, behind: Behind) -> None:
         """Take what is seen behind parameters that keep their values, where it can be had."""
@@ -65,6 +67,17 @@ class Levels:
         if math.isnan(mean_square) and self._behind is not None and self._behind.covers(value):
             return
         self._level[value] = mean_square
+        self._planned.add(value)
+        self._share.pop(value, None)
+        self._together.forget(value)
+
+    def forget(self, values: Iterable[int]) -> None:
+        """Find values anew, since something that they are made from has changed."""
+        for value in values:
+            if value not in self._planned:
+                self._level.pop(value, None)
+            self._share.pop(value, None)
+            self._together.forget(value)
 
     def is_seen(self, value: int) -> bool:
         """Whether a value was looked at, rather than foretold."""
@@ -122,37 +135,6 @@ class Levels:
             case _:
                 return rows.reshape(self._trace.values[value].shape)
 
-    def _is_symmetric(self, value: int) -> bool:
-        """Whether a weight whose sign is random has made a value, so that it averages to 0."""
-        match self._producer.get(value):
-            case Affine():
-                return True
-            case Nonlinearity(input=source, activation=activation):
-                return activation.parity == "odd" and self._is_symmetric(source)
-            case Reshape(input=source) | Permute(input=source) | Flatten(input=source):
-                return self._is_symmetric(source)
-            case Dropout(input=source):
-                return self._is_symmetric(source)
-            case Merge(inputs=sources):
-                return all(self._is_symmetric(source) for source in sources)
-            case Norm(input=source) | Gain(input=source) | Take(input=source):
-                return self._is_symmetric(source)
-            case Spread(input=source) | Shift(input=source):
-                return self._is_symmetric(source)
-            case Product(inputs=sources):
-                # A gate keeps the random sign of what it gates.
-                return any(self._is_symmetric(source) for source in sources)
-            case Attention(inputs=(_, _, source)):
-                return self._is_symmetric(source)
-            case Contract(inputs=sources):
-                return any(self._is_symmetric(source) for source in sources)
-            case Lookup():
-                return True
-            case Concat(inputs=sources):
-                return all(self._is_symmetric(source) for source in sources)
-            case _:
-                return False
-
     def set_factor(self, parameter: str, mean_square: float) -> None:
         """Record the second moment that a planned gain or offset has."""
         self._factor[parameter] = mean_square
@@ -208,12 +190,15 @@ class Levels:
         )
 
     def _is_settled(self, value: int) -> bool:
-        return value in self._level and value in self._share
+        return value in self._level and value in self._share and self._together.knows(value)
 
     def _find(self, value: int, node: Node | None) -> None:
         if node is None:
             self._level.setdefault(value, math.nan)
             self._share.setdefault(value, self._share_of_rows(value))
+            rows = self._rows.get(value, np.zeros(0))
+            mean = float(rows.mean()) if rows.size else 0.0
+            self._together.begin(value, mean, self._level[value])
             return
         seen = self._look(value) if self._must_look(value, reads(node)) else None
         if seen is not None:
@@ -221,18 +206,44 @@ class Levels:
             self._share.setdefault(value, seen.share)
         levels = [self._level[v] for v in reads(node)]
         shares = [self._share[v] for v in reads(node)]
+        factor = self._factor_of(node)
         if value not in self._level:
-            symmetric = [self._is_symmetric(v) for v in reads(node)]
-            if isinstance(node, Gain | Shift) and node.parameter in self._factor:
-                factor = self._factor[node.parameter]
-            else:
-                factor = getattr(node, "mean_square", math.nan)
-            averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
-            self._level[value] = second_moment(
-                node, levels, shares, factor, symmetric=symmetric, averages=averages
-            )
+            self._level[value] = self._second_moment(node, levels, shares, factor)
         if value not in self._share:
-            self._share[value] = share_of(node, levels, shares, self._level[value])
+            averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
+            self._share[value] = share_of(
+                node, levels, shares, self._level[value], averages=averages
+            )
+        self._together.add(value, node, self._level[value], factor)
+
+    def _factor_of(self, node: Node) -> float:
+        """Second moment of the parameter or constant that a node multiplies by or adds."""
+        match node:
+            case Gain(parameter=name) | Shift(parameter=name):
+                return self._factor.get(name, node.mean_square)
+            case Norm(weight=name):
+                return self._factor.get(name, 1.0)
+            case _:
+                return math.nan
+
+    def _second_moment(
+        self, node: Node, levels: Sequence[float], shares: Sequence[float], factor: float
+    ) -> float:
+        match node:
+            case Merge(inputs=sources):
+                return self._together.second_moment_of_sum(sources)
+            case Nonlinearity(activation=f, input=source) if levels[0] > 0:
+                mean = self._together.mean(source)
+                if mean * mean > _SMALL * levels[0]:
+                    return normal_moments(f, levels[0], mean)[2]
+            case Nonlinearity(activation=f) if levels[0] == 0:
+                return f.value_at_zero**2
+            case Norm():
+                return second_moment(node, levels, shares, factor) * factor
+            case _:
+                pass
+        averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
+        return second_moment(node, levels, shares, factor, averages=averages)
 
     def _share_of_rows(self, value: int) -> float:
         rows = self._rows.get(value, np.zeros(0))

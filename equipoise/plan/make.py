@@ -9,26 +9,26 @@ from equipoise.errors import PlanError
 from equipoise.plan.adapters import Adapters
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.behind import Behind, Draws, Observer
+from equipoise.plan.branch_book import set_exit
+from equipoise.plan.branch_plan import BranchLaws
 from equipoise.plan.forms import gain_is_known, unfit_forms
 from equipoise.plan.fourier import SECOND_MOMENT, bandwidths, fourier_features
 from equipoise.plan.independent import plan_apart
+from equipoise.plan.law_book import LawBook
 from equipoise.plan.levels import Levels
-from equipoise.plan.nodes import Affine, Opaque
+from equipoise.plan.nodes import Affine, Merge, Opaque
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
-from equipoise.plan.plan_stack import at_branch_end, plan_stack
+from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.predict import expect
 from equipoise.plan.predict_joined import Part, entering, expect_chain
 from equipoise.plan.reasons import (
     Remarks,
-    bias_reason,
-    laid_out,
     unplannable,
-    weight_reason,
     why_untouched,
 )
-from equipoise.plan.residual import branch_ends
+from equipoise.plan.residual_rules import rule_named
 from equipoise.plan.shared import beyond_telling, shared_feeds
 from equipoise.plan.stack_plan import Expected
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
@@ -40,7 +40,6 @@ from equipoise.schemes.laws import (
     Frame,
     Zero,
 )
-from equipoise.theory.hermite import statistics
 
 _NO_AIM = Aim()
 _NOTHING_KEPT: Mapping[str, str] = {}
@@ -53,6 +52,7 @@ def make_plan(
     scheme: str = "auto",
     samples: Mapping[int, Array] | None = None,
     aim: Aim = _NO_AIM,
+    residual: str = "auto",
     kept: Mapping[str, str] = _NOTHING_KEPT,
     observer: Observer | None = None,
 ) -> Plan:
@@ -65,6 +65,7 @@ def make_plan(
             is taken to have RMS 1.
         aim: what the model is for; read by ``auto``, and by ``centred``, ``mirrored`` and
             ``shifted`` as far as they leave it open.
+        residual: rule for residual branches (``plan.residual_rules``).
         kept: parameters that are to keep their values, with the reason.
         observer: runs the model on real inputs, for what enters behind parameters that keep their
             values; None where there are none to run it on.
@@ -73,10 +74,11 @@ def make_plan(
         The plan.
 
     Raises:
-        ArgumentError: for an unknown scheme.
-        PlanError: if a scheme cannot serve a layer of this model, or the inputs are all 0.
+        ArgumentError: for an unknown scheme or rule.
+        PlanError: if a scheme or rule cannot serve this model, or the inputs are all 0.
     """
-    parse_scheme(scheme)
+    scheme_name = parse_scheme(scheme).name
+    rule_named(residual)
     parameters = {p.name: p for p in trace.parameters}
     features = fourier_features(trace)
     fixed = bandwidths(features) | unplannable(trace, kept) | unfit_forms(trace)
@@ -98,7 +100,7 @@ def make_plan(
     laws = dict(adapters.laws)
     frames: dict[str, Frame] = {}
     arrays: dict[str, Array] = {}
-    choices: list[str] = []
+    fed: dict[int, str] = {}
     remarks, warnings = Remarks(), Remarks()
     chains = find_chains(trace, held)
     chain_of = {a.output: chain for chain in chains for a in chain.affines}
@@ -107,8 +109,13 @@ def make_plan(
     vectors = VectorLaws(trace, levels, held, aim)
     draws = Draws(trace, fixed.keys(), (vectors.laws, laws), frames, arrays)
     levels.look_behind(Behind(trace, fixed.keys(), observer, draws))
-    ends = branch_ends(trace) if parse_scheme(scheme).name == "auto" else {}
+    forms = {p.name: p.form for p in trace.parameters if p.is_gain_fixed}
+    branches = BranchLaws(trace, stacks, residual, scheme_name, held | forms.keys())
+    book = LawBook(laws, frames, arrays, starting)
     for node in trace.nodes:
+        if isinstance(node, Merge):
+            branches.at_sum(node, levels, vectors, parts)
+            book.enter(parts)
         if not isinstance(node, Affine):
             vectors.plan(node)
             continue
@@ -138,31 +145,29 @@ def make_plan(
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
-        first = parameters.get(stack.affines[0].weight)
-        form = first.form if first is not None and first.is_gain_fixed else ""
-        name = stack.affines[0].weight
-        planned = plan_stack(stack, scheme, inputs, uses[name], aim, form, feeds[name])
-        if name in vectors.laws:
+        weight = stack.affines[0].weight
+        form = forms.get(weight, "")
+        planned = plan_stack(stack, scheme, inputs, uses[weight], aim, form, feeds[weight])
+        if weight in vectors.laws:
             planned = plan_apart(
-                stack, [as_head(vectors.laws[name][0])], inputs, "its weight is an embedding too"
+                stack, [as_head(vectors.laws[weight][0])], inputs, "its weight is an embedding too"
             )
+        else:
+            planned = branches.at_stack(stack, planned)
         if form and not gain_is_known(stack.affines[0]):
             remarks.add(where, f"{form} divides by a norm of the weight that is not predicted")
             is_known = False
-        end = ends.get(stack.affines[-1].output)
-        if end is not None and not form and name not in vectors.laws:
-            planned = at_branch_end(planned, end, levels.of(end.skip))
-        fed = ""
         if is_known and levels.is_seen(stack.entry_value):
             rms = math.sqrt(inputs.mean_square)
-            fed = f"; fed by parameters that keep their values, at RMS {rms:.3g} as measured"
-        choices.append(f"{where}: {planned.reason}{fed}.")
+            fed[stack.affines[0].output] = (
+                f"; fed by parameters that keep their values, at RMS {rms:.3g} as measured"
+            )
         if planned.warning:
             # Through a layer or two a signal without a stable level still arrives.
             grave = planned.is_unstable and stack.depth > _SHALLOW
             unmet = UNMET in planned.warning or planned.warning == OUTPUT_UNMET
             (warnings if grave or unmet else remarks).add(where, planned.warning)
-        if aim.for_derivatives and parse_scheme(scheme).name != "auto":
+        if aim.for_derivatives and scheme_name != "auto":
             warnings.add(where, NOT_FOR_DERIVATIVES)
         if any(h.dropout != h.active_dropout for h in stack.hidden) and scheme == "auto":
             remarks.add(
@@ -179,18 +184,19 @@ def make_plan(
             remarks.add(where, "what chance does in one use of a shared weight it does in all")
             told, is_told = _nothing(stack), False
         parts[stack.affines[0].output] = Part(planned, inputs, told, is_told)
-        for place, (affine, weight, bias) in enumerate(
-            zip(stack.affines, planned.weights, planned.biases, strict=True)
-        ):
-            law = laid_out(weight, affine)
-            laws[affine.weight] = (law, weight_reason(place, stack, planned))
-            if affine.bias:
-                laws[affine.bias] = (bias, bias_reason(bias))
-        frames.update({frame.id: frame for frame in planned.frames})
-        arrays.update(planned.arrays)
-        signal = expected.signal[-1]
-        signal = expected.at_exit if math.isnan(signal) else signal
-        levels.set_level(stack.exit_value, _exit_level(stack, signal))
+        set_exit(levels, stack, expected.exit_rms)
+        branches.at_head(stack, levels)
+        book.enter(parts)
+
+    book.enter(parts)
+    book.silence(branches.silent, residual)
+    choices = [branches.choice + "."] if branches.choice else []
+    choices += [
+        f"{_where(starting[key])}: {part.planned.reason}{fed.get(key, '')}."
+        for key, part in parts.items()
+    ]
+    for where, remark in branches.remarks:
+        remarks.add(where, remark)
 
     choices += vectors.choices
     predictions: dict[int, Prediction] = {}
@@ -198,6 +204,9 @@ def make_plan(
     for number, chain in enumerate(chains):
         joined = _joined(chain, parts)
         expected = expect_chain(chain, joined) if joined else _nothing(chain)
+        for place, affine in enumerate(chain.affines):
+            if affine.output in branches.silent:
+                expected = expected.silent_at(place)
         predictions |= _predictions(chain, number, expected)
         if joined:
             outlooks.append(outlook(_where(chain), expected))
@@ -235,7 +244,8 @@ def make_plan(
     in_order = [predictions[n.output] for n in trace.nodes if isinstance(n, Affine)]
     plan = Plan(
         scheme, tuple(choices), tuple(assignments), tuple(untouched), tuple(frames.values()),
-        arrays, tuple(in_order), remarks.notes(), warnings.notes(), tuple(outlooks), aim,
+        arrays, tuple(in_order), remarks.notes(), warnings.notes(), tuple(outlooks),
+        aim=aim, residual=residual, silent=branches.silent_names(),
     )  # fmt: skip
     plan.verify_complete(trace.parameters)
     return plan
@@ -265,9 +275,3 @@ def _joined(chain: Stack, parts: Mapping[int, Part]) -> list[Part]:
 
 def _nothing(stack: Stack) -> Expected:
     return Expected.nothing(len(stack.affines), "")
-
-
-def _exit_level(stack: Stack, signal: float) -> float:
-    if not signal > 0:
-        return math.nan
-    return statistics(stack.exit_activation, signal**2).second_moment

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
+
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -36,9 +38,8 @@ from equipoise.plan.nodes import (
 from equipoise.theory.activations import Activation
 from equipoise.theory.hermite import hermite_coefficients, statistics
 
-# Logs of weights of a softmax have at most this variance in the formula for their participation,
-# which is that of many independent normal scores; beyond, one of them takes nearly all.
-_MOST_SPREAD = 4.0
+# Scores of this variance leave nearly all to one of them.
+_MOST_SPREAD = 100.0
 _COEFFICIENTS = 24
 
 
@@ -48,17 +49,16 @@ def second_moment(
     shares: Sequence[float],
     factor: float,
     *,
-    symmetric: Sequence[bool] = (),
     averages: bool = False,
 ) -> float:
     """Second moment of what a node makes, nan where it is not known.
 
     Args:
-        node: the node; affine layers are planned and not asked for here.
+        node: the node; affine layers are planned, and sums add up what their terms share
+            (``plan.covariance``): neither is asked for here.
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         factor: second moment of the parameter or constant of a gain or shift.
-        symmetric: for each value that is read, whether a weight of random sign made it.
         averages: whether the first factor of a contraction is made by a softmax.
     """
     match node:
@@ -68,9 +68,6 @@ def second_moment(
             return levels[0] / (1.0 - p * active) if p < 1 else math.nan
         case Nonlinearity(activation=activation):
             return statistics(activation, levels[0]).second_moment if levels[0] > 0 else math.nan
-        case Merge():
-            # What does not average to 0 over draws may point the same way in all terms.
-            return sum(levels) if sum(not s for s in symmetric) <= 1 else math.nan
         case Norm(is_tracked=True):
             return levels[0]
         case Norm(kind="rms", epsilon=epsilon):
@@ -86,14 +83,15 @@ def second_moment(
         case Constant(mean_square=mean_square):
             return mean_square
         case Softmax(size=size):
-            return _participation(levels[0], size) / size
+            # What all keys have in common shifts every score of a query: it weighs nothing.
+            return _participation(levels[0] * (1.0 - shares[0]), size) / size
         case Contract(size=size) if averages:
             # The first factor's second moment is that of one weight: their squares add up.
             return levels[1] * (shares[1] + (1.0 - shares[1]) * min(1.0, levels[0] * size))
         case Contract(size=size):
             return size * levels[0] * levels[1]
         case Attention(size=size, scale=scale, visible=visible):
-            spread = scale**2 * size * levels[0] * levels[1]
+            spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1])
             weights = _participation(spread, 1.0 / visible)
             return levels[2] * (shares[2] + (1.0 - shares[2]) * weights)
         case Concat(sizes=sizes):
@@ -107,7 +105,14 @@ def second_moment(
             return math.nan
 
 
-def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level: float) -> float:
+def share_of(
+    node: Node,
+    levels: Sequence[float],
+    shares: Sequence[float],
+    level: float,
+    *,
+    averages: bool = False,
+) -> float:
     """Share of a value's second moment that all sites and rows have in common.
 
     Args:
@@ -115,6 +120,7 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         level: second moment of the value.
+        averages: as for ``second_moment``.
     """
     match node:
         case Lookup(share=share):
@@ -131,9 +137,20 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
             return common / sum(energies) if sum(energies) > 0 else 0.0
         case Product():
             return math.prod(shares)
-        case Attention() | Contract():
-            kept = levels[-1] * shares[-1]
+        case Attention(size=size, scale=scale, sites=sites, visible=visible):
+            # Two queries weigh the same values: what they make is alike by as much as their weights
+            # overlap, which is the more the more the queries have in common.
+            spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1]) * shares[0]
+            # Of a causal pair the later query sees more keys than two in a row do.
+            overlap = _participation(spread, 1.0 / min(visible, 2.0 / sites))
+            kept = levels[2] * (shares[2] + (1.0 - shares[2]) * overlap)
             return min(1.0, kept / level) if level > 0 else 0.0
+        case Contract(size=size) if averages:
+            kept = levels[1] * (shares[1] + (1.0 - shares[1]) / size)
+            return min(1.0, kept / level) if level > 0 else 0.0
+        case Contract():
+            # Scores: what all keys have in common.
+            return shares[1]
         case Pool(kind="average"):
             return min(1.0, levels[0] * shares[0] / level) if level > 0 else shares[0]
         case Affine():
@@ -148,10 +165,30 @@ def _normalized(level: float, wanted: float, epsilon: float) -> float:
 
 
 def _participation(spread: float, size: float) -> float:
-    """Sum of the squared weights of a softmax over ``size`` scores of variance ``spread``."""
-    if not spread >= 0:
-        spread = 0.0
-    return min(1.0, math.exp(min(spread, _MOST_SPREAD)) / size)
+    """Sum of squared weights of a softmax over ``size`` normal scores of variance ``spread``."""
+    spread = min(spread, _MOST_SPREAD) if spread >= 0 else 0.0
+    return _softmax_energy(float(f"{spread:.4g}"), size)
+
+
+@lru_cache(maxsize=4096)
+def _softmax_energy(spread: float, size: float) -> float:
+    """E sum p^2 over draws, exact at any size.
+
+    With 1 / S^2 = int t e^(-t S) dt it is n int t E[e^(2 s) e^(-t e^s)] E[e^(-t e^s)]^(n - 1) dt, a
+    trapezoid sum over log t of two means over one score s.
+    """
+    if size <= 1.0:
+        return 1.0
+    std = math.sqrt(spread)
+    z = np.linspace(-8.0, 8.0, 81)
+    weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    far = 8.0 * std
+    log_t = np.arange(-far - math.log(size) - 12.0, far + 4.0, 0.1)
+    powers = np.exp(np.minimum(log_t[:, None] + std * z, 700.0))
+    alone = np.exp(-powers) @ weights
+    squared = (powers**2 * np.exp(-powers)) @ weights
+    total = float(np.sum(squared * alone ** (size - 1.0)) * 0.1)
+    return min(1.0, max(1.0 / size, size * total))
 
 
 @lru_cache(maxsize=4096)

@@ -95,13 +95,16 @@ class Plan:
 
     Attributes:
         scheme: name of the scheme that was asked for.
-        choice: one sentence for each stack of layers, what was chosen for it and why.
+        choice: one sentence on the residual branches, where there are any, and one for each stack
+            of layers: what was chosen and why.
         assignments: parameters that are drawn.
         untouched: parameters that are not, each with its reason.
         frames: orthonormal frames that couple the laws.
         arrays: arrays that laws refer to by name (axes and mean of the inputs).
         predictions: expected signal and gradient by layer, in the order of computation.
         outlook: what is expected of each stack as a whole, and the odds of a usable draw.
+        residual: name of the rule for residual branches.
+        silent: weights and gains that start at 0; what only they pass on waits for them to move.
         notes: limits of the plan that a reader should know.
         warnings: what theory says against any start of this model.
         aim: what the model was said to be for.
@@ -120,6 +123,8 @@ class Plan:
     outlook: tuple[Outlook, ...] = ()
     aim: Aim = _NO_AIM
     selection: Selection = _EVERYTHING
+    residual: str = "auto"
+    silent: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         # Infinity counts as nan, as in a file: a plan that is read again equals what was saved.
@@ -198,6 +203,8 @@ class Plan:
         return {
             "format": FORMAT,
             "scheme": self.scheme,
+            "residual": self.residual,
+            "silent": list(self.silent),
             "choice": list(self.choice),
             "assignments": [
                 {
@@ -253,6 +260,8 @@ class Plan:
             outlook=tuple(Outlook(**with_nan(o)) for o in data["outlook"]),
             aim=Aim(**with_nan(data.get("aim", {}))),
             selection=Selection(**{k: tuple(v) for k, v in data.get("selection", {}).items()}),
+            residual=data.get("residual", "auto"),
+            silent=tuple(data.get("silent", ())),
         )
 
     def save(self, path: str | Path) -> Path:

@@ -10,11 +10,10 @@ from equipoise.plan.entry import Inputs
 from equipoise.plan.forms import at_gain_one
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
-from equipoise.plan.residual import BranchEnd
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
 from equipoise.plan.siren_plan import reads_coordinates, sine_laws, siren_phases
-from equipoise.plan.stack_plan import StackPlan
+from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
 from equipoise.schemes.laws import BestOf, Taps
@@ -132,7 +131,7 @@ def _exact_moments(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> St
     as_trained = all(h.dropout == h.active_dropout for h in stack.hidden)
     if stack.is_last and as_trained and planned.signal[-1] > 0:
         # Poolings, paddings and finite widths move the scale that moments give.
-        return _at_exit(planned, wanted / planned.signal[-1])
+        return at_exit(planned, wanted / planned.signal[-1])
     return planned
 
 
@@ -142,53 +141,39 @@ def _asked_for(planned: StackPlan, output_rms: float) -> StackPlan:
     is_chosen = isinstance(last.matrix if isinstance(last, Taps) else last, BestOf)
     if is_chosen or not planned.signal[-1] > 0:
         return replace(planned, warning=planned.warning or OUTPUT_UNMET)
-    found = _at_exit(planned, output_rms / planned.signal[-1])
+    found = at_exit(planned, output_rms / planned.signal[-1])
     reason = f"{planned.reason}; the last weight is scaled to outputs of RMS {output_rms:.4g}"
     return replace(found, reason=reason)
 
 
-def at_branch_end(planned: StackPlan, end: BranchEnd, stream: float) -> StackPlan:
-    """The plan of a stack that ends a residual branch, at its share of the stream.
-
-    Args:
-        planned: the plan of the stack, at an output scale of its own.
-        end: the branch.
-        stream: second moment of what goes around it, nan where that is not known.
-    """
-    last = planned.weights[-1]
-    is_chosen = isinstance(last.matrix if isinstance(last, Taps) else last, BestOf)
-    if is_chosen or not planned.signal[-1] > 0:
-        return planned
-    level = math.sqrt(stream) if stream > 0 else 1.0
-    found = _at_exit(planned, end.share * level / planned.signal[-1])
-    what = f"one of {end.branches} residual branches"
-    reason = (
-        f"{planned.reason}; it ends {what}, at 1/sqrt({end.branches * end.parts}) of the stream"
-    )
-    return replace(found, reason=reason)
-
-
-def _at_exit(planned: StackPlan, factor: float) -> StackPlan:
+def at_exit(planned: StackPlan, factor: float) -> StackPlan:
     """The same plan with a last weight that is larger by a factor."""
-
-    def signal(values: tuple[float, ...]) -> tuple[float, ...]:
-        return (*values[:-1], values[-1] * factor)
-
-    def gradient(values: tuple[float, ...]) -> tuple[float, ...]:
-        return (*(value * factor for value in values[:-1]), values[-1])
-
     expected = planned.expected
-    if expected is not None:
-        expected = replace(
-            expected, signal=signal(expected.signal), gradient=gradient(expected.gradient)
-        )
     return replace(
         planned,
         weights=(*planned.weights[:-1], louder(planned.weights[-1], factor)),
-        signal=signal(planned.signal),
-        gradient=gradient(planned.gradient),
-        expected=expected,
+        signal=_last_times(planned.signal, factor),
+        gradient=_others_times(planned.gradient, factor),
+        expected=expected_at_exit(expected, factor) if expected else None,
     )
+
+
+def expected_at_exit(expected: Expected, factor: float) -> Expected:
+    """What is expected of a stack whose last weight is larger by a factor."""
+    return replace(
+        expected,
+        signal=_last_times(expected.signal, factor),
+        gradient=_others_times(expected.gradient, factor),
+        at_exit=expected.at_exit * factor,
+    )
+
+
+def _last_times(values: tuple[float, ...], factor: float) -> tuple[float, ...]:
+    return (*values[:-1], values[-1] * factor)
+
+
+def _others_times(values: tuple[float, ...], factor: float) -> tuple[float, ...]:
+    return (*(value * factor for value in values[:-1]), values[-1])
 
 
 def _outputs(stack: Stack, aim: Aim) -> str:

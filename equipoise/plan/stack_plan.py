@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from equipoise.schemes.laws import Array, Frame, Law
 
@@ -39,11 +39,27 @@ class Expected:
     correlation_std: tuple[float, ...] = ()
     at_exit: float = math.nan
 
+    @property
+    def exit_rms(self) -> float:
+        """RMS at the last layer, in doubt or not; nan where nothing is known."""
+        told = self.signal[-1]
+        return self.at_exit if math.isnan(told) else told
+
     @staticmethod
     def nothing(layers: int, note: str) -> "Expected":
         """No expectation, and why."""
         nan = (math.nan,) * layers
         return Expected(nan, nan, nan, nan, nan, note=note)
+
+    def silent_at(self, place: int) -> "Expected":
+        """The same where the weight of a layer is 0: neither signal nor cotangent passes it."""
+        nothing = tuple(0.0 * g for g in self.gradient[:place])
+        return replace(
+            self,
+            signal=(*self.signal[:place], 0.0, *self.signal[place + 1 :]),
+            gradient=(*nothing, *self.gradient[place:]),
+            correlation=(*self.correlation[:place], math.nan, *self.correlation[place + 1 :]),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Weights that are all 0, and which of them start so on purpose: a head, or the end of a branch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from equipoise.measurement import LayerMeasurement, Measurements
+from equipoise.plan.plan import Plan
 from equipoise.plan.stacks import Stack
 from equipoise.rules.finding import Finding
+from equipoise.schemes.laws import Zero
 
 # Share of a later layer's mean square that differs between inputs: they got there some other way.
 _DIFFERS = 1e-6
@@ -19,7 +21,7 @@ class Zeros:
         meant: those whose zero weights leave the network trainable: a head, whose own weights move
             in the first step, and the end of a branch that signal and gradient go around.
         waiting: those before them whose gradient is 0 until they have moved.
-        planned: those that a plan drew as 0.
+        planned: those that the plan starts at 0; nothing need be said of them.
     """
 
     meant: frozenset[int] = frozenset()
@@ -27,19 +29,21 @@ class Zeros:
     planned: frozenset[int] = frozenset()
 
 
-def zeros_on_purpose(
-    m: Measurements, stacks: Sequence[Stack], drawn_as_zero: Collection[str] = ()
-) -> Zeros:
+def zeros_on_purpose(m: Measurements, stacks: Sequence[Stack], plan: Plan | None = None) -> Zeros:
     """Which layers of zeros are a way to start, and which layers wait for them.
 
     Args:
         m: what was measured.
         stacks: the stacks of the layers, as far as known.
-        drawn_as_zero: weights that a plan draws as 0.
+        plan: what was drawn, if the network was planned.
     """
+    silent = plan.silent if plan else ()
+    laws = plan.assignments if plan else ()
+    zeros = {*silent, *(a.parameter for a in laws if a.law == Zero())}
     planned = frozenset(
-        i for i, x in enumerate(m.layers) if x.weight_norm == 0.0 and x.weight in drawn_as_zero
-    )
+        i for i, x in enumerate(m.layers)
+        if x.weight in silent or (x.weight_norm == 0.0 and x.weight in zeros)
+    )  # fmt: skip
     ends = {s.affines[-1].weight for s in stacks if not s.is_last}
     meant = planned | frozenset(
         i for i, x in enumerate(m.layers)
@@ -51,6 +55,10 @@ def zeros_on_purpose(
         while before >= 0 and m.layers[before].gradient == 0.0:
             waiting.add(before)
             before -= 1
+    if silent:
+        # Gains at 0 hold back a branch as weights do, and a head of zeros all before it.
+        still = (i for i, x in enumerate(m.layers) if x.gradient == 0.0)
+        return Zeros(meant, frozenset(waiting) | frozenset(still) - planned, planned)
     return Zeros(meant, frozenset(waiting), planned)
 
 
@@ -66,7 +74,8 @@ def _is_meant(zero: LayerMeasurement, later: Sequence[LayerMeasurement], ends_br
 
 def zero_weights(m: Measurements, zeros: Zeros) -> list[Finding]:
     """A finding on layers whose weights are all 0."""
-    at = [i for i, x in enumerate(m.layers) if x.weight_norm == 0.0 and i not in zeros.planned]
+    zero = (i for i, x in enumerate(m.layers) if x.weight_norm == 0.0)
+    at = [i for i in zero if i not in zeros.planned]
     if not at:
         return []
     cutting = [i for i in at if i not in zeros.meant]

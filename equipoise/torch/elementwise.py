@@ -14,6 +14,37 @@ from equipoise.torch.values import Held
 _SUMS, _PRODUCTS = frozenset({"add", "sub", "rsub"}), frozenset({"mul", "div"})
 
 
+def is_branch_gain(state: Reading, node: fx.Node) -> bool:
+    """Whether a node multiplies a value by a one-entry parameter and is then added to another.
+
+    That is a gain of a residual branch (arXiv 2003.04887, 2002.10444) and no part of an activation,
+    whose operations all read one value.
+    """
+    operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+    if op_name(node) != "mul" or len(operands) != 2:
+        return False
+    scalars = [n for n in operands if state.memory.now(n) in state.parameter_of]
+    if len(scalars) != 1:
+        return False
+    tensor = state.tensors[state.parameter_of[state.memory.now(scalars[0])]]
+    value = operands[1] if scalars[0] is operands[0] else operands[0]
+    if tensor.numel() != 1 or shape_of(node) != shape_of(value):
+        return False
+    users = list(node.users)
+    if len(users) != 1 or op_name(users[0]) not in _SUMS:
+        return False
+    others = [n for n in users[0].all_input_nodes if n is not node]
+    return len(others) == 1 and _base(state, others[0]) != _base(state, value)
+
+
+def _base(state: Reading, node: fx.Node) -> object:
+    """What an expression starts from: two of one base are parts of one function of it."""
+    now = state.memory.now(node)
+    if now in state.expressions:
+        return state.expressions[now].base
+    return state.held[now].number if now in state.held else now
+
+
 def read_elementwise(state: Reading, node: fx.Node) -> bool:
     """Read a sum or product of values, parameters and constants; whether it was one.
 

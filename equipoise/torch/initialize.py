@@ -11,6 +11,7 @@ from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
+from equipoise.plan.residual_rules import rule_named
 from equipoise.plan.selection import Selection
 from equipoise.plan.stacks import find_stacks
 from equipoise.plan.trace import Trace
@@ -84,6 +85,7 @@ def plan(
     output_rms: float = math.nan,
     only: Chosen = None,
     skip: Chosen = None,
+    residual: str = "auto",
 ) -> Plan:
     """What ``initialize`` would draw; no tensor is touched, and meta-device models are welcome.
 
@@ -109,13 +111,19 @@ def plan(
             name and the parameter. The rest keeps its values, and the inputs given are sent through
             it to see what enters what is drawn. A tied parameter is meant by any of its names.
         skip: what is not drawn, in the same forms; taken out of ``only``.
+        residual: how loud residual branches start: ``auto`` (with scheme ``auto`` each at 1/sqrt(L)
+            of a stream of L branches, with a scheme asked for by name as that draws them),
+            ``gpt2`` (last projections times 1/sqrt(their number)), ``depth`` (last weights times
+            1/sqrt(L)), ``fixup`` (arXiv 1901.09321), ``rezero`` or ``skipinit`` (the model's own
+            gains at 0; arXiv 2003.04887, 2002.10444), ``zero-last`` (last weights, or the gains of
+            norms behind them, at 0; arXiv 1706.02677), or ``none``.
 
     Returns:
         The plan.
 
     Raises:
-        ArgumentError: for an unknown scheme, an empty model, inputs that are not usable, or a
-            pattern that matches nothing.
+        ArgumentError: for an unknown scheme or rule, an empty model, inputs that are not usable, or
+            a pattern that matches nothing.
         TraceError: if forward fails or cannot be followed.
         PlanError: if the scheme cannot serve the model, or nothing selected can be drawn.
 
@@ -127,7 +135,8 @@ def plan(
     with torch.inference_mode(False):
         model = usable(model)
         refuse_mixed_meta(model)
-        return planned(model, inputs, scheme, aim, read_selection(model, only, skip))[0]
+        selection = read_selection(model, only, skip)
+        return planned(model, inputs, scheme, aim, selection, residual)[0]
 
 
 def initialize(
@@ -142,6 +151,7 @@ def initialize(
     output_rms: float = math.nan,
     only: Chosen = None,
     skip: Chosen = None,
+    residual: str = "auto",
 ) -> Initialization:
     """Start a model in balance, in place, and report what was done and what came of it.
 
@@ -163,13 +173,14 @@ def initialize(
         output_rms: as for ``plan``.
         only: as for ``plan``.
         skip: as for ``plan``.
+        residual: as for ``plan``.
 
     Returns:
         The report, with ``undo``.
 
     Raises:
-        ArgumentError: for an unknown scheme, an empty model, inputs that are not usable, or a
-            pattern that matches nothing.
+        ArgumentError: for an unknown scheme or rule, an empty model, inputs that are not usable, or
+            a pattern that matches nothing.
         TraceError: if forward fails or cannot be followed.
         PlanError: if the scheme cannot serve the model, nothing selected can be drawn, or the model
             is on the meta device.
@@ -184,7 +195,7 @@ def initialize(
         refuse_mixed_meta(model)
         refuse_meta(model)
         selection = read_selection(model, only, skip)
-        made, traced, arguments = planned(model, inputs, scheme, aim, selection)
+        made, traced, arguments = planned(model, inputs, scheme, aim, selection, residual)
         seed = root_seed(generator)
         values = draw_all(model, made, seed)
         written = originals(model, values)
@@ -208,7 +219,12 @@ def initialize(
 
 
 def planned(
-    model: nn.Module, inputs: Inputs, scheme: str, aim: Aim, selection: Selection
+    model: nn.Module,
+    inputs: Inputs,
+    scheme: str,
+    aim: Aim,
+    selection: Selection,
+    residual: str = "auto",
 ) -> tuple[Plan, Trace, ModelInputs]:
     """A plan for a usable model, with what it was made from.
 
@@ -218,6 +234,7 @@ def planned(
         scheme: name of a scheme.
         aim: what the model is for.
         selection: what is to be drawn.
+        residual: name of a rule for residual branches.
 
     Returns:
         The plan, the trace, and the arguments of forward.
@@ -227,6 +244,7 @@ def planned(
     """
     parse_scheme(scheme)
     kept = selection.kept(parameters_of(model))
+    rule_named(residual)
     arguments = read_inputs(model, inputs)
     # A model without storage is traced without data; their scale and axes are read all the same.
     has_storage = not any(p.is_meta for p in model.parameters())
@@ -239,7 +257,7 @@ def planned(
         samples = {}
     elif has_storage:
         runner = Runner(model, found.program, found.places, arguments, traced)
-    made = make_plan(traced, scheme, samples, aim, kept, runner)
+    made = make_plan(traced, scheme, samples, aim, residual, kept, runner)
     if kept and not made.assignments:
         why = [u for u in made.untouched if u.parameter not in kept]
         reasons = "; ".join(f"{u.parameter!r}: {u.reason}" for u in why[:_SHOWN])

@@ -281,8 +281,16 @@ class Reading:
             return
         zeros = self.values.new((), {})
         self.nodes.append(Constant(zeros.number, 0.0))
-        parts, sizes = (source.number, zeros.number), (inside, whole - inside)
-        self.nodes.append(Concat(parts, made.number, made.space, -1, sizes))
+        parts, sizes, axis = (source.number, zeros.number), (inside, whole - inside), -1
+        if (
+            source.shape
+            and shape[: source.place] == source.shape[: source.place]
+            and (shape[source.place + 1 :] == source.shape[source.place + 1 :])
+        ):
+            # Features of 0 beside its own, as a skip has.
+            axis, own = source.axis, source.shape[source.place]
+            sizes = own, shape[source.place] - own
+        self.nodes.append(Concat(parts, made.number, made.space, axis, sizes))
 
     def _table(self, node: fx.Node, derived: Derived) -> Held:
         """The value that a parameter itself is."""

@@ -12,7 +12,7 @@ from equipoise.torch.attention import read_attention
 from equipoise.torch.axes import axis_order, is_reshape
 from equipoise.torch.constants import OF_SHAPE_ALONE, Constants
 from equipoise.torch.derived import derive
-from equipoise.torch.elementwise import read_elementwise
+from equipoise.torch.elementwise import is_branch_gain, read_elementwise
 from equipoise.torch.experts import read_experts
 from equipoise.torch.export import export
 from equipoise.torch.geometry import (
@@ -200,8 +200,9 @@ class _Reader:
         elif source is not None and state.is_read(source) and self._read_of(node, source):
             return
         elif not any(read(state, node) for read in _READERS):
-            is_function = is_pointwise(node) and state.pointwise(node)
-            if not (is_function or read_elementwise(state, node) or read_mixture(state, node)):
+            is_function = is_pointwise(node) and not is_branch_gain(state, node)
+            is_read = (is_function and state.pointwise(node)) or read_elementwise(state, node)
+            if not (is_read or read_mixture(state, node)):
                 state.opaque(node, why_not_read(node))
 
     def _derived(self, node: fx.Node, operands: list[fx.Node]) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from equipoise.plan.nodes import Affine
-from equipoise.plan.residual import BranchEnd, branch_ends
+from equipoise.plan.residual import BranchEnd, branch_ends, find_branches
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.trace import trace
 
@@ -33,6 +33,10 @@ def ends_of(model, x=X):
     traced = trace(model, read_inputs(model, x))
     layer = {n.output: n.layer for n in traced.nodes if isinstance(n, Affine)}
     return {layer[value]: end for value, end in branch_ends(traced).items()}
+
+
+def branches_of(model, x=X):
+    return find_branches(trace(model, read_inputs(model, x)))
 
 
 def branch(width=8, hidden=16):
@@ -125,10 +129,15 @@ class Residual(nn.Module):
 
 
 def test_a_projected_skip_is_not_the_branch():
-    """Both terms come from one value but neither from the other: they are added as equals."""
-    found = ends_of(nn.Sequential(conv(3, 4), Residual(4, 4), Residual(4, 8, 2)), IMAGES)
-    assert set(found) == {"1.b"}
-    assert found["1.b"].branches == 1
+    """Both terms come from one value: the one that is no more than a linear map goes around."""
+    model = nn.Sequential(conv(3, 4), Residual(4, 4), Residual(4, 8, 2), Residual(8, 8))
+    assert set(ends_of(model, IMAGES)) == {"1.b", "2.b", "3.b"}
+    found = branches_of(model, IMAGES)
+    assert [b.moves_skip for b in found] == [False, True, False]
+    # A projection begins a stage of its own.
+    assert [b.branches for b in found] == [1, 2, 2]
+    # An activation behind the sum is part of the stream.
+    assert found[1].stream == found[2].stream
 
 
 def test_a_norm_at_the_end_of_a_branch_sets_its_scale():
@@ -149,8 +158,8 @@ ENDINGS = {
 def test_what_may_stand_behind_the_last_weight(ending):
     model = Net(lambda m, x: m.a(x) + ENDINGS[ending](m, m.a(x).relu()),
                 a=nn.Linear(8, 8), b=nn.Linear(8, 8))  # fmt: skip
-    # Two calls of one module are two values: the skip must be one of them.
-    assert ends_of(model) == {}
+    # A layer that is called twice makes the skip and what the branch is made from.
+    assert set(ends_of(model)) == {"b"}
     model = Net(lambda m, x: (lambda h: h + ENDINGS[ending](m, h.relu()))(m.a(x)),
                 a=nn.Linear(8, 8), b=nn.Linear(8, 8))  # fmt: skip
     assert set(ends_of(model)) == {"b"}
@@ -187,6 +196,126 @@ def test_a_sum_with_an_earlier_signal_is_a_branch_of_the_signal_that_it_came_fro
     found = ends_of(Long())
     assert set(found) == {"a", "b"}
     assert {e.branches for e in found.values()} == {3}
+
+
+MODULES = {"a": (8, 8), "b": (8, 8), "c": (8, 8)}
+SKIPS = {
+    "a part": lambda h, f: h[:, :3] + f(h)[:, :3],
+    "a strided slice": lambda h, f: h[..., ::2] + f(h)[..., ::2],
+    "a number": lambda h, f: 2.0 * h + f(h),
+    "the other way": lambda h, f: f(h) + h,
+    "a difference": lambda h, f: h - f(h),
+    "padding": lambda h, f: nn.functional.pad(h[..., ::2], (0, 4)) + f(h),
+    "a rescaled sum": lambda h, f: (h + f(h)) * 0.5**0.5,
+}
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_a_skip_may_be_moved_cut_or_multiplied(skip):
+    model = Net(lambda m, x: SKIPS[skip](m.a(x), lambda h: m.c(m.b(h).relu())),
+                **{k: nn.Linear(*v) for k, v in MODULES.items()})  # fmt: skip
+    (found,) = branches_of(model)
+    assert [a.layer for a in found.ends.affines] == ["c"]
+    assert [a.layer for a in found.inner] == ["b", "c"]
+    assert found.layers == 2
+
+
+def test_padded_channels_of_a_strided_skip_are_found():
+    """Option A of residual networks for small images."""
+
+    def run(m, x):
+        h = m.a(x)
+        cut = nn.functional.pad(h[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        return cut + m.c(torch.relu(m.b(h)))
+
+    (found,) = branches_of(Net(run, a=conv(3, 4), b=conv(4, 8, 2), c=conv(8, 8)), IMAGES)
+    assert [a.layer for a in found.ends.affines] == ["c"]
+
+
+ENDS = {
+    "weight": (lambda m, h: m.c(m.b(h).relu()), ["c"], "", 0, 0),
+    "norm": (lambda m, h: m.norm(m.c(m.b(h).relu())), ["c"], "norm", 0, 0),
+    "function": (lambda m, h: m.c(m.b(h)).relu(), ["c"], "", 1, 0),
+    "norm and function": (lambda m, h: m.norm(m.c(h)).relu(), ["c"], "norm", 1, 0),
+    "layer scale": (lambda m, h: m.gain * m.c(m.b(h).relu()), ["c"], "", 0, 1),
+    "scalar gain": (lambda m, h: m.c(m.b(h).relu()) * m.scalar, ["c"], "", 0, 1),
+    "gain and norm": (lambda m, h: m.gain * m.norm(m.c(h.relu())), ["c"], "norm", 0, 1),
+    "gate": (lambda m, h: m.c(h.relu()) * torch.sigmoid(m.b(h)), ["c"], "", 0, 0),
+    "gate that leads": (lambda m, h: torch.sigmoid(m.b(h)) * m.c(h.relu()), ["c"], "", 0, 0),
+    "values of attention": (
+        lambda m, h: nn.functional.scaled_dot_product_attention(m.a(h), m.b(h), m.c(h)),
+        ["c"], "", 0, 0,
+    ),
+    "written attention": (lambda m, h: (m.a(h) @ m.b(h).mT).softmax(-1) @ m.c(h), ["c"], "", 0, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_ends_a_branch(end):
+    function, layers, norm, bends, gains = ENDS[end]
+    model = Net(lambda m, x: (lambda h: h + function(m, h))(m.first(x)),
+                **{k: nn.Linear(*v) for k, v in MODULES.items()}, first=nn.Linear(8, 8),
+                norm=nn.LayerNorm(8))  # fmt: skip
+    model.gain, model.scalar = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(1))
+    (found,) = branches_of(model)
+    assert [a.layer for a in found.ends.affines] == layers
+    assert (found.ends.norm.layer if found.ends.norm else "") == norm
+    assert (len(found.ends.bends), len(found.ends.gains)) == (bends, gains)
+
+
+class Experts(nn.Module):
+    def __init__(self, shared=False):
+        super().__init__()
+        self.first, self.router, self.shared = nn.Linear(8, 8), nn.Linear(8, 3), shared
+        self.experts = nn.ModuleList(branch() for _ in range(4))
+
+    def forward(self, x):
+        h = self.first(x)
+        p = self.router(h).softmax(-1)
+        made = p[..., :1] * self.experts[0](h)
+        for i in (1, 2):
+            made = made + p[..., i : i + 1] * self.experts[i](h)
+        return h + (made + self.experts[3](h) if self.shared else made)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_experts_that_a_router_weighs_are_one_branch(shared):
+    (found,) = branches_of(Experts(shared))
+    assert {a.layer for a in found.ends.affines} == {f"experts.{i}.2" for i in range(3 + shared)}
+    assert found.parts == 1
+    assert found.layers == 2
+
+
+def test_post_norm_streams_are_told_from_others():
+    for order, is_normed in (("pre", False), ("post", True)):
+        model = nn.Sequential(nn.Linear(8, 8), *[Block(order) for _ in range(2)])
+        found = branches_of(model)
+        assert [b.is_normed for b in found] == [is_normed] * 4
+        assert {b.branches for b in found} == {4}
+        assert {(b.layers, b.projections) for b in found} == {(2, 4)}
+
+
+def test_dense_blocks_and_equals_are_no_branches():
+    dense = Net(lambda m, x: torch.cat([x, m.a(x)], -1), a=nn.Linear(8, 8))
+    assert branches_of(dense) == ()
+    equals = Net(lambda m, x: m.a(x) + m.b(x), a=nn.Linear(8, 8), b=nn.Linear(8, 8))
+    assert branches_of(equals) == ()
+    twice = Net(lambda m, x: (lambda h: h + h)(m.a(x)), a=nn.Linear(8, 8))
+    assert branches_of(twice) == ()
+
+
+def test_a_parameter_in_an_activation_is_no_gain_of_a_branch():
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.beta = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.b(h + self.beta * torch.relu(h))
+
+    assert branches_of(Learned()) == ()
 
 
 def test_a_plain_chain_has_none():

@@ -151,4 +151,4 @@ def test_layers_alone_have_no_ends_and_one_sentence():
     assert "expected RMS" not in str(report)
     pairs = eq.initialize(Branches(4, 1), torch.randn(64, 8))
     assert "4 stacks (parts.0.0 to parts.0.2, " in str(pairs)
-    assert len(pairs.plan.choice) == 4
+    assert len(pairs.plan.choice) == 5

@@ -215,7 +215,7 @@ def test_exact_moments_are_kept_through_active_dropout(p):
     assert off.measurements.layers[-2].signal == pytest.approx((1 - p) ** 3.5, rel=0.3)
 
 
-def test_a_sum_is_foretold_only_where_its_terms_are_not_alike():
+def test_a_sum_is_foretold_with_what_its_terms_have_in_common():
     class Blocks(nn.Module):
         def __init__(self, activation, is_last):
             super().__init__()
@@ -229,15 +229,12 @@ def test_a_sum_is_foretold_only_where_its_terms_are_not_alike():
             return x
 
     x = torch.randn(300, 64, generator=seeded())
-    for activation, is_last in ((torch.relu, False), (torch.tanh, True)):
+    # Outputs of ReLU are all positive and add up: their means are the same in all terms.
+    for activation, is_last in ((torch.relu, False), (torch.tanh, True), (torch.relu, True)):
         report = eq.initialize(Blocks(activation, is_last), x, generator=seeded())
         expected = [p.signal for p in report.plan.predictions]
         seen = [layer.signal for layer in report.measurements.layers]
         assert seen == pytest.approx(expected, rel=0.3)
-    # Outputs of ReLU are all positive and add up.
-    unknown = [p.signal for p in eq.plan(Blocks(torch.relu, True), x).predictions]
-    assert np.isnan(unknown[4:]).all()
-    assert np.isfinite(unknown[:2]).all()
 
 
 def test_a_zero_input_beside_another_is_no_error():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from equipoise.errors import TraceError
-from equipoise.plan.nodes import Affine, Nonlinearity, Opaque, Pool
+from equipoise.plan.nodes import Affine, Concat, Nonlinearity, Opaque, Pool
 from equipoise.plan.stacks import find_stacks
 from equipoise.theory import activations
 from equipoise.torch.inputs import read_inputs
@@ -170,13 +170,21 @@ def test_a_padding_that_is_read_by_something_else_too_is_opaque_there_and_only_t
         nn.ConstantPad2d(1, 2.0),
         nn.ZeroPad2d(-1),
         nn.ReflectionPad2d(1),
-        lambda h: F.pad(h, (0, 0, 0, 0, 1, 1))[:, 1:5],
     ],
 )
 def test_a_padding_that_no_convolution_could_do_is_opaque(pad):
     traced = read(Net(lambda net, x: net.b(pad(net.a(x))), **convolutions()))
     assert "pad" in only(traced, Opaque)[0].reason
     assert only(traced, Affine)[1].convolution.padding == ((1, 1), (1, 1))
+
+
+def test_channels_of_0_are_joined_to_others():
+    traced = read(
+        Net(lambda net, x: net.b(F.pad(net.a(x), (0, 0, 0, 0, 1, 1))[:, 1:5]), **convolutions())
+    )
+    (joined,) = only(traced, Concat)
+    assert joined.sizes == (4, 2)
+    assert not only(traced, Opaque)
 
 
 def test_a_transposed_convolution_takes_no_padding_as_its_own():
