@@ -68,7 +68,8 @@ def transfer(
         refuse_mixed_meta(model)
         refuse_strangers(plan, [p.name for p in parameters_of(model)])
         selection = _selection(plan.selection, read_selection(model, only, skip))
-        return compare(plan, planned(model, inputs, plan.scheme, plan.aim, selection)[0])
+        made, *_ = planned(model, inputs, plan.scheme, plan.aim, selection, plan.residual)
+        return compare(plan, made)
 
 
 def _selection(before: Selection, given: Selection) -> Selection:
