@@ -6,30 +6,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from equipoise.plan.entry import Inputs
-from equipoise.plan.moments import second_moment, share_of
+from equipoise.plan.moments import Weights, second_moment, share_of
 from equipoise.plan.nodes import (
-    Affine,
-    Attention,
-    Concat,
     Contract,
     Dropout,
     Flatten,
     Gain,
-    Lookup,
-    Merge,
     Node,
     Nonlinearity,
     Norm,
     Permute,
     Pool,
-    Product,
     Reshape,
     Shift,
+    Softmax,
     Spread,
     Take,
     makes,
     reads,
 )
+from equipoise.plan.origins import Origin, Origins, are_independent
 from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
@@ -37,10 +33,20 @@ from equipoise.schemes.sites import Pooling, window_sites
 
 
 class Levels:
-    """Second moment of every value that is known so far, and rows for those the inputs reach."""
+    """Second moment of every value that is known so far, and rows for those the inputs reach.
 
-    def __init__(self, trace: Trace, samples: Mapping[int, Array]) -> None:
-        self._trace = trace
+    Args:
+        trace: the model.
+        samples: values of its inputs by value number.
+        fixed: names of parameters that keep their values.
+    """
+
+    def __init__(
+        self, trace: Trace, samples: Mapping[int, Array], fixed: frozenset[str] = frozenset()
+    ) -> None:
+        self._trace, self._fixed = trace, fixed
+        self._origins = Origins(trace, fixed)
+        self._origin: dict[int, Origin] = {}
         self._producer: dict[int, Node] = {}
         for node in trace.nodes:
             for value in makes(node):
@@ -106,37 +112,6 @@ class Levels:
             case _:
                 return rows.reshape(self._trace.values[value].shape)
 
-    def _is_symmetric(self, value: int) -> bool:
-        """Whether a weight whose sign is random has made a value, so that it averages to 0."""
-        match self._producer.get(value):
-            case Affine():
-                return True
-            case Nonlinearity(input=source, activation=activation):
-                return activation.parity == "odd" and self._is_symmetric(source)
-            case Reshape(input=source) | Permute(input=source) | Flatten(input=source):
-                return self._is_symmetric(source)
-            case Dropout(input=source):
-                return self._is_symmetric(source)
-            case Merge(inputs=sources):
-                return all(self._is_symmetric(source) for source in sources)
-            case Norm(input=source) | Gain(input=source) | Take(input=source):
-                return self._is_symmetric(source)
-            case Spread(input=source) | Shift(input=source):
-                return self._is_symmetric(source)
-            case Product(inputs=sources):
-                # A gate keeps the random sign of what it gates.
-                return any(self._is_symmetric(source) for source in sources)
-            case Attention(inputs=(_, _, source)):
-                return self._is_symmetric(source)
-            case Contract(inputs=sources):
-                return any(self._is_symmetric(source) for source in sources)
-            case Lookup():
-                return True
-            case Concat(inputs=sources):
-                return all(self._is_symmetric(source) for source in sources)
-            case _:
-                return False
-
     def set_factor(self, parameter: str, mean_square: float) -> None:
         """Record the second moment that a planned gain or offset has."""
         self._factor[parameter] = mean_square
@@ -165,27 +140,41 @@ class Levels:
                 self._find(top, node)
 
     def _is_settled(self, value: int) -> bool:
-        return value in self._level and value in self._share
+        return value in self._level and value in self._origin
 
     def _find(self, value: int, node: Node | None) -> None:
         if node is None:
             self._level.setdefault(value, math.nan)
-            self._share.setdefault(value, self._share_of_rows(value))
+            self._share[value] = self._share_of_rows(value)
+            self._origin[value] = Origin()
             return
         levels = [self._level[v] for v in reads(node)]
         shares = [self._share[v] for v in reads(node)]
+        origins = [self._origin[v] for v in reads(node)]
+        factor, is_drawn = self._factor_of(node)
         if value not in self._level:
-            symmetric = [self._is_symmetric(v) for v in reads(node)]
-            if isinstance(node, Gain | Shift) and node.parameter in self._factor:
-                factor = self._factor[node.parameter]
+            if factor == 0.0 and isinstance(node, Shift):
+                self._level[value] = levels[0]
+            elif not are_independent(node, origins, is_drawn):
+                self._level[value] = math.nan
             else:
-                factor = getattr(node, "mean_square", math.nan)
-            averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
-            self._level[value] = second_moment(
-                node, levels, shares, factor, symmetric=symmetric, averages=averages
-            )
-        if value not in self._share:
-            self._share[value] = share_of(node, levels, shares, self._level[value])
+                found = second_moment(node, levels, shares, factor, self._weights(node))
+                self._level[value] = self._as_kept(node, found)
+        self._share[value] = share_of(node, levels, shares, self._level[value], self._weights(node))
+        self._origin[value] = self._origins.of(node, origins, moves=factor != 0.0)
+
+    def _as_kept(self, node: Node, level: float) -> float:
+        """A level with the gain and offset of a norm where they keep their values."""
+        if isinstance(node, Norm):
+            level *= node.weight_square if node.weight in self._fixed else 1.0
+            level += node.bias_square if node.bias in self._fixed else 0.0
+        return level
+
+    def _factor_of(self, node: Node) -> tuple[float, bool]:
+        """Second moment of what a gain or shift applies, and whether its sign is that of a draw."""
+        if isinstance(node, Gain | Shift) and node.parameter in self._factor:
+            return self._factor[node.parameter], node.offset == 0.0
+        return getattr(node, "mean_square", math.nan), False
 
     def _share_of_rows(self, value: int) -> float:
         rows = self._rows.get(value, np.zeros(0))
@@ -196,15 +185,27 @@ class Levels:
         common = float(np.mean(np.square(flat.mean(axis=0)))) - energy / len(flat)
         return min(1.0, max(0.0, common / energy)) if energy > 0 else 0.0
 
-    def _is_softmax(self, value: int) -> bool:
+    def _weights(self, node: Node) -> Weights | None:
+        """Which factor of a product is made by a softmax, None where neither is."""
+        if isinstance(node, Contract):
+            for place, value in enumerate(node.inputs):
+                softmax = self._softmax(value)
+                if softmax and softmax.size:
+                    return Weights(place, 1.0 / softmax.size)
+        return None
+
+    def _softmax(self, value: int) -> Softmax | None:
+        """The softmax that made a value, up to dropout and moves of its entries."""
         while True:
             match self._producer.get(value):
                 case Dropout(input=source) | Reshape(input=source) | Permute(input=source):
                     value = source
                 case Take(input=source) | Spread(input=source):
                     value = source
-                case node:
-                    return type(node).__name__ == "Softmax"
+                case Softmax() as node:
+                    return node
+                case _:
+                    return None
 
 
 def pooling(node: Pool) -> Pooling:

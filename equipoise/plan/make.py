@@ -71,7 +71,7 @@ def make_plan(
             "inputs must not be all 0, got RMS 0. Pass inputs of the scale that the model will be "
             "trained on."
         )
-    levels = Levels(trace, samples or {})
+    levels = Levels(trace, samples or {}, frozenset(fixed))
     uses = Counter(node.weight for node in trace.nodes if isinstance(node, Affine))
 
     laws: dict[str, tuple[Law, str]] = {}
@@ -188,6 +188,8 @@ def _unplannable(trace: Trace) -> dict[str, str]:
         elif isinstance(node, Nonlinearity):
             for name in node.parameters:
                 reasons[name] = f"is part of the activation {node.activation}, read as it stands"
+        elif isinstance(node, Gain | Shift) and node.is_kept and node.parameter:
+            reasons[node.parameter] = "goes through a function first, and is read as it stands"
     gains = {n.parameter for n in trace.nodes if isinstance(n, Gain)}
     for node in trace.nodes:
         if isinstance(node, Shift) and node.parameter and node.parameter in gains:

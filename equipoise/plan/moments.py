@@ -7,6 +7,7 @@ sites and rows; averages over sites keep it and divide the rest.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from equipoise.plan.nodes import (
@@ -42,14 +43,25 @@ _MOST_SPREAD = 4.0
 _COEFFICIENTS = 24
 
 
+@dataclass(frozen=True)
+class Weights:
+    """The factor of a contraction that a softmax made, whichever its axis.
+
+    Attributes:
+        place: 0 or 1.
+        mean: of the weights, 1 over the size of the axis along which they add up to 1.
+    """
+
+    place: int
+    mean: float
+
+
 def second_moment(
     node: Node,
     levels: Sequence[float],
     shares: Sequence[float],
     factor: float,
-    *,
-    symmetric: Sequence[bool] = (),
-    averages: bool = False,
+    weights: Weights | None = None,
 ) -> float:
     """Second moment of what a node makes, nan where it is not known.
 
@@ -58,25 +70,23 @@ def second_moment(
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         factor: second moment of the parameter or constant of a gain or shift.
-        symmetric: for each value that is read, whether a weight of random sign made it.
-        averages: whether the first factor of a contraction is made by a softmax.
+        weights: of a contraction with a softmax; None of all else.
+
+    Values that a sum, shift or product reads must be independent (``plan.origins``).
     """
     match node:
-        case Reshape() | Permute() | Flatten() | Take() | Spread():
+        case Reshape() | Permute() | Flatten() | Take():
             return levels[0]
+        case Spread(kept=kept):
+            return levels[0] * (shares[0] + (1.0 - shares[0]) * kept)
         case Dropout(probability=p, is_active=active):
             return levels[0] / (1.0 - p * active) if p < 1 else math.nan
         case Nonlinearity(activation=activation):
             return statistics(activation, levels[0]).second_moment if levels[0] > 0 else math.nan
         case Merge():
-            # What does not average to 0 over draws may point the same way in all terms.
-            return sum(levels) if sum(not s for s in symmetric) <= 1 else math.nan
-        case Norm(is_tracked=True):
-            return levels[0]
-        case Norm(kind="rms", epsilon=epsilon):
-            return _normalized(levels[0], 1.0, epsilon)
-        case Norm(epsilon=epsilon):
-            return _normalized(levels[0], 1.0, epsilon)
+            return sum(levels)
+        case Norm():
+            return _normalized(node, levels[0])
         case Product():
             return math.prod(levels)
         case Gain():
@@ -87,15 +97,17 @@ def second_moment(
             return mean_square
         case Softmax(size=size):
             return _participation(levels[0], size) / size
-        case Contract(size=size) if averages:
-            # The first factor's second moment is that of one weight: their squares add up.
-            return levels[1] * (shares[1] + (1.0 - shares[1]) * min(1.0, levels[0] * size))
+        case Contract(size=size) if weights:
+            # Of what all sites share the weights' own sum is left, of the rest that of squares.
+            squares = min(1.0, size * levels[weights.place])
+            q, share = levels[1 - weights.place], shares[1 - weights.place]
+            return q * (share * (size * weights.mean) ** 2 + (1.0 - share) * squares)
         case Contract(size=size):
             return size * levels[0] * levels[1]
         case Attention(size=size, scale=scale, visible=visible):
             spread = scale**2 * size * levels[0] * levels[1]
-            weights = _participation(spread, 1.0 / visible)
-            return levels[2] * (shares[2] + (1.0 - shares[2]) * weights)
+            squares = _participation(spread, 1.0 / visible)
+            return levels[2] * (shares[2] + (1.0 - shares[2]) * squares)
         case Concat(sizes=sizes):
             total = sum(sizes)
             # An empty cache of earlier keys has no second moment.
@@ -107,7 +119,13 @@ def second_moment(
             return math.nan
 
 
-def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level: float) -> float:
+def share_of(
+    node: Node,
+    levels: Sequence[float],
+    shares: Sequence[float],
+    level: float,
+    weights: Weights | None = None,
+) -> float:
     """Share of a value's second moment that all sites and rows have in common.
 
     Args:
@@ -115,6 +133,7 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         level: second moment of the value.
+        weights: as for ``second_moment``.
     """
     match node:
         case Lookup(share=share):
@@ -131,10 +150,20 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
             return common / sum(energies) if sum(energies) > 0 else 0.0
         case Product():
             return math.prod(shares)
-        case Attention() | Contract():
-            kept = levels[-1] * shares[-1]
-            return min(1.0, kept / level) if level > 0 else 0.0
-        case Pool(kind="average"):
+        case Softmax(size=size):
+            # Weights are positive: what they have in common is their mean.
+            return _part(1.0 / size**2, level)
+        case Attention(sites=sites, visible=visible):
+            # Queries see the same keys, later ones under a causal mask more of them.
+            chance = min(visible, 2.0 / sites) if visible > 1.5 / sites else 1.0 / sites
+            return _part(levels[2] * (shares[2] + (1.0 - shares[2]) * chance), level)
+        case Contract(size=size) if weights:
+            q, share = levels[1 - weights.place], shares[1 - weights.place]
+            seen = share * size + 1.0 - share
+            return _part(q * seen * size * weights.mean**2, level)
+        case Contract():
+            return math.prod(shares)
+        case Pool(kind="average") | Spread():
             return min(1.0, levels[0] * shares[0] / level) if level > 0 else shares[0]
         case Affine():
             return shares[0]
@@ -142,9 +171,18 @@ def share_of(node: Node, levels: Sequence[float], shares: Sequence[float], level
             return shares[0] if shares else 0.0
 
 
-def _normalized(level: float, wanted: float, epsilon: float) -> float:
-    """Second moment behind a division by sqrt(level + epsilon); ``wanted`` where it is unknown."""
-    return wanted * level / (level + epsilon) if level > 0 else wanted
+def _normalized(node: Norm, level: float) -> float:
+    """Second moment behind a norm without its gain and offset; of an unknown level that is 1."""
+    if node.size == 1 and node.kind != "rms":
+        return 0.0
+    if node.is_tracked:
+        return level * node.scale + node.centre
+    return level / (level + node.epsilon) if level > 0 else 1.0
+
+
+def _part(common: float, level: float) -> float:
+    """The share of a second moment, 0 where that is not known."""
+    return min(1.0, common / level) if level > 0 and common >= 0 else 0.0
 
 
 def _participation(spread: float, size: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from equipoise.plan.moments import second_moment, share_of
+from equipoise.plan.moments import Weights, second_moment, share_of
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -116,7 +116,7 @@ def test_sums_and_concatenations():
     x = with_share(generator, (4000, 2, 64), 2.0, 0.5)
     y = with_share(generator, (4000, 2, 64), 0.7, 0.1)
     merge = Merge((0, 1), 2, 0)
-    level = second_moment(merge, [2.0, 0.7], [0.5, 0.1], NAN, symmetric=[True, False])
+    level = second_moment(merge, [2.0, 0.7], [0.5, 0.1], NAN)
     assert_mean(np.square(x + y).mean(axis=(1, 2)), level)
     assert_mean(measured_share(x + y), level * share_of(merge, [2.0, 0.7], [0.5, 0.1], level))
     joined = np.concatenate([x, y[..., :32]], axis=-1)
@@ -131,11 +131,6 @@ def test_the_common_share_of_a_concatenation_counts_sizes():
     assert_mean(
         measured_share(np.concatenate([x, y], -1)), share_of(concat, [1.0, 1.0], [0.9, 0.0], 1.0)
     )
-
-
-def test_values_that_do_not_average_to_0_may_not_be_added_up():
-    merge = Merge((0, 1), 2, 0)
-    assert math.isnan(second_moment(merge, [1.0, 1.0], [0, 0], NAN, symmetric=[False, False]))
 
 
 def test_an_empty_part_of_a_concatenation_says_nothing():
@@ -209,13 +204,13 @@ def test_averages_keep_what_all_sites_share(share):
     made = weights @ values
     one_weight = second_moment(Softmax("", 0, 1, 0, sites), [spread], [0.0], NAN)
     node = Contract((1, 2), 3, 0, sites)
-    level = second_moment(node, [one_weight, 2.0], [0.0, share], NAN, averages=True)
+    weighted = Weights(0, 1 / sites)
+    level = second_moment(node, [one_weight, 2.0], [0.0, share], NAN, weighted)
     bias = 6 * math.exp(2 * spread) / sites
     assert_mean(np.square(made).mean(axis=(1, 2)), level, bias)
     # Both queries see the same values: their averages have those in common by chance too.
-    common = level * share_of(node, [one_weight, 2.0], [0.0, share], level)
-    chance = 2.0 * (1 - share) / sites
-    assert_mean(measured_share(made) - chance, common, 1e-3)
+    common = level * share_of(node, [one_weight, 2.0], [0.0, share], level, weighted)
+    assert_mean(measured_share(made), common, bias)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -241,7 +236,8 @@ def test_attention_called_as_such_averages_alike(causal):
 def test_attention_to_one_key_returns_its_value():
     node = Attention("", (0, 1, 2), 3, 0, 64, 1, 0.125, 1.0)
     assert second_moment(node, [1.0, 1.0, 2.0], [0.0, 0.0, 0.0], NAN) == 2.0
-    assert share_of(node, [1.0, 1.0, 2.0], [0.0, 0.0, 0.5], 2.0) == 0.5
+    # All queries get the same.
+    assert share_of(node, [1.0, 1.0, 2.0], [0.0, 0.0, 0.5], 2.0) == 1.0
 
 
 # Pools.
