@@ -96,8 +96,6 @@ class Watch(TorchFunctionMode):
         names = [name for name in names if name]
         if names:
             self.seen.append((names[0], out))
-            if out.requires_grad:
-                out.retain_grad()
             # Operations in place on what comes next must not change what is kept.
             return out.clone()
         return out
@@ -204,37 +202,58 @@ def _drawn(
     for seed in seeds:
         eq.apply(model, plan, torch.Generator().manual_seed(seed))
         with Watch(model) as watch:
-            outputs = model(*(x.clone() for x in inputs))
-        _backward(model, outputs)
+            model(*(x.clone() for x in inputs))
         _put_back(model, buffers)
-        signals, gradients = dict[int, float](), dict[int, float]()
         turns = {name: iter(found) for name, found in places.items()}
+        outputs = dict[int, torch.Tensor]()
         for name, out in watch.seen:
             place = next(turns.get(name, iter(())), None)
             if place is not None:
-                signals[place] = _rms(out)
-                gradients[place] = _rms(out.grad) if out.grad is not None else math.nan
-        model.zero_grad()
-        last = {plan.predictions[i].stack: gradients[i] for i in sorted(gradients)}
-        for place, p in enumerate(plan.predictions):
-            if place not in signals:
-                continue
-            if p.signal > 0:
-                ratios[place, "signal"].append(signals[place] / p.signal)
-            if p.gradient > 0 and last[p.stack] > 0 and math.isfinite(gradients[place]):
-                ratios[place, "gradient"].append(gradients[place] / last[p.stack] / p.gradient)
+                outputs[place] = out
+        for place, out in outputs.items():
+            if plan.predictions[place].signal > 0:
+                ratios[place, "signal"].append(_rms(out) / plan.predictions[place].signal)
+        for place, gradient in _relative_gradients(plan, outputs).items():
+            if plan.predictions[place].gradient > 0:
+                ratios[place, "gradient"].append(gradient / plan.predictions[place].gradient)
     return ratios
+
+
+def _relative_gradients(plan: Plan, outputs: Mapping[int, torch.Tensor]) -> dict[int, float]:
+    """RMS of the gradient at each layer over that at the last one of its chain.
+
+    As a plan means it: for a random cotangent there. What comes back through a norm is not random:
+    it has nothing in the direction of the signal, which is all that a layer of width 1 passes on.
+    """
+    found = dict[int, float]()
+    for chain in {p.stack for p in plan.predictions}:
+        places = [i for i, p in enumerate(plan.predictions) if p.stack == chain]
+        last = outputs.get(places[-1])
+        before = [i for i in places[:-1] if i in outputs and outputs[i].requires_grad]
+        if last is None or not last.requires_grad or not before:
+            continue
+        cotangent = torch.randn_like(last)
+        try:
+            gradients = torch.autograd.grad(
+                last, [outputs[i] for i in before], cotangent, retain_graph=True, allow_unused=True
+            )
+        # Values that are needed were written over: torch has no gradient of this model.
+        except RuntimeError:
+            continue
+        for place, g in zip(before, gradients, strict=True):
+            found[place] = _rms(g) / _rms(cotangent) if g is not None else 0.0
+    return found
 
 
 def _reached(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[set[str], bool]:
     """Parameters that the gradient reaches, and whether all values are finite."""
     model.zero_grad()
     try:
-        outputs = model(*(x.clone() for x in inputs))
-    # A model that refuses its inputs is to be refused.
+        is_finite = _backward(model, model(*(x.clone() for x in inputs)))
+    # A model that refuses its inputs is to be refused; one that has no backward pass may start.
     except (ValueError, RuntimeError):
+        model.zero_grad()
         return set(), False
-    is_finite = _backward(model, outputs)
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     is_finite &= all(bool(torch.isfinite(g).all()) for g in grads.values())

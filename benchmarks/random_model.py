@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from random_parts import MAPS, ROWS, Call, Choose, conv, linear, pure, to_rows
 from torch import nn
 
@@ -210,7 +211,10 @@ def _input(choose: Choose[Any]) -> tuple[torch.Tensor, str]:
     if kind == "tokens":
         return torch.randint(0, 11, shape), "tokens"
     scale, mean = choose((1.0, 1.0, 0.1, 10.0)), choose((0.0, 0.0, 1.0))
-    x = scale * (torch.randn(shape) + mean)
+    x = torch.randn(shape)
+    if kind == "maps" and choose((False, True)):
+        x = F.interpolate(torch.randn(*shape[:2], 2, 2), size=shape[2:], mode="bilinear")
+    x = scale * (x + mean)
     return x, "maps" if kind in ("maps", "series") else "rows"
 
 

@@ -83,6 +83,15 @@ class Levels:
             return Inputs(mean_square, values.reshape(-1, first.in_size))
         return Inputs(mean_square, empty)
 
+    def meets_itself(self, stack: Stack) -> bool:
+        """Whether what enters a stack was made by its first weight used the other way round.
+
+        Then it is no chance direction for that weight, and its second moment tells nothing.
+        """
+        self._settle(stack.entry_value)
+        first, seen = stack.affines[0], self._origin[stack.entry_value].seen
+        return self._origins.is_turned_round(first, seen)
+
     def _rows_of(self, value: int) -> Array:
         if value not in self._rows:
             self._rows[value] = self._computed(value)
@@ -166,8 +175,8 @@ class Levels:
     def _as_kept(self, node: Node, level: float) -> float:
         """A level with the gain and offset of a norm where they keep their values."""
         if isinstance(node, Norm):
-            level *= node.weight_square if node.weight in self._fixed else 1.0
-            level += node.bias_square if node.bias in self._fixed else 0.0
+            gain = node.weight_square if node.weight in self._fixed else 1.0
+            return level * gain + (node.bias_square if node.bias in self._fixed else 0.0)
         return level
 
     def _factor_of(self, node: Node) -> tuple[float, bool]:
@@ -178,12 +187,25 @@ class Levels:
 
     def _share_of_rows(self, value: int) -> float:
         rows = self._rows.get(value, np.zeros(0))
+        energy = float(np.mean(np.square(rows))) if rows.size else 0.0
+        sites = self._sites(value, rows.ndim)
+        count = math.prod(rows.shape[i] for i in sites)
+        if count > 1 and energy > 0:
+            # Mean product of two different sites of one row.
+            total = float(np.mean(np.square(rows.mean(axis=sites)))) / energy
+            return float(min(1.0, (count * total - 1.0) / (count - 1.0)))
         if rows.ndim < 2 or len(rows) < 2:
             return 0.0
-        energy = float(np.mean(np.square(rows)))
         flat = rows.reshape(len(rows), -1)
         common = float(np.mean(np.square(flat.mean(axis=0)))) - energy / len(flat)
         return min(1.0, max(0.0, common / energy)) if energy > 0 else 0.0
+
+    def _sites(self, value: int, rank: int) -> tuple[int, ...]:
+        """Axes of an input that are neither its rows nor its features."""
+        if not self._trace.values or rank < 3:
+            return ()
+        feature = rank + self._trace.values[value].axis
+        return tuple(i for i in range(1, rank) if i != feature)
 
     def _weights(self, node: Node) -> Weights | None:
         """Which factor of a product is made by a softmax, None where neither is."""

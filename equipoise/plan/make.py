@@ -8,6 +8,7 @@ from dataclasses import replace
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
 from equipoise.plan.levels import Levels
+from equipoise.plan.moments import behind
 from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
@@ -32,7 +33,6 @@ from equipoise.schemes.laws import (
     Turned,
     Zero,
 )
-from equipoise.theory.hermite import statistics
 
 _NO_AIM = Aim()
 _SHALLOW = 2
@@ -107,6 +107,11 @@ def make_plan(
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
+        if levels.meets_itself(stack):
+            remarks.add(
+                where, "reads what its own weight made, turned round; that is not predicted"
+            )
+            is_known = False
         planned = plan_stack(stack, scheme, inputs, uses[stack.affines[0].weight], aim)
         end = ends.get(stack.affines[-1].output)
         if end is not None:
@@ -264,7 +269,7 @@ def _nothing(stack: Stack) -> Expected:
 def _exit_level(stack: Stack, signal: float) -> float:
     if not signal > 0:
         return math.nan
-    return statistics(stack.exit_activation, signal**2).second_moment
+    return behind(stack.exit_activation, signal**2)
 
 
 def _weight_reason(place: int, stack: Stack, planned: StackPlan) -> str:

@@ -1,8 +1,9 @@
 """What each kind of node does to the second moment of a value, and to the share all sites have.
 
 Wide limit: weights are drawn afresh, so that values which come from different weights do not
-correlate. The share of a value is that part of its second moment which is the same at different
-sites and rows; averages over sites keep it and divide the rest.
+correlate. The share of a value is that part of its second moment which the sites of one row have in
+common: the mean product of two of them over the second moment. Averages over sites keep it and
+divide the rest; nan where it is not known.
 """
 
 import math
@@ -41,6 +42,12 @@ from equipoise.theory.hermite import hermite_coefficients, statistics
 # which is that of many independent normal scores; beyond, one of them takes nearly all.
 _MOST_SPREAD = 4.0
 _COEFFICIENTS = 24
+# A factor 2 of a level that becomes more than this is not followed.
+_STEEPEST = 8.0
+# A mean of this share of the second moment decides how alike sites are, whatever they were before.
+_MOSTLY = 0.4
+# Below this share nothing but rounding is left of a signal.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def second_moment(
         case Dropout(probability=p, is_active=active):
             return levels[0] / (1.0 - p * active) if p < 1 else math.nan
         case Nonlinearity(activation=activation):
-            return statistics(activation, levels[0]).second_moment if levels[0] > 0 else math.nan
+            return behind(activation, levels[0])
         case Merge():
             return sum(levels)
         case Norm():
@@ -114,9 +121,28 @@ def second_moment(
             known = [q * n for q, n in zip(levels, sizes, strict=True) if n]
             return sum(known) / total if total else math.nan
         case Pool(kind="average", window=window):
-            return levels[0] * (shares[0] + (1.0 - shares[0]) / math.prod(window))
+            left = shares[0] + (1.0 - shares[0]) / math.prod(window)
+            # Of values that add up to 0 only rounding is left.
+            return levels[0] * left if not left < _ROUNDING else 0.0
         case _:
             return math.nan
+
+
+def behind(activation: Activation, q: float) -> float:
+    """Second moment of f(x) for normal x of second moment q, nan where draws stray too far.
+
+    Levels stray from draw to draw. Where a function turns a factor 2 of q into more than 8, as one
+    that is flat around 0 does, the level of the middle draw says little of what is behind it.
+
+    Args:
+        activation: f.
+        q: second moment of x.
+    """
+    if not 0 < q < math.inf:
+        return math.nan
+    low, found, high = (statistics(activation, q * by).second_moment for by in (0.5, 1.0, 2.0))
+    is_steep = not (found <= _STEEPEST * low and high <= _STEEPEST * found)
+    return math.nan if is_steep else found
 
 
 def share_of(
@@ -126,7 +152,7 @@ def share_of(
     level: float,
     weights: Weights | None = None,
 ) -> float:
-    """Share of a value's second moment that all sites and rows have in common.
+    """Share of a value's second moment that all sites have in common.
 
     Args:
         node: what makes the value.
@@ -163,8 +189,15 @@ def share_of(
             return _part(q * seen * size * weights.mean**2, level)
         case Contract():
             return math.prod(shares)
-        case Pool(kind="average") | Spread():
-            return min(1.0, levels[0] * shares[0] / level) if level > 0 else shares[0]
+        case Pool(kind="average") | Spread() | Dropout():
+            # Dropout strikes each site by itself.
+            return _part(levels[0] * shares[0], level) if level > 0 else shares[0]
+        case Norm(is_tracked=False, kind="batch"):
+            # The mean over all rows is gone; what is left of that of one row is not known.
+            return math.nan
+        case Norm(is_tracked=False, kind="instance", size=size):
+            # Sites add up to 0.
+            return -1.0 / (size - 1) if size > 1 else 0.0
         case Affine():
             return shares[0]
         case _:
@@ -181,8 +214,9 @@ def _normalized(node: Norm, level: float) -> float:
 
 
 def _part(common: float, level: float) -> float:
-    """The share of a second moment, 0 where that is not known."""
-    return min(1.0, common / level) if level > 0 and common >= 0 else 0.0
+    """The share of a second moment, 0 where there is none."""
+    # The order lets nan pass.
+    return min(common / level, 1.0) if level > 0 else 0.0
 
 
 def _participation(spread: float, size: float) -> float:
@@ -206,6 +240,9 @@ def _bent(activation: Activation, q: float, share: float) -> float:
     series = _bent_series(activation, float(f"{q:.3g}"))
     if not series:
         return share
+    if math.isnan(share):
+        # Where the function's own mean is most of it, that of the signal hardly counts.
+        share = 0.5 if series[0] > _MOSTLY else math.nan
     known = sum(a * share**k for k, a in enumerate(series))
     # What the series leaves out is of high degree: it counts only near 1.
-    return min(1.0, known + max(0.0, 1.0 - sum(series)) * share ** len(series))
+    return min(known + max(0.0, 1.0 - sum(series)) * share ** len(series), 1.0)

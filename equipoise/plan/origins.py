@@ -83,7 +83,10 @@ class Origins:
         """
         first = sources[0] if sources else _NOTHING
         match node:
-            case Affine(weight=name) | Lookup(weight=name):
+            case Affine(weight=name, is_turned=is_turned):
+                made = self._made_by(name, first)
+                return replace(made, seen=made.seen | self._bit((name, is_turned)))
+            case Lookup(weight=name):
                 return self._made_by(name, first)
             case Nonlinearity(activation=activation):
                 return first if activation.parity == "odd" else _bent(first, activation.parity)
@@ -112,6 +115,10 @@ class Origins:
                 return _NOTHING
             case _:
                 return first
+
+    def is_turned_round(self, layer: Affine, seen: int) -> bool:
+        """Whether among the weights of a value is that of a layer, with in- and outputs swapped."""
+        return bool(seen & self._bit((layer.weight, not layer.is_turned)))
 
     def _bit(self, tag: object) -> int:
         return 1 << self._bits.setdefault(tag, len(self._bits))
