@@ -13,7 +13,9 @@ from random_parts import MAPS, ROWS, Call, Choose, conv, linear, pure, to_rows
 from torch import nn
 
 # Larger values are not grown any further, so that models stay quick.
-_MOST_ENTRIES = 40_000
+_MOST_ENTRIES = 20_000
+# Wider values are read by nothing whose weight grows with the square of the width.
+_WIDEST = 64
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Builder:
         """A value brought to the features of another one; the other axes must agree."""
         x, y = self.values[at], self.values[other]
         if self.kinds[at] == "rows":
-            if x.shape[:-1] != y.shape[:-1]:
+            if x.shape[:-1] != y.shape[:-1] or min(x.shape[-1], y.shape[-1]) > _WIDEST:
                 return -1
             return at if x.shape == y.shape else self.add(
                 nn.Linear(x.shape[-1], y.shape[-1]), "rows", at
@@ -156,6 +158,8 @@ class Builder:
         norm, scaled = self.choose(("none", "pre", "post")), self.choose((False, False, True))
         channels = self.kinds[at] == "maps"
         n = self.values[at].shape[1 if channels else -1]
+        if n > _WIDEST:
+            return at
         for _ in range(self.choose((1, 2, 4))):
             begun = at
             if norm == "pre":

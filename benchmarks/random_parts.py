@@ -87,14 +87,16 @@ def written_linear(choose: Choose[Any], x: torch.Tensor) -> nn.Module:
     )  # fmt: skip
 
 
-def bilinear(choose: Choose[Any], x: torch.Tensor) -> nn.Module:
+def bilinear(choose: Choose[Any], x: torch.Tensor) -> nn.Module | None:
+    if x.shape[-1] > 32:
+        return None
     inner = nn.Bilinear(x.shape[-1], x.shape[-1], choose(WIDTHS))
     return Call("bilinear(x, x)", lambda s, x: s.inner(x, x), inner=inner)
 
 
 def over_sites(choose: Choose[Any], x: torch.Tensor) -> nn.Module | None:
     """A linear map over the axis before the features."""
-    if x.dim() < 3:
+    if x.dim() < 3 or x.shape[-2] > 64:
         return None
     n, m = x.shape[-2], choose((x.shape[-2], 3, 7))
     return choose(
@@ -257,7 +259,7 @@ def sites(choose: Choose[Any], x: torch.Tensor) -> nn.Module | None:
 
 
 def attention(choose: Choose[Any], x: torch.Tensor) -> nn.Module | None:
-    if x.dim() != 3:
+    if x.dim() != 3 or x.shape[-1] > 64:
         return None
     n = x.shape[-1]
     heads = choose([h for h in (1, 2, 4) if n % h == 0])

@@ -167,7 +167,9 @@ class Levels:
             elif not are_independent(node, origins, is_drawn):
                 self._level[value] = math.nan
             else:
-                found = second_moment(node, levels, shares, factor, self._weights(node))
+                found = second_moment(
+                    node, levels, shares, factor, self._weights(node), self._width(value)
+                )
                 self._level[value] = self._as_kept(node, found)
         self._share[value] = share_of(node, levels, shares, self._level[value], self._weights(node))
         self._origin[value] = self._origins.of(node, origins, moves=factor != 0.0)
@@ -199,6 +201,11 @@ class Levels:
         flat = rows.reshape(len(rows), -1)
         common = float(np.mean(np.square(flat.mean(axis=0)))) - energy / len(flat)
         return min(1.0, max(0.0, common / energy)) if energy > 0 else 0.0
+
+    def _width(self, value: int) -> int:
+        """Number of units of a value, 0 where it is not known."""
+        found = self._trace.values[value] if self._trace.values else None
+        return found.shape[found.axis] if found and found.shape else 0
 
     def _sites(self, value: int, rank: int) -> tuple[int, ...]:
         """Axes of an input that are neither its rows nor its features."""

@@ -144,7 +144,9 @@ def make_plan(
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
-        levels.set_level(stack.exit_value, _exit_level(stack, expected.signal[-1]))
+        is_silent = levels.of(stack.entry_value) == 0.0 and _keeps_silence(stack)
+        level = 0.0 if is_silent else _exit_level(stack, expected.signal[-1])
+        levels.set_level(stack.exit_value, level)
 
     predictions: dict[int, Prediction] = {}
     outlooks: list[Outlook] = []
@@ -269,7 +271,13 @@ def _nothing(stack: Stack) -> Expected:
 def _exit_level(stack: Stack, signal: float) -> float:
     if not signal > 0:
         return math.nan
-    return behind(stack.exit_activation, signal**2)
+    return behind(stack.exit_activation, signal**2, stack.affines[-1].out_size)
+
+
+def _keeps_silence(stack: Stack) -> bool:
+    """Whether a stack makes nothing of nothing, as long as its biases are 0."""
+    functions = [h.activation for h in stack.hidden]
+    return all(f.value_at_zero == 0.0 for f in (*functions, stack.exit_activation))
 
 
 def _weight_reason(place: int, stack: Stack, planned: StackPlan) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -44,6 +46,9 @@ _MOST_SPREAD = 4.0
 _COEFFICIENTS = 24
 # A factor 2 of a level that becomes more than this is not followed.
 _STEEPEST = 8.0
+# So many units are enough for some of them to be on each side of 0 in most draws; below this share of
+# the other side a side is silent.
+_FEW, _SILENT = 3, 0.1
 # A mean of this share of the second moment decides how alike sites are, whatever they were before.
 _MOSTLY = 0.4
 # Below this share nothing but rounding is left of a signal.
@@ -69,6 +74,7 @@ def second_moment(
     shares: Sequence[float],
     factor: float,
     weights: Weights | None = None,
+    width: int = 0,
 ) -> float:
     """Second moment of what a node makes, nan where it is not known.
 
@@ -78,6 +84,7 @@ def second_moment(
         shares: common shares of what it reads.
         factor: second moment of the parameter or constant of a gain or shift.
         weights: of a contraction with a softmax; None of all else.
+        width: number of units of the value, 0 where it is not known.
 
     Values that a sum, shift or product reads must be independent (``plan.origins``).
     """
@@ -89,7 +96,7 @@ def second_moment(
         case Dropout(probability=p, is_active=active):
             return levels[0] / (1.0 - p * active) if p < 1 else math.nan
         case Nonlinearity(activation=activation):
-            return behind(activation, levels[0])
+            return behind(activation, levels[0], width)
         case Merge():
             return sum(levels)
         case Norm():
@@ -128,7 +135,7 @@ def second_moment(
             return math.nan
 
 
-def behind(activation: Activation, q: float) -> float:
+def behind(activation: Activation, q: float, width: int = 0) -> float:
     """Second moment of f(x) for normal x of second moment q, nan where draws stray too far.
 
     Levels stray from draw to draw. Where a function turns a factor 2 of q into more than 8, as one
@@ -137,12 +144,19 @@ def behind(activation: Activation, q: float) -> float:
     Args:
         activation: f.
         q: second moment of x.
+        width: number of units, 0 where it is not known. With one or two that are silent on one side
+            of 0 too many draws are silent throughout.
     """
-    if not 0 < q < math.inf:
+    if not 0 < q < math.inf or (0 < width < _FEW and _is_one_sided(activation, q)):
         return math.nan
     low, found, high = (statistics(activation, q * by).second_moment for by in (0.5, 1.0, 2.0))
     is_steep = not (found <= _STEEPEST * low and high <= _STEEPEST * found)
     return math.nan if is_steep else found
+
+
+def _is_one_sided(activation: Activation, q: float) -> bool:
+    low, high = sorted(abs(activation.f(np.array([-math.sqrt(q), math.sqrt(q)]))))
+    return bool(low < _SILENT * high)
 
 
 def share_of(
@@ -210,6 +224,8 @@ def _normalized(node: Norm, level: float) -> float:
         return 0.0
     if node.is_tracked:
         return level * node.scale + node.centre
+    if level == 0:
+        return 0.0
     return level / (level + node.epsilon) if level > 0 else 1.0
 
 
