@@ -201,7 +201,7 @@ def moved(choose: Choose[Any], x: torch.Tensor) -> nn.Module:
         pure("repeat_interleave(x, 2, -1)", lambda x: x.repeat_interleave(2, -1)),
         pure("x.repeat(..., 2)", lambda x: x.repeat(*[1] * (x.dim() - 1), 2)),
         pure("index_select", lambda x: x.index_select(-1, torch.arange(n).flip(0))),
-        pure("gather", lambda x: x.gather(-1, torch.zeros_like(x, dtype=torch.long))),
+        pure("gather", lambda x: x.gather(-1, torch.arange(n).roll(1).expand_as(x))),
         pure("x[..., ::2]", lambda x: x[..., ::2]), pure("x[..., :1]", lambda x: x[..., :1]),
         pure("cat([x, x])", lambda x: torch.cat([x, x], -1)),
         pure("cat([x, -x])", lambda x: torch.cat([x, -x], -1)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from equipoise.plan.entry import Inputs
-from equipoise.plan.moments import Weights, second_moment, share_of
+from equipoise.plan.moments import Weights, is_told, second_moment, share_of
 from equipoise.plan.nodes import (
     Contract,
     Dropout,
@@ -47,6 +47,7 @@ class Levels:
         self._trace, self._fixed = trace, fixed
         self._origins = Origins(trace, fixed)
         self._origin: dict[int, Origin] = {}
+        self._doubtful: set[int] = set()
         self._producer: dict[int, Node] = {}
         for node in trace.nodes:
             for value in makes(node):
@@ -59,9 +60,17 @@ class Levels:
         self._share: dict[int, float] = {}
         self._factor: dict[str, float] = {}
 
-    def set_level(self, value: int, mean_square: float) -> None:
-        """Record the second moment that a planned stack gives a value."""
+    def set_level(self, value: int, mean_square: float, is_sure: bool = True) -> None:
+        """Record the second moment that a planned stack gives a value.
+
+        Args:
+            value: its number.
+            mean_square: the second moment.
+            is_sure: whether draws keep to it.
+        """
         self._level[value] = mean_square
+        if not is_sure:
+            self._doubtful.add(value)
 
     def at(self, stack: Stack) -> Inputs:
         """What enters a stack."""
@@ -125,6 +134,11 @@ class Levels:
         """Record the second moment that a planned gain or offset has."""
         self._factor[parameter] = mean_square
 
+    def is_sure(self, value: int) -> bool:
+        """Whether draws keep to the second moment that is told of a value."""
+        self._settle(value)
+        return value not in self._doubtful or self._rows_of(value).size > 0
+
     def of(self, value: int) -> float:
         """Second moment of a value, nan where it is not known."""
         return self._level_of(value)
@@ -161,18 +175,24 @@ class Levels:
         shares = [self._share[v] for v in reads(node)]
         origins = [self._origin[v] for v in reads(node)]
         factor, is_drawn = self._factor_of(node)
+        moves = not isinstance(node, Shift) or factor != 0.0
         if value not in self._level:
-            if factor == 0.0 and isinstance(node, Shift):
-                self._level[value] = levels[0]
-            elif not are_independent(node, origins, is_drawn):
-                self._level[value] = math.nan
-            else:
-                found = second_moment(
-                    node, levels, shares, factor, self._weights(node), self._width(value)
-                )
-                self._level[value] = self._as_kept(node, found)
+            # A rough level serves to plan with, where none can be told.
+            rough = [0.5 if math.isnan(s) else s for s in shares]
+            found = second_moment(node, levels, rough, factor, self._weights(node))
+            self._level[value] = self._as_kept(node, found)
+            starts_anew = isinstance(node, Norm) and not node.is_tracked
+            if not starts_anew and not (
+                all(self.is_sure(v) for v in reads(node))
+                and (not moves or are_independent(node, origins, is_drawn))
+                and is_told(node, levels, shares, self._width(value))
+            ):
+                self._doubtful.add(value)
         self._share[value] = share_of(node, levels, shares, self._level[value], self._weights(node))
-        self._origin[value] = self._origins.of(node, origins, moves=factor != 0.0)
+        if isinstance(node, Norm) and node.kind in ("layer", "group") and not origins[0].is_centred:
+            # A mean that units have in common is taken off with that of the row.
+            self._share[value] = math.nan
+        self._origin[value] = self._origins.of(node, origins, moves)
 
     def _as_kept(self, node: Node, level: float) -> float:
         """A level with the gain and offset of a norm where they keep their values."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from equipoise.errors import PlanError
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
+from equipoise.plan.entry import Inputs
 from equipoise.plan.levels import Levels
-from equipoise.plan.moments import behind
+from equipoise.plan.moments import behind, is_steady
 from equipoise.plan.nodes import Affine, Gain, Nonlinearity, Opaque, Shift
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
@@ -36,6 +37,8 @@ from equipoise.schemes.laws import (
 
 _NO_AIM = Aim()
 _SHALLOW = 2
+# A mean over so many sites at most leaves half of the RMS whatever they are.
+_FEW_SITES = 4
 
 
 def make_plan(
@@ -107,6 +110,9 @@ def make_plan(
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
+        elif not levels.is_sure(stack.entry_value):
+            remarks.add(where, "what enters may stray from what is planned for; nothing is told")
+            is_known = False
         if levels.meets_itself(stack):
             remarks.add(
                 where, "reads what its own weight made, turned round; that is not predicted"
@@ -133,26 +139,37 @@ def make_plan(
         if stack.keeps_bias:
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False
+        planned, is_own = _as_drawn(stack, planned, laws)
+        is_known &= is_own
         expected = expect(stack, planned, inputs) if is_known else _nothing(stack)
+        expected = _before_pools(stack, inputs, expected)
         parts[stack.affines[0].output] = Part(planned, inputs, expected, is_known)
         for place, (affine, weight, bias) in enumerate(
             zip(stack.affines, planned.weights, planned.biases, strict=True)
         ):
             law = _turned(weight) if affine.is_turned else weight
-            laws[affine.weight] = (law, _weight_reason(place, stack, planned))
+            laws.setdefault(affine.weight, (law, _weight_reason(place, stack, planned)))
             if affine.bias:
                 laws[affine.bias] = (bias, "centres its layer" if bias != Zero() else "starts at 0")
         frames.update({frame.id: frame for frame in planned.frames})
         arrays.update(planned.arrays)
         is_silent = levels.of(stack.entry_value) == 0.0 and _keeps_silence(stack)
-        level = 0.0 if is_silent else _exit_level(stack, expected.signal[-1])
-        levels.set_level(stack.exit_value, level)
+        signal = 0.0 if is_silent else expected.signal[-1]
+        # What the scheme aims at serves to plan with, where nothing is predicted.
+        level = (signal if signal >= 0 else planned.signal[-1]) ** 2
+        function, width = stack.exit_activation, stack.affines[-1].out_size
+        levels.set_level(
+            stack.exit_value, behind(function, level),
+            signal >= 0 and is_steady(function, level, width),
+        )  # fmt: skip
 
     predictions: dict[int, Prediction] = {}
     outlooks: list[Outlook] = []
     for number, chain in enumerate(chains):
         joined = _joined(chain, parts)
         expected = expect_chain(chain, joined) if joined else _nothing(chain)
+        if joined:
+            expected = _before_pools(chain, joined[0].inputs, expected)
         predictions |= _predictions(chain, number, expected)
         if joined:
             outlooks.append(outlook(_where(chain), expected))
@@ -268,10 +285,38 @@ def _nothing(stack: Stack) -> Expected:
     return Expected.nothing(len(stack.affines), "")
 
 
-def _exit_level(stack: Stack, signal: float) -> float:
-    if not signal > 0:
-        return math.nan
-    return behind(stack.exit_activation, signal**2, stack.affines[-1].out_size)
+def _as_drawn(
+    stack: Stack, planned: StackPlan, laws: Mapping[str, tuple[Law, str]]
+) -> tuple[StackPlan, bool]:
+    """A plan with the law that an earlier use of its weight set, and whether it serves this one.
+
+    A law is that of a matrix read one way, straight or turned round. A weight that is used several
+    times is a stack of its own.
+    """
+    first = stack.affines[0]
+    if first.weight not in laws:
+        return planned, True
+    law = laws[first.weight][0]
+    if first.is_turned != isinstance(law, Turned):
+        return planned, False
+    drawn = law.matrix if isinstance(law, Turned) else law
+    return replace(planned, weights=(drawn,), expected=None), True
+
+
+def _before_pools(stack: Stack, inputs: Inputs, expected: Expected) -> Expected:
+    """Expectations without signals behind means over many sites, where these are not known.
+
+    How much such a mean leaves depends on how alike sites are.
+    """
+    if inputs.rows.size or inputs.maps.size:
+        return expected
+    for place, hidden in enumerate(stack.hidden):
+        pools = (*hidden.early_pools, *hidden.pools)
+        if any(p.kind == "average" and math.prod(p.window) > _FEW_SITES for p in pools):
+            known = expected.signal[: place + 1]
+            unknown = (math.nan,) * (len(expected.signal) - len(known))
+            return replace(expected, signal=known + unknown)
+    return expected
 
 
 def _keeps_silence(stack: Stack) -> bool:

@@ -44,13 +44,15 @@ from equipoise.theory.hermite import hermite_coefficients, statistics
 # which is that of many independent normal scores; beyond, one of them takes nearly all.
 _MOST_SPREAD = 4.0
 _COEFFICIENTS = 24
+# Below this share of a second moment that is left of a mean over sites, it is not told.
+_LEAST_LEFT = 0.25
 # A factor 2 of a level that becomes more than this is not followed.
 _STEEPEST = 8.0
-# So many units are enough for some of them to be on each side of 0 in most draws; below this share of
-# the other side a side is silent.
+# So many units are enough for some of them to be on each side of 0 in most draws; a side is silent
+# below this share of the other.
 _FEW, _SILENT = 3, 0.1
 # A mean of this share of the second moment decides how alike sites are, whatever they were before.
-_MOSTLY = 0.4
+_MOSTLY = 0.25
 # Below this share nothing but rounding is left of a signal.
 _ROUNDING = 1e-9
 
@@ -74,7 +76,6 @@ def second_moment(
     shares: Sequence[float],
     factor: float,
     weights: Weights | None = None,
-    width: int = 0,
 ) -> float:
     """Second moment of what a node makes, nan where it is not known.
 
@@ -84,7 +85,6 @@ def second_moment(
         shares: common shares of what it reads.
         factor: second moment of the parameter or constant of a gain or shift.
         weights: of a contraction with a softmax; None of all else.
-        width: number of units of the value, 0 where it is not known.
 
     Values that a sum, shift or product reads must be independent (``plan.origins``).
     """
@@ -96,7 +96,7 @@ def second_moment(
         case Dropout(probability=p, is_active=active):
             return levels[0] / (1.0 - p * active) if p < 1 else math.nan
         case Nonlinearity(activation=activation):
-            return behind(activation, levels[0], width)
+            return behind(activation, levels[0])
         case Merge():
             return sum(levels)
         case Norm():
@@ -135,8 +135,15 @@ def second_moment(
             return math.nan
 
 
-def behind(activation: Activation, q: float, width: int = 0) -> float:
-    """Second moment of f(x) for normal x of second moment q, nan where draws stray too far.
+def behind(activation: Activation, q: float) -> float:
+    """Second moment of f(x) for normal x of second moment q, nan where q is not known."""
+    if q == 0:
+        return float(activation.value_at_zero) ** 2
+    return statistics(activation, q).second_moment if 0 < q < math.inf else math.nan
+
+
+def is_steady(activation: Activation, q: float, width: int = 0) -> bool:
+    """Whether draws keep to the level behind a function that is told by the level before it.
 
     Levels stray from draw to draw. Where a function turns a factor 2 of q into more than 8, as one
     that is flat around 0 does, the level of the middle draw says little of what is behind it.
@@ -147,11 +154,34 @@ def behind(activation: Activation, q: float, width: int = 0) -> float:
         width: number of units, 0 where it is not known. With one or two that are silent on one side
             of 0 too many draws are silent throughout.
     """
-    if not 0 < q < math.inf or (0 < width < _FEW and _is_one_sided(activation, q)):
-        return math.nan
-    low, found, high = (statistics(activation, q * by).second_moment for by in (0.5, 1.0, 2.0))
-    is_steep = not (found <= _STEEPEST * low and high <= _STEEPEST * found)
-    return math.nan if is_steep else found
+    if not 0 < q < math.inf:
+        return q == 0
+    if 0 < width < _FEW and _is_one_sided(activation, q):
+        return False
+    low, found, high = (behind(activation, q * by) for by in (0.5, 1.0, 2.0))
+    return found <= _STEEPEST * low and high <= _STEEPEST * found
+
+
+def is_told(node: Node, levels: Sequence[float], shares: Sequence[float], width: int) -> bool:
+    """Whether draws keep to what ``second_moment`` says of a node.
+
+    Args:
+        node: the node.
+        levels: second moments of what it reads.
+        shares: common shares of what it reads, nan where they are not known.
+        width: number of units of the value, 0 where it is not known.
+    """
+    match node:
+        case Nonlinearity(activation=activation):
+            return is_steady(activation, levels[0], width)
+        case Pool(kind="average", window=window):
+            # Where sites are more alike than was thought, no more than all is left.
+            left = shares[0] + (1.0 - shares[0]) / math.prod(window)
+            return left >= _LEAST_LEFT or left < _ROUNDING
+        case Attention() | Contract():
+            return not math.isnan(shares[-1])
+        case _:
+            return True
 
 
 def _is_one_sided(activation: Activation, q: float) -> bool:
@@ -212,6 +242,9 @@ def share_of(
         case Norm(is_tracked=False, kind="instance", size=size):
             # Sites add up to 0.
             return -1.0 / (size - 1) if size > 1 else 0.0
+        case Affine(convolution=convolution) if convolution.is_transposed:
+            # Sites beside each other are made by other taps of the kernel.
+            return shares[0] / math.prod(convolution.stride)
         case Affine():
             return shares[0]
         case _:

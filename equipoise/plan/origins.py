@@ -41,12 +41,15 @@ class Origin:
         mixed: those that it changes with in another way.
         through: those that all of it goes through.
         seen: all that it is made by.
+        is_centred: whether each of its terms changes its sign with some weight, so that units have
+            no mean in common.
     """
 
     odd: int = 0
     mixed: int = 0
     through: int = 0
     seen: int = 0
+    is_centred: bool = False
 
     def is_uncorrelated_with(self, other: "Origin") -> bool:
         """Whether the product with another value averages to 0 over draws."""
@@ -129,7 +132,7 @@ class Origins:
         bit = self._bit(name)
         return Origin(
             (source.odd ^ bit) & ~source.mixed, source.mixed, source.through | bit,
-            source.seen | bit,
+            source.seen | bit, True,
         )  # fmt: skip
 
     def _taken(self, node: Take, source: Origin) -> Origin:
@@ -163,7 +166,7 @@ class Origins:
 def _bent(source: Origin, parity: str = "none") -> Origin:
     """Behind a function that is not odd; an even one does not see the sign at all."""
     mixed = source.mixed | (source.odd if parity == "none" else 0)
-    return replace(source, odd=0, mixed=mixed)
+    return replace(source, odd=0, mixed=mixed, is_centred=False)
 
 
 def _together(sources: Sequence[Origin]) -> Origin:
@@ -176,6 +179,7 @@ def _together(sources: Sequence[Origin]) -> Origin:
         mixed | (some & ~common),
         reduce(and_, (s.through for s in sources)),
         reduce(or_, (s.seen for s in sources), 0),
+        all(s.is_centred for s in sources),
     )
 
 
@@ -186,6 +190,7 @@ def _multiplied(sources: Sequence[Origin]) -> Origin:
         mixed,
         reduce(or_, (s.through for s in sources), 0),
         reduce(or_, (s.seen for s in sources), 0),
+        any(s.is_centred for s in sources),
     )
 
 
