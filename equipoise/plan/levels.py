@@ -1,7 +1,7 @@
 """What enters each stack: second moments through the whole trace, rows where inputs reach."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from equipoise.plan.nodes import (
     Dropout,
     Flatten,
     Gain,
+    Merge,
     Node,
     Nonlinearity,
     Norm,
@@ -186,6 +187,7 @@ class Levels:
                 all(self.is_sure(v) for v in reads(node))
                 and (not moves or are_independent(node, origins, is_drawn))
                 and is_told(node, levels, shares, self._width(value))
+                and self._is_spread_around_0(node, origins)
             ):
                 self._doubtful.add(value)
         self._share[value] = share_of(node, levels, shares, self._level[value], self._weights(node))
@@ -193,6 +195,22 @@ class Levels:
             # A mean that units have in common is taken off with that of the row.
             self._share[value] = math.nan
         self._origin[value] = self._origins.of(node, origins, moves)
+
+    def _is_spread_around_0(self, node: Node, origins: Sequence[Origin]) -> bool:
+        """Whether a function is given values on both sides of 0, where it is neither odd nor even.
+
+        Of a sum it is enough that one of its terms is. What scores of a softmax have in common says
+        nothing of how they differ, so all of them must be.
+        """
+        match node:
+            case Softmax():
+                return origins[0].is_centred
+            case Nonlinearity(input=source, activation=activation):
+                before = self._producer.get(source)
+                parts = before.inputs if isinstance(before, Merge) else (source,)
+                return activation.parity != "none" or any(self._origin[v].is_centred for v in parts)
+            case _:
+                return True
 
     def _as_kept(self, node: Node, level: float) -> float:
         """A level with the gain and offset of a norm where they keep their values."""

@@ -44,6 +44,8 @@ from equipoise.theory.hermite import hermite_coefficients, statistics
 # which is that of many independent normal scores; beyond, one of them takes nearly all.
 _MOST_SPREAD = 4.0
 _COEFFICIENTS = 24
+# Scores of a larger variance have weights that few of them take.
+_MOST_SCORES = 1.5
 # Below this share of a second moment that is left of a mean over sites, it is not told.
 _LEAST_LEFT = 0.25
 # A factor 2 of a level that becomes more than this is not followed.
@@ -178,6 +180,8 @@ def is_told(node: Node, levels: Sequence[float], shares: Sequence[float], width:
             # Where sites are more alike than was thought, no more than all is left.
             left = shares[0] + (1.0 - shares[0]) / math.prod(window)
             return left >= _LEAST_LEFT or left < _ROUNDING
+        case Softmax():
+            return not levels[0] > _MOST_SCORES
         case Attention() | Contract():
             return not math.isnan(shares[-1])
         case _:

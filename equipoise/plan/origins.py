@@ -22,6 +22,7 @@ from equipoise.plan.nodes import (
     Merge,
     Node,
     Nonlinearity,
+    Norm,
     Opaque,
     Pool,
     Product,
@@ -93,6 +94,9 @@ class Origins:
                 return self._made_by(name, first)
             case Nonlinearity(activation=activation):
                 return first if activation.parity == "odd" else _bent(first, activation.parity)
+            case Norm(kind=kind) if kind != "rms":
+                # Units are on both sides of 0 behind it.
+                return replace(first, is_centred=True)
             case Pool(kind="maximum") | Softmax():
                 return _bent(first)
             case Shift(parameter=name) if moves:

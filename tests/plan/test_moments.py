@@ -422,6 +422,11 @@ def test_means_of_which_hardly_anything_is_left_are_not_told(share, is_known):
     assert is_told(Pool("", "average", (2,), (2,), 0, 1, 0, (12,), (6,)), [1.0], [0.0], 8)
 
 
+def test_weights_of_loud_scores_are_not_told():
+    assert is_told(Softmax("", 0, 1, 0, 8), [1.0], [0.0], 8)
+    assert not is_told(Softmax("", 0, 1, 0, 8), [4.0], [0.0], 8)
+
+
 def test_sites_of_a_transposed_convolution_are_made_by_other_taps():
     geometry = Convolution((2,), (2,), ((0, 0),), (1,), 1, True)
     node = Affine("", "w", "", 0, 1, 0, 1, 8, 8, geometry, (3,), (6,), -2)
