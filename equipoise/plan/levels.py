@@ -49,6 +49,8 @@ class Levels:
         self._origins = Origins(trace, fixed)
         self._origin: dict[int, Origin] = {}
         self._doubtful: set[int] = set()
+        # Values that are made of a single unit: its rows decide about all that is behind it.
+        self._narrow: set[int] = set()
         self._producer: dict[int, Node] = {}
         for node in trace.nodes:
             for value in makes(node):
@@ -138,7 +140,8 @@ class Levels:
     def is_sure(self, value: int) -> bool:
         """Whether draws keep to the second moment that is told of a value."""
         self._settle(value)
-        return value not in self._doubtful or self._rows_of(value).size > 0
+        is_doubtful = value in self._doubtful or value in self._narrow
+        return not is_doubtful or self._rows_of(value).size > 0
 
     def of(self, value: int) -> float:
         """Second moment of a value, nan where it is not known."""
@@ -167,6 +170,9 @@ class Levels:
         return value in self._level and value in self._origin
 
     def _find(self, value: int, node: Node | None) -> None:
+        sources = reads(node) if node else ()
+        if self._width(value) == 1 or (sources and all(v in self._narrow for v in sources)):
+            self._narrow.add(value)
         if node is None:
             self._level.setdefault(value, math.nan)
             self._share[value] = self._share_of_rows(value)

@@ -183,3 +183,14 @@ def test_levels_of_sums_are_told_only_where_terms_are_apart():
     assert [levels.is_sure(v) for v in range(3, 9)] == [True, False, True, False, True, True]
     # The gain of a norm that keeps its values counts; an offset that is drawn starts at 0.
     assert levels.of(8) == pytest.approx(9.0)
+
+
+def test_levels_behind_a_single_unit_are_not_told():
+    values = tuple(Value((4, n), (0, i)) for i, n in enumerate((8, 1, 8, 8, 8), start=1))
+    nodes = (
+        affine("a"), affine("b", 1, 2), affine("c", 0, 3), Merge((2, 3), 4, 0),
+    )  # fmt: skip
+    levels = Levels(Trace(nodes, (0,), (), (4, 8, 1, 8, 8, 8), (), values), {})
+    for value in (1, 2, 3):
+        levels.set_level(value, 1.0)
+    assert [levels.is_sure(v) for v in (1, 2, 3, 4)] == [False, False, True, False]
