@@ -29,7 +29,7 @@ class Book:
     parts: MutableMapping[int, Part]
 
 
-def set_exit(levels: Levels, stack: Stack, signal: float) -> tuple[int, ...]:
+def set_exit(levels: Levels, stack: Stack, signal: float, is_sure: bool = True) -> tuple[int, ...]:
     """Let levels know the RMS that the last layer of a stack makes, and what leaves the stack."""
     f, level = stack.exit_activation, signal * signal
     after = math.nan
@@ -37,8 +37,8 @@ def set_exit(levels: Levels, stack: Stack, signal: float) -> tuple[int, ...]:
         after = statistics(f, level).second_moment
     elif level == 0:
         after = f.value_at_zero**2
-    levels.set_level(stack.affines[-1].output, level)
-    levels.set_level(stack.exit_value, after)
+    levels.set_level(stack.affines[-1].output, level, is_sure)
+    levels.set_level(stack.exit_value, after, is_sure)
     return stack.affines[-1].output, stack.exit_value
 
 

@@ -243,7 +243,9 @@ class BranchLaws:
             part = book.parts[key]
             self._times(last, part.planned.weights[-1], factor)
             alone = expected_at_exit(part.alone, factor)
-            book.parts[key] = replace(part, planned=at_exit(part.planned, factor), alone=alone)
+            leaves = part.leaves * factor
+            planned = at_exit(part.planned, factor)
+            book.parts[key] = replace(part, planned=planned, alone=alone, leaves=leaves)
             self._say(stack, words, book)
         self._try(branch, 1.0, book)
 
@@ -273,7 +275,7 @@ class BranchLaws:
 
     def _alone(self, branch: Branch, wanted: float, book: Book) -> float | None:
         """The factor of a branch whose level is not known, as if nothing stood behind its ends."""
-        made = [book.parts[s.affines[0].output].alone.exit_rms for s in self._stacks(branch, book)]
+        made = [book.parts[s.affines[0].output].leaves for s in self._stacks(branch, book)]
         known = [m * m for m in made if m > 0]
         if not known:
             return None
@@ -292,8 +294,8 @@ class BranchLaws:
         """Let levels know what the last weights make of a branch if they are so much larger."""
         changed: list[int] = []
         for stack in self._stacks(branch, book):
-            signal = factor * book.parts[stack.affines[0].output].alone.exit_rms
-            changed += set_exit(book.levels, stack, signal)
+            part = book.parts[stack.affines[0].output]
+            changed += set_exit(book.levels, stack, factor * part.leaves, part.is_sure)
         self._forget(branch, changed, book)
 
     def _forget(self, branch: Branch, changed: Iterable[int], book: Book) -> None:

@@ -55,6 +55,11 @@ class Norm:
         epsilon: what is added to the variance.
         is_tracked: whether running statistics are used in place of the batch's own.
         offset: what the model adds to ``weight`` before it multiplies by it, 0 or 1.
+        size: number of entries that are normalized together, 0 where that is not known.
+        scale, centre: means over features of 1 / variance, and of the squared mean over the
+            variance, of running statistics that are used; nan where they have no values.
+        weight_square, bias_square: second moments of gain (with its offset) and offset as they
+            stand.
     """
 
     layer: str
@@ -67,6 +72,11 @@ class Norm:
     epsilon: float = 0.0
     is_tracked: bool = False
     offset: float = 0.0
+    size: int = 0
+    scale: float = 1.0
+    centre: float = 0.0
+    weight_square: float = 1.0
+    bias_square: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ class Gain:
         space: of the feature axis.
         mean_square: second moment of the factor as it stands, nan where it is not known.
         offset: what the model adds to the parameter before it multiplies by it, as a rule 0 or 1.
+        is_kept: whether a function of the parameter, or 1 over it, is the factor, so that the
+            parameter keeps its values.
     """
 
     layer: str
@@ -98,6 +110,7 @@ class Gain:
     space: int
     mean_square: float
     offset: float = 0.0
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,8 @@ class Shift:
         space: of the feature axis.
         mean_square: second moment of what is added as it stands, nan where it is not known; entries
             that mask (below -1e4) are left out.
+        offset: what the model adds to the parameter before it adds that, as a rule 0.
+        is_kept: whether a function of the parameter is added, so that it keeps its values.
     """
 
     layer: str
@@ -119,6 +134,8 @@ class Shift:
     output: int
     space: int
     mean_square: float
+    offset: float = 0.0
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,20 +200,36 @@ class Concat:
 
 @dataclass(frozen=True)
 class Take:
-    """Some of the entries of a value, whichever: a slice, one of several parts, rows by index."""
+    """Some of the entries of a value, whichever: a slice, one of several parts, rows by index.
+
+    Attributes:
+        input, output: value numbers.
+        space: of the feature axis.
+        axis: along which entries are taken, counted from the end of the input's; 0 where it is not
+            known.
+    """
 
     input: int
     output: int
     space: int
+    axis: int = 0
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The entries of a value, each several times: expanded, repeated, nearest upsampling."""
+    """The entries of a value, each several times: expanded, repeated, upsampled.
+
+    Attributes:
+        input, output: value numbers.
+        space: of the feature axis.
+        kept: sum of the squared weights where neighbours are averaged, as by bilinear upsampling;
+            else 1.
+    """
 
     input: int
     output: int
     space: int
+    kept: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class LawBook:
         self._laws, self._frames, self._arrays = laws, frames, arrays
         self._starting = starting
         self._entered: dict[int, Part] = {}
+        # The first use of a weight decides its law.
+        self._owner: dict[str, int] = {}
 
     def enter(self, parts: Mapping[int, Part]) -> None:
         """Enter stacks that are new, or that are not what they were."""
@@ -37,6 +39,8 @@ class LawBook:
             for place, (affine, weight, bias) in enumerate(
                 zip(stack.affines, planned.weights, planned.biases, strict=True)
             ):
+                if self._owner.setdefault(affine.weight, key) != key:
+                    continue
                 reason = weight_reason(place, stack, planned)
                 self._laws[affine.weight] = (laid_out(weight, affine), reason)
                 if affine.bias:

@@ -1,6 +1,7 @@
 """What enters each stack: second moments through the whole trace, rows where inputs reach."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -8,52 +9,70 @@ import numpy as np
 from equipoise.plan.behind import Behind, Seen
 from equipoise.plan.covariance import Covariances, normal_moments
 from equipoise.plan.entry import Inputs
-from equipoise.plan.moments import second_moment, share_of
+from equipoise.plan.moments import Weights, is_told, second_moment, share_of
 from equipoise.plan.nodes import (
+    Affine,
     Contract,
     Dropout,
-    Flatten,
     Gain,
     Merge,
     Node,
     Nonlinearity,
     Norm,
     Permute,
-    Pool,
     Reshape,
     Shift,
+    Softmax,
     Spread,
     Take,
     makes,
     reads,
 )
+from equipoise.plan.origins import Origin, Origins, are_independent
+from equipoise.plan.rows import Rows
 from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
-from equipoise.schemes.sites import Pooling, window_sites
 
 # A mean square below this share of the second moment is that of rounding, or of few draws.
 _SMALL = 1e-4
 
 
 class Levels:
-    """Second moment of every value that is known so far, and rows for those the inputs reach."""
+    """Second moment of every value that is known so far, and rows for those the inputs reach.
 
-    def __init__(self, trace: Trace, samples: Mapping[int, Array]) -> None:
-        self._trace = trace
+    Args:
+        trace: the model.
+        samples: values of its inputs by value number.
+        fixed: names of parameters that keep their values.
+    """
+
+    def __init__(
+        self, trace: Trace, samples: Mapping[int, Array], fixed: frozenset[str] = frozenset()
+    ) -> None:
+        self._trace, self._fixed = trace, fixed
+        self._origins = Origins(trace, fixed)
+        self._origin: dict[int, Origin] = {}
+        self._doubtful: set[int] = set()
+        # Values that are made of a single unit: its rows decide about all that is behind it.
+        self._narrow: set[int] = set()
         self._producer: dict[int, Node] = {}
         for node in trace.nodes:
             for value in makes(node):
                 self._producer[value] = node
-        self._rows: dict[int, Array] = dict(samples)
+        self._rows = Rows(trace, samples, self._looked_at)
         self._level: dict[int, float] = {
             value: float(np.mean(np.square(rows))) if rows.size else math.nan
             for value, rows in samples.items()
         }
         self._share: dict[int, float] = {}
+        self._common: dict[int, float] = {}
         self._factor: dict[str, float] = {}
         self._behind: Behind | None = None
         self._seen: set[int] = set()
+        # A weight that is used again makes what it made before, in part.
+        counts = Counter(n.weight for n in trace.nodes if isinstance(n, Affine) and not n.several)
+        self._reused = any(count > 1 for count in counts.values())
         self._together = Covariances()
         # Values whose second moment was planned, and not found.
         self._planned: set[int] = set(self._level)
@@ -62,11 +81,18 @@ class Levels:
         """Take what is seen behind parameters that keep their values, where it can be had."""
         self._behind = behind
 
-    def set_level(self, value: int, mean_square: float) -> None:
-        """Record the second moment that a planned stack gives a value."""
+    def set_level(self, value: int, mean_square: float, is_sure: bool = True) -> None:
+        """Record the second moment that a planned stack gives a value.
+
+        Args:
+            value: its number.
+            mean_square: the second moment.
+            is_sure: whether draws keep to it.
+        """
         if math.isnan(mean_square) and self._behind is not None and self._behind.covers(value):
             return
         self._level[value] = mean_square
+        (self._doubtful.discard if is_sure else self._doubtful.add)(value)
         self._planned.add(value)
         self._share.pop(value, None)
         self._together.forget(value)
@@ -76,6 +102,7 @@ class Levels:
         for value in values:
             if value not in self._planned:
                 self._level.pop(value, None)
+                self._doubtful.discard(value)
             self._share.pop(value, None)
             self._together.forget(value)
 
@@ -86,12 +113,12 @@ class Levels:
     def at(self, stack: Stack) -> Inputs:
         """What enters a stack."""
         first = stack.affines[0]
-        values = self._rows_of(stack.entry_value)
+        values = self._rows.of(stack.entry_value)
         empty = np.zeros((0, first.in_size))
         maps = np.zeros((0, first.in_size, 0))
         if not values.size:
-            share = self.share(stack.entry_value)
-            return Inputs(self._level_of(stack.entry_value), empty, share=share)
+            common = self._common_to_rows(stack.entry_value)
+            return Inputs(self._level_of(stack.entry_value), empty, share=common)
         mean_square = float(np.mean(np.square(values)))
         sites = len(first.in_sites)
         if sites and values.shape[-sites - 1 :] == (first.in_size, *first.in_sites):
@@ -104,57 +131,56 @@ class Levels:
             return Inputs(mean_square, values.reshape(-1, first.in_size))
         return Inputs(mean_square, empty)
 
-    def _rows_of(self, value: int) -> Array:
-        if value not in self._rows:
-            is_certain = self._behind is not None and self._behind.is_certain(value)
-            seen = self._look(value) if is_certain else None
-            self._rows[value] = self._computed(value) if seen is None else seen.rows
-        return self._rows[value]
+    def meets_itself(self, stack: Stack) -> bool:
+        """Whether what enters a stack was made by its first weight used the other way round.
 
-    def _computed(self, value: int) -> Array:
-        """What operations without weights make of the inputs; empty where others are needed."""
-        node = self._producer.get(value)
-        if not isinstance(node, Reshape | Flatten | Permute | Dropout | Nonlinearity | Pool):
-            return np.zeros((0,))
-        rows = self._rows_of(node.input)
-        if not rows.size:
-            return rows
-        match node:
-            case Dropout():
-                return rows
-            case Nonlinearity(activation=activation):
-                return np.asarray(activation.f(rows))
-            case Permute(order=order):
-                return rows.transpose(order)
-            case Pool():
-                return pooled_values(node, rows)
-            case Flatten() if not self._trace.values:
-                return rows.reshape(len(rows), -1)
-            case Reshape(out_size=size) if not self._trace.values:
-                return rows.reshape(-1, size)
-            case _:
-                return rows.reshape(self._trace.values[value].shape)
+        Then it is no chance direction for that weight, and its second moment tells nothing.
+        """
+        self._settle(stack.entry_value)
+        first, seen = stack.affines[0], self._origin[stack.entry_value].seen
+        return self._origins.is_turned_round(first, seen)
+
+    def _looked_at(self, value: int) -> Array | None:
+        is_certain = self._behind is not None and self._behind.is_certain(value)
+        seen = self._look(value) if is_certain else None
+        return None if seen is None else seen.rows
 
     def set_factor(self, parameter: str, mean_square: float) -> None:
         """Record the second moment that a planned gain or offset has."""
         self._factor[parameter] = mean_square
 
-    def set_share(self, value: int, share: float) -> None:
-        """Record the part of a value's second moment that all its sites and rows share."""
-        self._share[value] = share
+    def set_shares(self, value: int, sites: float, rows: float) -> None:
+        """Record the parts of a second moment that sites, and all rows, have in common."""
+        self._share[value], self._common[value] = sites, rows
+
+    def _common_to_rows(self, value: int) -> float:
+        """Part of a second moment that all rows have in common, 0 where it is not known."""
+        while value not in self._common:
+            match self._producer.get(value):
+                case Dropout(input=source) | Reshape(input=source) | Take(input=source):
+                    value = source
+                case _:
+                    return 0.0
+        return self._common[value]
+
+    def is_sure(self, value: int) -> bool:
+        """Whether draws keep to the second moment that is told of a value."""
+        self._settle(value)
+        is_doubtful = value in self._doubtful or value in self._narrow
+        return not is_doubtful or self._rows.of(value).size > 0
 
     def of(self, value: int) -> float:
         """Second moment of a value, nan where it is not known."""
         return self._level_of(value)
 
     def share(self, value: int) -> float:
-        """Part of a value's second moment that all its sites and rows have in common."""
+        """Part of a value's second moment that all its sites have in common, nan if not known."""
         self._settle(value)
         return self._share[value]
 
     def rows(self, value: int) -> Array:
         """A value on the inputs given; empty where weights come before it."""
-        return self._rows_of(value)
+        return self._rows.of(value)
 
     def _level_of(self, value: int) -> float:
         self._settle(value)
@@ -190,13 +216,18 @@ class Levels:
         )
 
     def _is_settled(self, value: int) -> bool:
-        return value in self._level and value in self._share and self._together.knows(value)
+        known = value in self._level and value in self._share and value in self._origin
+        return known and self._together.knows(value)
 
     def _find(self, value: int, node: Node | None) -> None:
+        sources = reads(node) if node else ()
+        if self._width(value) == 1 or (sources and all(v in self._narrow for v in sources)):
+            self._narrow.add(value)
         if node is None:
             self._level.setdefault(value, math.nan)
-            self._share.setdefault(value, self._share_of_rows(value))
-            rows = self._rows.get(value, np.zeros(0))
+            self._share.setdefault(value, self._rows.share(value))
+            self._origin[value] = Origin()
+            rows = self._rows.known(value)
             mean = float(rows.mean()) if rows.size else 0.0
             self._together.begin(value, mean, self._level[value])
             return
@@ -206,28 +237,44 @@ class Levels:
             self._share.setdefault(value, seen.share)
         levels = [self._level[v] for v in reads(node)]
         shares = [self._share[v] for v in reads(node)]
-        factor = self._factor_of(node)
+        origins = [self._origin[v] for v in reads(node)]
+        factor, is_drawn = self._factor_of(node)
+        moves = not isinstance(node, Shift) or factor != 0.0
+        weights = self._weights(node)
         if value not in self._level:
-            self._level[value] = self._second_moment(node, levels, shares, factor)
+            # A rough level serves to plan with, where none can be told.
+            rough = [0.5 if math.isnan(s) else s for s in shares]
+            self._level[value] = self._second_moment(node, levels, rough, factor, weights)
+            starts_anew = isinstance(node, Norm) and not node.is_tracked
+            if not starts_anew and not (
+                all(self.is_sure(v) for v in reads(node))
+                and (not moves or self._is_followed(node, origins, is_drawn))
+                and is_told(node, levels, shares, self._width(value))
+                and self._is_spread_around_0(node, origins)
+            ):
+                self._doubtful.add(value)
         if value not in self._share:
-            averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
-            self._share[value] = share_of(
-                node, levels, shares, self._level[value], averages=averages
-            )
+            self._share[value] = share_of(node, levels, shares, self._level[value], weights)
+            is_rowwise = isinstance(node, Norm) and node.kind in ("layer", "group")
+            if is_rowwise and not origins[0].is_centred:
+                # A mean that units have in common is taken off with that of the row.
+                self._share[value] = math.nan
+        self._origin[value] = self._origins.of(node, origins, moves)
         self._together.add(value, node, self._level[value], factor)
 
-    def _factor_of(self, node: Node) -> float:
-        """Second moment of the parameter or constant that a node multiplies by or adds."""
-        match node:
-            case Gain(parameter=name) | Shift(parameter=name):
-                return self._factor.get(name, node.mean_square)
-            case Norm(weight=name):
-                return self._factor.get(name, 1.0)
-            case _:
-                return math.nan
+    def _is_followed(self, node: Node, origins: Sequence[Origin], is_drawn: bool) -> bool:
+        """Whether the terms of a sum are independent, or the covariances known that they have."""
+        if isinstance(node, Merge) and not self._reused:
+            return True
+        return are_independent(node, origins, is_drawn)
 
     def _second_moment(
-        self, node: Node, levels: Sequence[float], shares: Sequence[float], factor: float
+        self,
+        node: Node,
+        levels: Sequence[float],
+        shares: Sequence[float],
+        factor: float,
+        weights: Weights | None,
     ) -> float:
         match node:
             case Merge(inputs=sources):
@@ -236,52 +283,66 @@ class Levels:
                 mean = self._together.mean(source)
                 if mean * mean > _SMALL * levels[0]:
                     return normal_moments(f, levels[0], mean)[2]
-            case Nonlinearity(activation=f) if levels[0] == 0:
-                return f.value_at_zero**2
             case Norm():
-                return second_moment(node, levels, shares, factor) * factor
+                return self._as_kept(node, second_moment(node, levels, shares, factor), factor)
             case _:
                 pass
-        averages = isinstance(node, Contract) and self._is_softmax(node.inputs[0])
-        return second_moment(node, levels, shares, factor, averages=averages)
+        return second_moment(node, levels, shares, factor, weights)
 
-    def _share_of_rows(self, value: int) -> float:
-        rows = self._rows.get(value, np.zeros(0))
-        if rows.ndim < 2 or len(rows) < 2:
-            return 0.0
-        energy = float(np.mean(np.square(rows)))
-        flat = rows.reshape(len(rows), -1)
-        common = float(np.mean(np.square(flat.mean(axis=0)))) - energy / len(flat)
-        return min(1.0, max(0.0, common / energy)) if energy > 0 else 0.0
+    def _is_spread_around_0(self, node: Node, origins: Sequence[Origin]) -> bool:
+        """Whether a function is given values on both sides of 0, where it is neither odd nor even.
 
-    def _is_softmax(self, value: int) -> bool:
+        Of a sum it is enough that one of its terms is. What scores of a softmax have in common says
+        nothing of how they differ, so all of them must be.
+        """
+        match node:
+            case Softmax():
+                return origins[0].is_centred
+            case Nonlinearity(input=source, activation=activation):
+                before = self._producer.get(source)
+                parts = before.inputs if isinstance(before, Merge) else (source,)
+                return activation.parity != "none" or any(self._origin[v].is_centred for v in parts)
+            case _:
+                return True
+
+    def _as_kept(self, node: Norm, level: float, factor: float) -> float:
+        """A level with the gain of a norm, and with its offset where that keeps its values."""
+        return level * factor + (node.bias_square if node.bias in self._fixed else 0.0)
+
+    def _factor_of(self, node: Node) -> tuple[float, bool]:
+        """Second moment of what a node applies, and whether its sign is that of a draw."""
+        match node:
+            case Gain(parameter=name) | Shift(parameter=name) if name in self._factor:
+                return self._factor[name], node.offset == 0.0
+            case Norm(weight=name):
+                kept = node.weight_square if name in self._fixed else 1.0
+                return self._factor.get(name, kept), False
+            case _:
+                return getattr(node, "mean_square", math.nan), False
+
+    def _width(self, value: int) -> int:
+        """Number of units of a value, 0 where it is not known."""
+        found = self._trace.values[value] if self._trace.values else None
+        return found.shape[found.axis] if found and found.shape else 0
+
+    def _weights(self, node: Node) -> Weights | None:
+        """Which factor of a product is made by a softmax, None where neither is."""
+        if isinstance(node, Contract):
+            for place, value in enumerate(node.inputs):
+                softmax = self._softmax(value)
+                if softmax and softmax.size:
+                    return Weights(place, 1.0 / softmax.size)
+        return None
+
+    def _softmax(self, value: int) -> Softmax | None:
+        """The softmax that made a value, up to dropout and moves of its entries."""
         while True:
             match self._producer.get(value):
                 case Dropout(input=source) | Reshape(input=source) | Permute(input=source):
                     value = source
                 case Take(input=source) | Spread(input=source):
                     value = source
-                case node:
-                    return type(node).__name__ == "Softmax"
-
-
-def pooling(node: Pool) -> Pooling:
-    """The table of a pooling."""
-    return Pooling(
-        node.kind,
-        window_sites(
-            node.in_sites, node.out_sites, node.window, node.stride, node.padding, node.dilation
-        ),
-        node.counts_padding,
-    )
-
-
-def pooled_values(node: Pool, values: Array) -> Array:
-    """What a pooling makes of values of any shape."""
-    count = len(node.in_sites)
-    axes = node.axes or tuple(range(-count, 0))
-    last = tuple(range(-count, 0))
-    moved = np.moveaxis(values, axes, last)
-    maps = moved.reshape(1, -1, math.prod(node.in_sites))
-    shape = (*moved.shape[:-count], *node.out_sites)
-    return np.moveaxis(pooling(node).pooled(maps).reshape(shape), last, axes)
+                case Softmax() as node:
+                    return node
+                case _:
+                    return None

@@ -32,6 +32,7 @@ from equipoise.plan.residual_rules import rule_named
 from equipoise.plan.shared import beyond_telling, shared_feeds
 from equipoise.plan.stack_plan import Expected
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
+from equipoise.plan.telling import as_drawn, before_pools, leaving
 from equipoise.plan.trace import Trace
 from equipoise.plan.vectors import VectorLaws, as_head
 from equipoise.schemes.catalogue import parse_scheme
@@ -93,7 +94,7 @@ def make_plan(
             "inputs must not be all 0, got RMS 0. Pass inputs of the scale that the model will be "
             "trained on."
         )
-    levels = Levels(trace, samples or {})
+    levels = Levels(trace, samples or {}, frozenset(fixed))
     # Each row meets one of several matrices: that is no second use.
     uses = Counter(n.weight for n in trace.nodes if isinstance(n, Affine) and not n.several)
 
@@ -145,6 +146,14 @@ def make_plan(
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
             inputs = replace(inputs, mean_square=1.0)
+        elif not levels.is_sure(stack.entry_value):
+            remarks.add(where, "what enters may stray from what is planned for; nothing is told")
+            is_known = False
+        if levels.meets_itself(stack):
+            remarks.add(
+                where, "reads what its own weight made, turned round; that is not predicted"
+            )
+            is_known = False
         weight = stack.affines[0].weight
         form = forms.get(weight, "")
         planned = plan_stack(stack, scheme, inputs, uses[weight], aim, form, feeds[weight])
@@ -178,13 +187,18 @@ def make_plan(
         if stack.keeps_bias:
             remarks.add(where, "a bias keeps its values; what it adds is not predicted")
             is_known = False
+        planned, is_own = as_drawn(stack, planned, laws)
+        is_known &= is_own
         expected = expect(stack, planned, inputs) if is_known else _nothing(stack)
+        expected = before_pools(stack, inputs, expected)
         told, is_told = expected, is_known
         if is_known and stack.affines[0].output in beyond:
             remarks.add(where, "what chance does in one use of a shared weight it does in all")
             told, is_told = _nothing(stack), False
-        parts[stack.affines[0].output] = Part(planned, inputs, told, is_told)
-        set_exit(levels, stack, expected.exit_rms)
+        leaves, is_sure = leaving(stack, planned, expected, levels.of(stack.entry_value))
+        part = Part(planned, inputs, told, is_told, leaves, is_sure)
+        parts[stack.affines[0].output] = part
+        set_exit(levels, stack, leaves, is_sure)
         branches.at_head(stack, levels)
         book.enter(parts)
 
@@ -204,6 +218,8 @@ def make_plan(
     for number, chain in enumerate(chains):
         joined = _joined(chain, parts)
         expected = expect_chain(chain, joined) if joined else _nothing(chain)
+        if joined:
+            expected = before_pools(chain, joined[0].inputs, expected)
         for place, affine in enumerate(chain.affines):
             if affine.output in branches.silent:
                 expected = expected.silent_at(place)

@@ -1,12 +1,14 @@
 """What each kind of node does to the second moment of a value, and to the share all sites have.
 
 Wide limit: weights are drawn afresh, so that values which come from different weights do not
-correlate. The share of a value is that part of its second moment which is the same at different
-sites and rows; averages over sites keep it and divide the rest.
+correlate. The share of a value is that part of its second moment which the sites of one row have in
+common: the mean product of two of them over the second moment. Averages over sites keep it and
+divide the rest; nan where it is not known.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -35,12 +37,37 @@ from equipoise.plan.nodes import (
     Spread,
     Take,
 )
+from equipoise.plan.participation import participation
 from equipoise.theory.activations import Activation
 from equipoise.theory.hermite import hermite_coefficients, statistics
 
-# Scores of this variance leave nearly all to one of them.
-_MOST_SPREAD = 100.0
 _COEFFICIENTS = 24
+# Scores of a larger variance have weights that few of them take.
+_MOST_SCORES = 1.5
+# Below this share of a second moment that is left of a mean over sites, it is not told.
+_LEAST_LEFT = 0.25
+# A factor 2 of a level that becomes more than this is not followed.
+_STEEPEST = 8.0
+# So many units are enough for some of them to be on each side of 0 in most draws; a side is silent
+# below this share of the other.
+_FEW, _SILENT = 3, 0.1
+# A mean of this share of the second moment decides how alike sites are, whatever they were before.
+_MOSTLY = 0.25
+# Below this share nothing but rounding is left of a signal.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The factor of a contraction that a softmax made, whichever its axis.
+
+    Attributes:
+        place: 0 or 1.
+        mean: of the weights, 1 over the size of the axis along which they add up to 1.
+    """
+
+    place: int
+    mean: float
 
 
 def second_moment(
@@ -48,32 +75,32 @@ def second_moment(
     levels: Sequence[float],
     shares: Sequence[float],
     factor: float,
-    *,
-    averages: bool = False,
+    weights: Weights | None = None,
 ) -> float:
     """Second moment of what a node makes, nan where it is not known.
 
     Args:
-        node: the node; affine layers are planned, and sums add up what their terms share
-            (``plan.covariance``): neither is asked for here.
+        node: the node; affine layers are planned and not asked for here.
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         factor: second moment of the parameter or constant of a gain or shift.
-        averages: whether the first factor of a contraction is made by a softmax.
+        weights: of a contraction with a softmax; None of all else.
+
+    Values that a sum, shift or product reads must be independent (``plan.origins``).
     """
     match node:
-        case Reshape() | Permute() | Flatten() | Take() | Spread():
+        case Reshape() | Permute() | Flatten() | Take():
             return levels[0]
+        case Spread(kept=kept):
+            return levels[0] * (shares[0] + (1.0 - shares[0]) * kept)
         case Dropout(probability=p, is_active=active):
             return levels[0] / (1.0 - p * active) if p < 1 else math.nan
         case Nonlinearity(activation=activation):
-            return statistics(activation, levels[0]).second_moment if levels[0] > 0 else math.nan
-        case Norm(is_tracked=True):
-            return levels[0]
-        case Norm(kind="rms", epsilon=epsilon):
-            return _normalized(levels[0], 1.0, epsilon)
-        case Norm(epsilon=epsilon):
-            return _normalized(levels[0], 1.0, epsilon)
+            return behind(activation, levels[0])
+        case Merge():
+            return sum(levels)
+        case Norm():
+            return _normalized(node, levels[0])
         case Product():
             return math.prod(levels)
         case Gain():
@@ -84,25 +111,86 @@ def second_moment(
             return mean_square
         case Softmax(size=size):
             # What all keys have in common shifts every score of a query: it weighs nothing.
-            return _participation(levels[0] * (1.0 - shares[0]), size) / size
-        case Contract(size=size) if averages:
-            # The first factor's second moment is that of one weight: their squares add up.
-            return levels[1] * (shares[1] + (1.0 - shares[1]) * min(1.0, levels[0] * size))
+            return participation(levels[0] * (1.0 - shares[0]), size) / size
+        case Contract(size=size) if weights:
+            # Of what all sites share the weights' own sum is left, of the rest that of squares.
+            squares = min(1.0, size * levels[weights.place])
+            q, share = levels[1 - weights.place], shares[1 - weights.place]
+            return q * (share * (size * weights.mean) ** 2 + (1.0 - share) * squares)
         case Contract(size=size):
             return size * levels[0] * levels[1]
         case Attention(size=size, scale=scale, visible=visible):
             spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1])
-            weights = _participation(spread, 1.0 / visible)
-            return levels[2] * (shares[2] + (1.0 - shares[2]) * weights)
+            squares = participation(spread, 1.0 / visible)
+            return levels[2] * (shares[2] + (1.0 - shares[2]) * squares)
         case Concat(sizes=sizes):
             total = sum(sizes)
             # An empty cache of earlier keys has no second moment.
             known = [q * n for q, n in zip(levels, sizes, strict=True) if n]
             return sum(known) / total if total else math.nan
         case Pool(kind="average", window=window):
-            return levels[0] * (shares[0] + (1.0 - shares[0]) / math.prod(window))
+            left = shares[0] + (1.0 - shares[0]) / math.prod(window)
+            # Of values that add up to 0 only rounding is left.
+            return levels[0] * left if not left < _ROUNDING else 0.0
         case _:
             return math.nan
+
+
+def behind(activation: Activation, q: float) -> float:
+    """Second moment of f(x) for normal x of second moment q, nan where q is not known."""
+    if q == 0:
+        return float(activation.value_at_zero) ** 2
+    return statistics(activation, q).second_moment if 0 < q < math.inf else math.nan
+
+
+def is_steady(activation: Activation, q: float, width: int = 0) -> bool:
+    """Whether draws keep to the level behind a function that is told by the level before it.
+
+    Levels stray from draw to draw. Where a function turns a factor 2 of q into more than 8, as one
+    that is flat around 0 does, the level of the middle draw says little of what is behind it.
+
+    Args:
+        activation: f.
+        q: second moment of x.
+        width: number of units, 0 where it is not known. With one or two that are silent on one side
+            of 0 too many draws are silent throughout.
+    """
+    if not 0 < q < math.inf:
+        return q == 0
+    if 0 < width < _FEW and _is_one_sided(activation, q):
+        return False
+    low, found, high = (behind(activation, q * by) for by in (0.5, 1.0, 2.0))
+    return found <= _STEEPEST * low and high <= _STEEPEST * found
+
+
+def is_told(node: Node, levels: Sequence[float], shares: Sequence[float], width: int) -> bool:
+    """Whether draws keep to what ``second_moment`` says of a node.
+
+    Args:
+        node: the node.
+        levels: second moments of what it reads.
+        shares: common shares of what it reads, nan where they are not known.
+        width: number of units of the value, 0 where it is not known.
+    """
+    match node:
+        case Nonlinearity(activation=activation):
+            return is_steady(activation, levels[0], width)
+        case Pool(kind="average", window=window):
+            # Where sites are more alike than was thought, no more than all is left.
+            left = shares[0] + (1.0 - shares[0]) / math.prod(window)
+            return left >= _LEAST_LEFT or left < _ROUNDING
+        case Softmax():
+            # What all keys have in common weighs nothing.
+            return not levels[0] * (1.0 - shares[0]) > _MOST_SCORES
+        case Attention() | Contract():
+            return not math.isnan(shares[-1])
+        case _:
+            return True
+
+
+def _is_one_sided(activation: Activation, q: float) -> bool:
+    low, high = sorted(abs(activation.f(np.array([-math.sqrt(q), math.sqrt(q)]))))
+    return bool(low < _SILENT * high)
 
 
 def share_of(
@@ -110,17 +198,16 @@ def share_of(
     levels: Sequence[float],
     shares: Sequence[float],
     level: float,
-    *,
-    averages: bool = False,
+    weights: Weights | None = None,
 ) -> float:
-    """Share of a value's second moment that all sites and rows have in common.
+    """Share of a value's second moment that all sites have in common.
 
     Args:
         node: what makes the value.
         levels: second moments of what it reads.
         shares: common shares of what it reads.
         level: second moment of the value.
-        averages: as for ``second_moment``.
+        weights: as for ``second_moment``.
     """
     match node:
         case Lookup(share=share):
@@ -137,58 +224,56 @@ def share_of(
             return common / sum(energies) if sum(energies) > 0 else 0.0
         case Product():
             return math.prod(shares)
+        case Softmax(size=size):
+            # Weights are positive: what they have in common is their mean.
+            return _part(1.0 / size**2, level)
         case Attention(size=size, scale=scale, sites=sites, visible=visible):
             # Two queries weigh the same values: what they make is alike by as much as their weights
             # overlap, which is the more the more the queries have in common.
             spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1]) * shares[0]
             # Of a causal pair the later query sees more keys than two in a row do.
-            overlap = _participation(spread, 1.0 / min(visible, 2.0 / sites))
-            kept = levels[2] * (shares[2] + (1.0 - shares[2]) * overlap)
-            return min(1.0, kept / level) if level > 0 else 0.0
-        case Contract(size=size) if averages:
-            kept = levels[1] * (shares[1] + (1.0 - shares[1]) / size)
-            return min(1.0, kept / level) if level > 0 else 0.0
+            overlap = participation(spread, 1.0 / min(visible, 2.0 / sites))
+            return _part(levels[2] * (shares[2] + (1.0 - shares[2]) * overlap), level)
+        case Contract(size=size) if weights:
+            q, share = levels[1 - weights.place], shares[1 - weights.place]
+            seen = share * size + 1.0 - share
+            return _part(q * seen * size * weights.mean**2, level)
         case Contract():
             # Scores: what all keys have in common.
             return shares[1]
-        case Pool(kind="average"):
-            return min(1.0, levels[0] * shares[0] / level) if level > 0 else shares[0]
+        case Pool(kind="average") | Spread() | Dropout():
+            # Dropout strikes each site by itself.
+            return _part(levels[0] * shares[0], level) if level > 0 else shares[0]
+        case Norm(is_tracked=False, kind="batch"):
+            # The mean over all rows is gone; what is left of that of one row is not known.
+            return math.nan
+        case Norm(is_tracked=False, kind="instance", size=size):
+            # Sites add up to 0.
+            return -1.0 / (size - 1) if size > 1 else 0.0
+        case Affine(convolution=convolution) if convolution.is_transposed:
+            # Sites beside each other are made by other taps of the kernel.
+            return shares[0] / math.prod(convolution.stride)
         case Affine():
             return shares[0]
         case _:
             return shares[0] if shares else 0.0
 
 
-def _normalized(level: float, wanted: float, epsilon: float) -> float:
-    """Second moment behind a division by sqrt(level + epsilon); ``wanted`` where it is unknown."""
-    return wanted * level / (level + epsilon) if level > 0 else wanted
+def _normalized(node: Norm, level: float) -> float:
+    """Second moment behind a norm without its gain and offset; of an unknown level that is 1."""
+    if node.size == 1 and node.kind != "rms":
+        return 0.0
+    if node.is_tracked:
+        return level * node.scale + node.centre
+    if level == 0:
+        return 0.0
+    return level / (level + node.epsilon) if level > 0 else 1.0
 
 
-def _participation(spread: float, size: float) -> float:
-    """Sum of squared weights of a softmax over ``size`` normal scores of variance ``spread``."""
-    spread = min(spread, _MOST_SPREAD) if spread >= 0 else 0.0
-    return _softmax_energy(float(f"{spread:.4g}"), size)
-
-
-@lru_cache(maxsize=4096)
-def _softmax_energy(spread: float, size: float) -> float:
-    """E sum p^2 over draws, exact at any size.
-
-    With 1 / S^2 = int t e^(-t S) dt it is n int t E[e^(2 s) e^(-t e^s)] E[e^(-t e^s)]^(n - 1) dt, a
-    trapezoid sum over log t of two means over one score s.
-    """
-    if size <= 1.0:
-        return 1.0
-    std = math.sqrt(spread)
-    z = np.linspace(-8.0, 8.0, 81)
-    weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
-    far = 8.0 * std
-    log_t = np.arange(-far - math.log(size) - 12.0, far + 4.0, 0.1)
-    powers = np.exp(np.minimum(log_t[:, None] + std * z, 700.0))
-    alone = np.exp(-powers) @ weights
-    squared = (powers**2 * np.exp(-powers)) @ weights
-    total = float(np.sum(squared * alone ** (size - 1.0)) * 0.1)
-    return min(1.0, max(1.0 / size, size * total))
+def _part(common: float, level: float) -> float:
+    """The share of a second moment, 0 where there is none."""
+    # The order lets nan pass.
+    return min(common / level, 1.0) if level > 0 else 0.0
 
 
 @lru_cache(maxsize=4096)
@@ -205,6 +290,9 @@ def _bent(activation: Activation, q: float, share: float) -> float:
     series = _bent_series(activation, float(f"{q:.3g}"))
     if not series:
         return share
+    if math.isnan(share):
+        # Where the function's own mean is most of it, that of the signal hardly counts.
+        share = 0.5 if series[0] > _MOSTLY else math.nan
     known = sum(a * share**k for k, a in enumerate(series))
     # What the series leaves out is of high degree: it counts only near 1.
-    return min(1.0, known + max(0.0, 1.0 - sum(series)) * share ** len(series))
+    return min(known + max(0.0, 1.0 - sum(series)) * share ** len(series), 1.0)

@@ -29,12 +29,16 @@ class Part:
         inputs: what was taken to enter it.
         alone: what is expected of it for inputs that differ and have just that level.
         is_known: whether nothing but the plan decides what it makes of its inputs.
+        leaves: RMS that its last layer makes, to plan with where it is not told.
+        is_sure: whether draws keep to that.
     """
 
     planned: StackPlan
     inputs: Inputs
     alone: Expected
     is_known: bool
+    leaves: float = math.nan
+    is_sure: bool = True
 
 
 def expect_chain(chain: Stack, parts: Sequence[Part]) -> Expected:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 
-from equipoise.plan.levels import pooling
 from equipoise.plan.nodes import Affine, Pool
 from equipoise.plan.predict_weights import Drawing, Weight, weight_of
+from equipoise.plan.rows import pooling
 from equipoise.schemes.laws import Array, Law, Taps
 from equipoise.schemes.sites import Sites, block_sites, central_slices, window_sites
 

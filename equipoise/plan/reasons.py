@@ -24,6 +24,8 @@ def unplannable(trace: Trace, kept: Mapping[str, str]) -> dict[str, str]:
         elif isinstance(node, Nonlinearity):
             for name in node.parameters:
                 reasons[name] = f"is part of the activation {node.activation}, read as it stands"
+        elif isinstance(node, Gain | Shift) and node.is_kept and node.parameter:
+            reasons[node.parameter] = "goes through a function first, and is read as it stands"
     gains = {n.parameter for n in trace.nodes if isinstance(n, Gain)}
     for node in trace.nodes:
         if isinstance(node, Shift) and node.parameter and node.parameter in gains:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.plan.entry import Inputs
-from equipoise.plan.levels import pooling
 from equipoise.plan.nodes import Affine
+from equipoise.plan.rows import pooling
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.laws import Array
 from equipoise.schemes.maps import Passage

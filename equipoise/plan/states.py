@@ -46,8 +46,7 @@ class States:
             return {}
         self._planned.add(node.weight)
         self.choices.append(f"layer {node.layer}: {in_words(node, self._steps(node))}.")
-        share = self._levels.share(node.input)
-        laws = cell_laws(node, self._level(node), share, self._steps(node))
+        laws = cell_laws(node, self._level(node), self._share(node), self._steps(node))
         return {k: law for k, law in laws.items() if k in uses(node) and k not in self._fixed}
 
     def _level(self, node: Recurrent) -> float:
@@ -55,6 +54,10 @@ class States:
         # Of a cell that is called step by step, the first step is not like the others.
         level = float(np.mean(known**2)) if known.size else self._levels.of(node.input)
         return level if level > 0 else 1.0
+
+    def _share(self, node: Recurrent) -> float:
+        share = self._levels.share(node.input)
+        return min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
 
     def _steps(self, node: Recurrent) -> int:
         return max(node.steps, self._turns[node.weight])
@@ -75,7 +78,7 @@ class States:
 
     def _simulated(self, node: Recurrent) -> tuple[Array, Array]:
         return simulated(
-            node, self._level(node), self._levels.share(node.input), self._steps(node),
+            node, self._level(node), self._share(node), self._steps(node),
             self._sequence(node),
         )  # fmt: skip
 
@@ -85,8 +88,9 @@ class States:
             energy = float(np.mean(drawn**2)) if drawn.size else math.nan
             self._levels.set_level(value, energy)
             if energy > 0:
-                common = float(np.mean(drawn.mean(axis=(0, 1)) ** 2))
-                self._levels.set_share(value, min(1.0, common / energy))
+                steps = float(np.mean(drawn.mean(axis=1) ** 2)) / energy
+                rows = float(np.mean(drawn.mean(axis=(0, 1)) ** 2)) / energy
+                self._levels.set_shares(value, min(1.0, steps), min(1.0, rows))
 
     def _sequence(self, node: Recurrent) -> Array:
         """What a layer reads, shape (rows, steps, in); empty where that is not known."""

@@ -206,9 +206,9 @@ class VectorLaws:
         wide = [n for n in shape if n > 1]
         if len(wide) <= _SHARED_OFFSET:
             self.laws.setdefault(name, (Zero(), "starts at 0"))
-            self._levels.set_factor(name, 0.0)
+            self._levels.set_factor(name, node.offset**2)
             return
         level = self._levels.of(node.input)
         std = math.sqrt(level) if level > 0 else 1.0
         self.laws.setdefault(name, (Normal(std), "starts as loud as what it is added to"))
-        self._levels.set_factor(name, std**2)
+        self._levels.set_factor(name, std**2 + node.offset**2)

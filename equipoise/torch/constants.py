@@ -23,6 +23,12 @@ _MOST_ENTRIES = 1 << 22
 _MOST_ROWS = 16
 
 
+def mean_square(numbers: torch.Tensor, is_divisor: bool = False) -> float:
+    """Second moment of numbers, or of 1 over them; nan where that is not finite."""
+    found = float((1.0 / numbers if is_divisor else numbers).square().mean())
+    return found if math.isfinite(found) else math.nan
+
+
 class Constants:
     """Values of graph nodes that depend on no parameter and no floating-point input.
 
@@ -38,14 +44,26 @@ class Constants:
         """Say that a graph node stands for what another one makes."""
         self._same[node] = other
 
-    def mean_square(self, node: fx.Node) -> float:
-        """Second moment of a constant without its masking entries; nan where it is not known."""
+    def numbers(self, node: object) -> torch.Tensor | None:
+        """Entries of a constant in float64, None where they are not known or there are none."""
+        value = self._value(node) if isinstance(node, fx.Node) else None
+        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+            return None
+        return value.detach().double()
+
+    def mean_square(self, node: fx.Node, is_divisor: bool = False) -> float:
+        """Second moment of a constant without its masking entries, or of 1 over it.
+
+        Nan where it is not known.
+        """
         value = self._value(node)
         if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
-            return self._by_name(node)
+            return math.nan if is_divisor else self._by_name(node)
         numbers = value.detach().double().flatten()
+        if is_divisor:
+            return mean_square(numbers, is_divisor)
         numbers = numbers[torch.isfinite(numbers) & (numbers > _MASKS)]
-        return float(numbers.square().mean()) if numbers.numel() else 0.0
+        return mean_square(numbers) if numbers.numel() else 0.0
 
     def mean(self, node: fx.Node) -> float:
         """Mean of a constant, nan where it is not known."""

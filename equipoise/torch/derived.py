@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import fx
 
 from equipoise.torch.axes import is_reshape
-from equipoise.torch.graph import op_name, shape_of
-from equipoise.torch.pointwise import is_cast
+from equipoise.torch.graph import op_name, shape_of, written_operand
+from equipoise.torch.pointwise import is_cast, is_pointwise
 
 _EXPANSIONS = frozenset({"expand", "expand_as", "repeat", "broadcast_to"})
 _TURNS = frozenset({"t", "numpy_T", "transpose", "permute", "mT", "swapaxes"})
@@ -22,6 +23,7 @@ class Derived:
         offset: a number that was added to it.
         is_whole: whether its axes are its own (turned or not), and not reshaped.
         is_part: whether it is one of several matrices that stand along its first axis.
+        steps: functions of entries that it, offset and all, goes through in order.
     """
 
     parameter: str
@@ -29,6 +31,21 @@ class Derived:
     offset: float = 0.0
     is_whole: bool = True
     is_part: bool = False
+    steps: tuple[fx.Node, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its entries are those of the parameter."""
+        return not self.offset and not self.steps
+
+    def numbers(self, parameter: torch.Tensor) -> torch.Tensor:
+        """What becomes of the entries of the parameter, in float64."""
+        now = parameter.detach().double() + self.offset
+        for step in self.steps:
+            assert isinstance(step.target, torch._ops.OpOverload)
+            args = fx.node.map_arg(step.args, lambda _: now)  # noqa: B023
+            now = step.target(*args, **step.kwargs)
+        return now
 
 
 def derive(node: fx.Node, before: Derived) -> Derived | None:
@@ -56,11 +73,13 @@ def derive(node: fx.Node, before: Derived) -> Derived | None:
             if shape_of(node) == shape_of(node.all_input_nodes[0])
             else replace(before, is_whole=False)
         )
-    if name in ("add", "sub") and len(node.all_input_nodes) == 1:
+    if name in ("add", "sub") and len(node.all_input_nodes) == 1 and not before.steps:
         numbers = [a for a in node.args if isinstance(a, int | float)]
         if len(numbers) == 1 and (name == "add" or node.args[1] == numbers[0]):
             sign = 1.0 if name == "add" else -1.0
             return replace(before, offset=before.offset + sign * float(numbers[0]))
+    if _is_function(node):
+        return replace(before, steps=(*before.steps, node))
     return None
 
 
@@ -82,3 +101,11 @@ def _swaps_last(node: fx.Node, before: tuple[int, ...], after: tuple[int, ...]) 
 
 def _index(node: fx.Node, place: int) -> object:
     return node.args[place] if len(node.args) > place else node.kwargs.get("dim", 0)
+
+
+def _is_function(node: fx.Node) -> bool:
+    """Whether an operation makes one number of each entry, and of nothing else."""
+    if not is_pointwise(node) or len(node.all_input_nodes) != 1 or written_operand(node):
+        return False
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()

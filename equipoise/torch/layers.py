@@ -1,14 +1,16 @@
 """Nodes of affine layers and poolings, with the values and spaces that they make."""
 
+import math
+
 from torch import fx
 
-from equipoise.plan.nodes import Affine, Node, Pool, Reshape
+from equipoise.plan.nodes import Affine, Gain, Node, Pool, Reshape
 from equipoise.schemes.convolution import Convolution
 from equipoise.torch.geometry import Windows
 from equipoise.torch.graph import arguments, op_name
 from equipoise.torch.values import Held, Values
 
-_MEANS = {"mean": "average", "amax": "maximum", "max": "maximum"}
+_MEANS = {"mean": "average", "sum": "average", "amax": "maximum", "max": "maximum"}
 
 
 def affine(
@@ -63,12 +65,12 @@ def pool(
 
 
 def is_reduction(node: fx.Node) -> bool:
-    """Whether a graph node is a mean or maximum over axes."""
+    """Whether a graph node is a mean, sum or maximum over axes."""
     return op_name(node) in _MEANS
 
 
 def reduction(node: fx.Node, values: Values, source: Held, layer: str) -> list[Node] | None:
-    """Nodes of a mean or maximum over axes of sites; None for anything else.
+    """Nodes of a mean, sum or maximum over axes of sites; None for anything else.
 
     The last value made is what the operation gives.
     """
@@ -98,6 +100,11 @@ def reduction(node: fx.Node, values: Values, source: Held, layer: str) -> list[N
         nodes.append(
             Reshape(made.number, squeezed.number, made.space, squeezed.space, whole[source.place])
         )
+    if op_name(node) == "sum":
+        # A mean, times as many sites as there are.
+        mean, count = values.held[-1], math.prod(window)
+        total = values.same(mean)
+        nodes.append(Gain(layer, "", mean.number, total.number, total.space, float(count) ** 2))
     return nodes
 
 

@@ -107,21 +107,50 @@ class Watch(TorchFunctionMode):
                 return out.clone()
         elif func in _PRODUCTS and len(args) > _PRODUCTS[func]:
             return self._product(args, _PRODUCTS[func], out)
+        elif func is torch.einsum and len(args) == 3 and isinstance(args[0], str):
+            return self._einsum(args[0], args[1:], out)
+        elif func is torch.tensordot and len(args) > 1:
+            return self._product(args, 1, out)
         elif func in _TURNS and args and id(args[0]) in self._names and args[0].dim() == 2:
             self._turned[id(out)] = self._names[id(args[0])], out
         return out
 
+    def _matrix(self, tensor: Any) -> tuple[str, bool]:
+        """Name of the parameter of two axes that a tensor is, '' for none, and whether turned."""
+        if id(tensor) in self._turned:
+            return self._turned[id(tensor)][0], True
+        is_one = isinstance(tensor, torch.Tensor) and tensor.dim() == 2
+        return self._names.get(id(tensor), "") if is_one else "", False
+
     def _product(self, args: tuple[Any, ...], place: int, out: torch.Tensor) -> torch.Tensor:
-        """Record x @ W and x @ W.T with a parameter of two axes."""
-        weight, bias = args[place], args[0] if place == 2 else None
-        if id(args[place - 1]) in self._names:
+        """Record x @ W and x @ W.T with a parameter of two axes, and W @ x."""
+        if id(args[place - 1]) in self._names and id(args[place]) in self._names:
             # A product of two parameters is a weight and no signal.
             return out
-        if id(weight) in self._turned:
-            seen = Seen(self._turned[id(weight)][0], out, bias)
-        elif id(weight) in self._names and weight.dim() == 2:
-            seen = Seen(self._names[id(weight)], out, bias, is_turned=True)
-        else:
-            return out
+        name, turned = self._matrix(args[place])
+        left, left_turned = self._matrix(args[0])
+        if name:
+            bias = args[0] if place == 2 else None
+            return self._recorded(Seen(name, out, bias, is_turned=not turned))
+        if left and place == 1 and out.dim() > 1:
+            return self._recorded(Seen(left, out, axes=1, is_turned=left_turned))
+        return out
+
+    def _einsum(
+        self, equation: str, operands: tuple[torch.Tensor, ...], out: torch.Tensor
+    ) -> torch.Tensor:
+        """Record a sum over the one axis that a matrix and a value have in common."""
+        inputs, _, output = equation.replace(" ", "").partition("->")
+        for word, operand in zip(inputs.split(","), operands, strict=False):
+            name, turned = self._matrix(operand)
+            units = [letter for letter in word if letter in output]
+            if name and len(word) == 2 and len(units) == 1:
+                behind = output[output.index(units[0]) + 1 :]
+                axes = out.dim() - 1 - output.index(units[0]) if "." in behind else len(behind)
+                is_turned = (word[1] == units[0]) != turned
+                return self._recorded(Seen(name, out, axes=axes, is_turned=is_turned))
+        return out
+
+    def _recorded(self, seen: Seen) -> torch.Tensor:
         self.seen.append(seen)
-        return out.clone()
+        return seen.output.clone()

@@ -1,10 +1,12 @@
 """Normalizations, called as such or written out."""
 
+import math
 from typing import Any
 
 from torch import fx
 
-from equipoise.plan.nodes import Norm
+from equipoise.plan.nodes import Gain, Norm
+from equipoise.torch.derived import Derived
 from equipoise.torch.graph import arguments, layer_of, op_name, shape_of
 from equipoise.torch.pointwise import is_cast
 from equipoise.torch.reading import Reading
@@ -41,13 +43,44 @@ def _called(state: Reading, node: fx.Node, kind: str) -> bool:
     made = state.values.same(held)
     state.results(node, {0: made})
     weight, bias = (name or "" for name in names)
+    is_tracked = kind in ("batch", "instance") and not training
+    scale, centre = _running(state, given) if is_tracked else (1.0, 0.0)
     state.nodes.append(
         Norm(
             layer_of(node), kind, weight, bias, held.number, made.number, made.space,
-            float(epsilon or 0.0), kind in ("batch", "instance") and not training,
+            float(epsilon or 0.0), is_tracked, 0.0, _together(kind, given, held.shape),
+            scale, centre, _mean_square(state, weight, 1.0), _mean_square(state, bias, 0.0),
         )
     )  # fmt: skip
     return True
+
+
+def _together(kind: str, given: dict[str, Any], shape: tuple[int, ...]) -> int:
+    """How many entries are brought to one second moment or variance."""
+    sites = math.prod(shape[2:])
+    match kind:
+        case "layer" | "rms":
+            return math.prod(int(n) for n in given["normalized_shape"])
+        case "group":
+            groups = given.get("num_groups", given.get("group", 1))
+            return math.prod(shape[1:]) // max(1, int(groups))
+        case "batch":
+            return math.prod(shape[:1]) * sites
+        case _:
+            return sites
+
+
+def _running(state: Reading, given: dict[str, Any]) -> tuple[float, float]:
+    """Means of 1 / variance and of the squared mean over the variance of running statistics."""
+    mean, variance = (state.constants.numbers(given.get(f"running_{k}")) for k in ("mean", "var"))
+    if mean is None or variance is None:
+        return math.nan, math.nan
+    variance = variance + float(given.get("eps") or 0.0)
+    return float((1.0 / variance).mean()), float((mean.square() / variance).mean())
+
+
+def _mean_square(state: Reading, parameter: str, absent: float) -> float:
+    return state.mean_square_of(Derived(parameter)) if parameter else absent
 
 
 def _written(state: Reading, node: fx.Node) -> bool:
@@ -57,6 +90,8 @@ def _written(state: Reading, node: fx.Node) -> bool:
         return False
     pairs = [operands] if op_name(node) == "div" else [operands, operands[::-1]]
     for value, scale in pairs:
+        if _is_length(scale, value):
+            return _unit_length(state, node, value)
         root = _root(scale, "sqrt" if op_name(node) == "div" else "rsqrt")
         if root is None:
             continue
@@ -71,10 +106,45 @@ def _written(state: Reading, node: fx.Node) -> bool:
         made = state.values.same(held)
         state.held[node] = made
         state.nodes.append(
-            Norm(layer_of(node), found[1], "", "", held.number, made.number, made.space, epsilon)
-        )
+            Norm(
+                layer_of(node), found[1], "", "", held.number, made.number, made.space, epsilon,
+                size=held.shape[-1],
+            )
+        )  # fmt: skip
         return True
     return False
+
+
+def _is_length(scale: fx.Node, value: fx.Node) -> bool:
+    """Whether a divisor is the Euclidean length of a value over its last axis."""
+    while op_name(scale) in ("expand", "expand_as", "clamp_min", "clamp", "maximum"):
+        scale = _first(scale)
+    if op_name(scale) not in ("linalg_vector_norm", "norm") or _first(scale) is not value:
+        return False
+    given = arguments(scale)
+    order = given.get("ord", given.get("p"))
+    dims, rank = given.get("dim"), len(shape_of(value) or ())
+    is_last = isinstance(dims, list | tuple) and [d % rank for d in dims] == [rank - 1]
+    return order in (2, 2.0, None) and is_last and bool(given.get("keepdim"))
+
+
+def _unit_length(state: Reading, node: fx.Node, value: fx.Node) -> bool:
+    """X / |x|: a norm, and the number that makes its second moment 1 / n."""
+    value = state.memory.now(value)
+    if op_name(node) != "div" or not state.is_read(value):
+        return False
+    held = state.value(value)
+    size = held.shape[-1]
+    if shape_of(node) != held.shape:
+        return False
+    normed = state.values.same(held)
+    state.held[node] = made = state.values.same(normed)
+    layer = layer_of(node)
+    state.nodes += [
+        Norm(layer, "rms", "", "", held.number, normed.number, normed.space, size=size),
+        Gain(layer, "", normed.number, made.number, made.space, 1.0 / size),
+    ]
+    return True
 
 
 def _root(node: fx.Node, name: str) -> tuple[fx.Node, float] | None:

@@ -17,7 +17,7 @@ from equipoise.plan.nodes import (
     Spread,
     Take,
 )
-from equipoise.torch.constants import Constants
+from equipoise.torch.constants import Constants, mean_square
 from equipoise.torch.derived import Derived
 from equipoise.torch.geometry import Pad, works_on_sites
 from equipoise.torch.graph import (
@@ -208,7 +208,7 @@ class Reading:
     def derive(self, node: fx.Node, derived: Derived) -> None:
         """Say what a graph node makes of a parameter."""
         self.derived[node] = derived
-        if derived.is_whole and not derived.is_turned and not derived.offset:
+        if derived.is_whole and not derived.is_turned and derived.is_plain:
             self.parameter_of[node] = derived.parameter
 
     def is_held(self, node: fx.Node) -> bool:
@@ -220,14 +220,14 @@ class Reading:
         if node is None:
             return ""
         found = self.derived.get(self.memory.now(node)) if isinstance(node, fx.Node) else None
-        return found.parameter if found and not found.offset else None
+        return found.parameter if found and found.is_plain else None
 
-    def mean_square_of(self, derived: Derived) -> float:
-        """Second moment of a parameter as it stands, nan where it has no values."""
+    def mean_square_of(self, derived: Derived, is_divisor: bool = False) -> float:
+        """Second moment of a parameter as it stands, or of 1 over it; nan without values."""
         tensor = self.tensors[derived.parameter]
         if tensor.is_meta or not tensor.numel():
             return math.nan
-        return float((tensor.detach().double() + derived.offset).square().mean())
+        return mean_square(derived.numbers(tensor), is_divisor)
 
     def is_constant(self, node: fx.Node) -> bool:
         """Whether a graph node depends on no parameter and no floating-point input."""
@@ -296,6 +296,12 @@ class Reading:
         """The value that a parameter itself is."""
         shape = shape_of(node) or ()
         made = self.values.new(shape, {})
+        if not derived.is_plain:
+            reason = "a function of the parameter is used as a value"
+            layer, names = layer_of(node), (derived.parameter,)
+            self.held[node] = made
+            self.nodes.append(Opaque(layer, reason, names, (), (made.number,)))
+            return made
         layer = layer_of(node) or derived.parameter.rpartition(".")[0] or derived.parameter
         self.held[node] = made
         size = shape[-1] if shape else 1

@@ -17,7 +17,14 @@ def read_lookup(state: Reading, node: fx.Node) -> bool:
     table = state.memory.now(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     derived = state.derived.get(table) if table is not None else None
     shape, full = shape_of(node), shape_of(table) if table is not None else None
-    if derived is None or not shape or not full or len(full) < 2 or shape[-1] != full[-1]:
+    if (
+        derived is None
+        or not derived.is_plain
+        or not shape
+        or not full
+        or len(full) < 2
+        or shape[-1] != full[-1]
+    ):
         return False
     made = state.values.new(shape, {}, -1)
     layer = layer_of(node) or derived.parameter.rpartition(".")[0] or derived.parameter

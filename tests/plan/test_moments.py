@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from equipoise.plan.moments import second_moment, share_of
+from equipoise.plan.moments import Weights, behind, is_steady, is_told, second_moment, share_of
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -28,6 +28,7 @@ from equipoise.plan.nodes import (
     Spread,
     Take,
 )
+from equipoise.schemes.convolution import Convolution
 from equipoise.theory import activations
 
 NAN = math.nan
@@ -116,8 +117,9 @@ def test_sums_and_concatenations():
     x = with_share(generator, (4000, 2, 64), 2.0, 0.5)
     y = with_share(generator, (4000, 2, 64), 0.7, 0.1)
     merge = Merge((0, 1), 2, 0)
-    assert_mean(np.square(x + y).mean(axis=(1, 2)), 2.7)
-    assert_mean(measured_share(x + y), 2.7 * share_of(merge, [2.0, 0.7], [0.5, 0.1], 2.7))
+    level = second_moment(merge, [2.0, 0.7], [0.5, 0.1], NAN)
+    assert_mean(np.square(x + y).mean(axis=(1, 2)), level)
+    assert_mean(measured_share(x + y), level * share_of(merge, [2.0, 0.7], [0.5, 0.1], level))
     joined = np.concatenate([x, y[..., :32]], axis=-1)
     concat = Concat((0, 1), 2, 0, -1, (64, 32))
     level = second_moment(concat, [2.0, 0.7], [0.5, 0.1], NAN)
@@ -203,12 +205,13 @@ def test_averages_keep_what_all_sites_share(share):
     made = weights @ values
     one_weight = second_moment(Softmax("", 0, 1, 0, sites), [spread], [0.0], NAN)
     node = Contract((1, 2), 3, 0, sites)
-    level = second_moment(node, [one_weight, 2.0], [0.0, share], NAN, averages=True)
+    weighted = Weights(0, 1 / sites)
+    level = second_moment(node, [one_weight, 2.0], [0.0, share], NAN, weighted)
     bias = 6 * math.exp(2 * spread) / sites
     assert_mean(np.square(made).mean(axis=(1, 2)), level, bias)
-    # Both queries see the same values: their averages have those in common too.
-    common = level * share_of(node, [one_weight, 2.0], [0.0, share], level, averages=True)
-    assert_mean(measured_share(made), common, 1e-3)
+    # Both queries see the same values: their averages have those in common by chance too.
+    common = level * share_of(node, [one_weight, 2.0], [0.0, share], level, weighted)
+    assert_mean(measured_share(made), common, bias)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -311,3 +314,141 @@ def test_scores_share_what_all_keys_have_in_common_and_a_softmax_drops_it():
     assert share_of(scores, [1.0, 1.0], [0.2, 0.75], 8.0) == 0.75
     found = second_moment(Softmax("", 0, 1, 0, 10), [4.0], [0.75], NAN)
     assert found == second_moment(Softmax("", 0, 1, 0, 10), [1.0], [0.0], NAN)
+
+
+# Weights that add up to 1 along another axis, and values that a norm or a few units silence.
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_weights_over_another_axis_are_no_average(share):
+    """A softmax over the queries, of which there are twice as many as keys."""
+    queries, keys, spread = 200, 100, 0.3
+    generator = rng()
+    scores = math.sqrt(spread) * generator.standard_normal((300, queries, keys))
+    values = with_share(generator, (300, keys, 16), 2.0, share)
+    made = softmax(scores, axis=1) @ values
+    one_weight = second_moment(Softmax("", 0, 1, 0, queries), [spread], [0.0], NAN)
+    node, weighted = Contract((1, 2), 3, 0, keys), Weights(0, 1 / queries)
+    level = second_moment(node, [one_weight, 2.0], [0.0, share], NAN, weighted)
+    bias = 6 * math.exp(2 * spread) / queries
+    assert_mean(np.square(made).mean(axis=(1, 2)), level, bias)
+    # The weights may as well be the second factor.
+    turned = second_moment(
+        Contract((2, 1), 3, 0, keys), [2.0, one_weight], [share, 0.0], NAN, Weights(1, 1 / queries)
+    )
+    assert turned == level
+
+
+def test_weights_have_their_mean_in_common():
+    sites, spread = 400, 0.3
+    weights = softmax(math.sqrt(spread) * rng().standard_normal((400, 2, sites)), axis=-1)
+    node = Softmax("", 0, 1, 0, sites)
+    level = second_moment(node, [spread], [0.0], NAN)
+    common = level * share_of(node, [spread], [0.0], level)
+    assert_mean(measured_share(weights), common, 1e-2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_blended_neighbours(share):
+    """Each new site is .75 of one and .25 of another."""
+    x = with_share(rng(), (4000, 2, 64), 1.5, share)
+    made = 0.75 * x[:, :1] + 0.25 * x[:, 1:]
+    node = Spread(0, 1, 0, 0.75**2 + 0.25**2)
+    level = second_moment(node, [1.5], [share], NAN)
+    assert_mean(np.square(made).mean(axis=(1, 2)), level)
+    assert level * share_of(node, [1.5], [share], level) == pytest.approx(1.5 * share)
+
+
+def test_dropout_strikes_sites_apart():
+    generator = rng()
+    x = with_share(generator, (4000, 2, 64), 2.0, 0.5)
+    dropped = x * (generator.random(x.shape) < 0.7) / 0.7
+    node = Dropout("", 0.3, True, 0, 1, 0)
+    level = second_moment(node, [2.0], [0.5], NAN)
+    assert_mean(measured_share(dropped), level * share_of(node, [2.0], [0.5], level))
+
+
+def test_sites_behind_an_instance_norm_add_up_to_0():
+    norm = Norm("", "instance", "", "", 0, 1, 0, size=12)
+    share = share_of(norm, [3.0], [0.9], 1.0)
+    x = rng().standard_normal((4000, 12, 8)) + 1.0
+    x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+    assert_mean(measured_share(x), share)
+    pooled = Pool("", "average", (12,), (12,), 1, 2, 0, (12,), (1,))
+    assert second_moment(pooled, [1.0], [share], NAN) == 0.0
+    halves = Pool("", "average", (6,), (6,), 1, 2, 0, (12,), (2,))
+    drawn = np.square(x.reshape(4000, 2, 6, 8).mean(axis=2)).mean(axis=(1, 2))
+    assert_mean(drawn, second_moment(halves, [1.0], [share], NAN))
+
+
+def test_what_a_batch_norm_leaves_in_common_is_not_known():
+    share = share_of(Norm("", "batch", "", "", 0, 1, 0, size=64), [3.0], [0.9], 1.0)
+    assert math.isnan(share)
+    pooled = Pool("", "average", (4,), (4,), 1, 2, 0, (4,), (1,))
+    assert math.isnan(second_moment(pooled, [1.0], [share], NAN))
+    # A rectifier's own mean is most of what its sites have in common.
+    relu = Nonlinearity("", activations.relu(), 0, 1, 0)
+    assert 0.5 < share_of(relu, [1.0], [share], 0.5) < 0.7
+    assert math.isnan(share_of(Nonlinearity("", activations.tanh(), 0, 1, 0), [1.0], [NAN], 0.4))
+    assert math.isnan(share_of(pooled, [1.0], [NAN], NAN))
+    assert math.isnan(share_of(Merge((0, 1), 2, 0), [1.0, 1.0], [NAN, 0.1], 2.0))
+
+
+def test_a_norm_of_one_entry_leaves_nothing_but_its_sign():
+    assert second_moment(Norm("", "layer", "", "", 0, 1, 0, size=1), [3.0], [0.0], NAN) == 0.0
+    assert second_moment(Norm("", "rms", "", "", 0, 1, 0, size=1), [3.0], [0.0], NAN) == 1.0
+    assert second_moment(Norm("", "layer", "", "", 0, 1, 0, size=8), [0.0], [0.0], NAN) == 0.0
+
+
+def test_running_statistics_scale_and_centre():
+    generator = rng()
+    mean, variance = generator.standard_normal(64), generator.uniform(0.5, 3.0, 64)
+    x = math.sqrt(2.0) * generator.standard_normal((4000, 64))
+    drawn = np.square((x - mean) / np.sqrt(variance)).mean(axis=1)
+    node = Norm(
+        "", "batch", "", "", 0, 1, 0, is_tracked=True,
+        scale=float((1 / variance).mean()), centre=float((mean**2 / variance).mean()),
+    )  # fmt: skip
+    assert_mean(drawn, second_moment(node, [2.0], [0.0], NAN))
+
+
+def test_levels_behind_functions_that_are_flat_around_0_are_not_told():
+    shrunken = activations.softshrink(0.5)
+    assert not is_steady(shrunken, 0.01)
+    assert is_steady(shrunken, 4.0)
+    assert not is_steady(activations.relu(), NAN)
+    assert behind(activations.relu(), 3.0) == pytest.approx(1.5)
+    assert math.isnan(behind(activations.relu(), math.inf))
+
+
+def test_silence_becomes_what_a_function_makes_of_0():
+    assert behind(activations.relu(), 0.0) == 0.0
+    assert behind(activations.sigmoid(), 0.0) == 0.25
+    assert is_steady(activations.relu(), 0.0)
+
+
+@pytest.mark.parametrize(("width", "is_known"), [(0, True), (1, False), (2, False), (3, True)])
+def test_one_or_two_rectifiers_are_silent_too_often(width, is_known):
+    node = Nonlinearity("", activations.relu(), 0, 1, 0)
+    assert is_told(node, [2.0], [0.0], width) == is_known
+    assert is_told(Nonlinearity("", activations.tanh(), 0, 1, 0), [2.0], [0.0], width)
+
+
+@pytest.mark.parametrize(
+    ("share", "is_known"), [(0.0, False), (0.2, True), (0.9, True), (-1 / 11, True), (NAN, False)]
+)
+def test_means_of_which_hardly_anything_is_left_are_not_told(share, is_known):
+    node = Pool("", "average", (12,), (12,), 0, 1, 0, (12,), (1,))
+    assert is_told(node, [1.0], [share], 8) == is_known
+    assert is_told(Pool("", "average", (2,), (2,), 0, 1, 0, (12,), (6,)), [1.0], [0.0], 8)
+
+
+def test_weights_of_loud_scores_are_not_told():
+    assert is_told(Softmax("", 0, 1, 0, 8), [1.0], [0.0], 8)
+    assert not is_told(Softmax("", 0, 1, 0, 8), [4.0], [0.0], 8)
+
+
+def test_sites_of_a_transposed_convolution_are_made_by_other_taps():
+    geometry = Convolution((2,), (2,), ((0, 0),), (1,), 1, True)
+    node = Affine("", "w", "", 0, 1, 0, 1, 8, 8, geometry, (3,), (6,), -2)
+    assert share_of(node, [1.0], [0.6], 1.0) == 0.3

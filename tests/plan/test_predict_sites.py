@@ -212,3 +212,21 @@ def test_sizes_and_limits():
     assert "size" in predict(alone, [Normal(0.02)], 1.0).note
     few = Taps(OffsetBias("w"), (1, 1))
     assert "OffsetBias" in predict(stack, [few] * 3, 1.0).note
+
+
+def test_sites_that_a_stack_hides_are_not_followed():
+    """Between two convolutions a site was cut off, which their stack does not tell."""
+    geometry = Convolution((3,), (1,), ((1, 1),), (1,))
+    layers = (
+        Affine("a", "a.weight", "", 0, 1, 0, 1, 4, 6, geometry, (7,), (7,), -2),
+        Affine("b", "b.weight", "", 2, 3, 1, 2, 6, 5, geometry, (6,), (6,), -2),
+    )
+    stack = Stack(
+        layers, (Hidden(1, 6, activations.relu(), sites=(7,)),), activations.identity(), 3,
+        (False, False),
+    )  # fmt: skip
+    maps = np.random.default_rng(0).standard_normal((32, 4, 7))
+    entry = Inputs(1.0, np.moveaxis(maps, 1, 2).reshape(-1, 4), maps)
+    found = predict(stack, [Normal(0.3), Normal(0.3)], entry)
+    assert "sites change between its layers" in found.note
+    assert all(math.isnan(s) for s in found.signal)
