@@ -103,13 +103,14 @@ class Reading:
             if operand in self.parameter_of or self._is_inner(operand, is_apart):
                 derived = self.derived[operand]
                 tensor = self.tensors[derived.parameter]
-                number, is_one = one_number(tensor), tensor.numel() == 1 or is_apart
+                made = tensor if tensor.is_meta else derived.numbers(tensor)
+                number, is_one = one_number(made), tensor.numel() == 1 or is_apart
                 if not is_one and not tensor.is_meta and is_slope(node, raw) and number is None:
                     self.opaque(node, "its slopes differ from unit to unit")
                     return True
                 if number is None or not (is_one or is_slope(node, raw)):
                     return False
-                constants[operand] = number + derived.offset
+                constants[operand] = number
                 parameters.append(derived.parameter)
                 operands.append((raw, operand))
             elif operand in self.numbers:

@@ -179,8 +179,12 @@ def test_levels_of_sums_are_told_only_where_terms_are_apart():
     levels = Levels(trace, {}, frozenset({"g"}))
     levels.set_level(1, 2.0)
     levels.set_level(2, 3.0)
-    assert [levels.of(v) for v in (3, 5, 7)] == [5.0, 6.0, 6.0]
-    assert [levels.is_sure(v) for v in range(3, 9)] == [True, False, True, False, True, True]
+    assert [levels.of(v) for v in (3, 4, 5, 7)] == [5.0, 8.0, 6.0, 6.0]
+    assert [levels.is_sure(v) for v in range(3, 9)] == [True, True, True, False, True, True]
+    # Terms that one weight made twice are not followed.
+    again = Levels(Trace((*nodes, affine("a", 3, 9)), (0,), (), (8,), ()), {})
+    again.set_level(1, 2.0)
+    assert [again.is_sure(v) for v in (3, 4)] == [True, False]
     # The gain of a norm that keeps its values counts; an offset that is drawn starts at 0.
     assert levels.of(8) == pytest.approx(9.0)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from equipoise.errors import TraceError
-from equipoise.plan.nodes import Affine, Concat, Nonlinearity, Opaque, Pool
+from equipoise.plan.nodes import Affine, Concat, Nonlinearity, Opaque, Pool, Spread, Take
 from equipoise.plan.stacks import find_stacks
 from equipoise.theory import activations
 from equipoise.torch.inputs import read_inputs
@@ -153,28 +153,31 @@ def convolutions(**more):
     return {"a": nn.Conv2d(4, 4, 3, padding=1), "b": nn.Conv2d(4, 4, 3, padding=1), **more}
 
 
-def test_a_padding_that_is_read_by_something_else_too_is_opaque_there_and_only_there():
+def test_a_padding_that_is_read_by_something_else_too_is_zeros_beside_a_value_only_there():
     def forward(net, x):
         padded = F.pad(torch.relu(net.a(x)), (1, 1, 1, 1))
         return net.b(padded), F.max_pool2d(padded, 2)
 
     traced = read(Net(forward, **convolutions()))
-    (opaque,) = only(traced, Opaque)
-    assert "padding is read by" in opaque.reason
+    (joined,) = only(traced, Concat)
+    assert joined.sizes[1] > 0
+    assert not only(traced, Opaque)
     assert only(traced, Affine)[1].convolution.padding == ((2, 2), (2, 2))
 
 
-@pytest.mark.parametrize(
-    "pad",
-    [
-        nn.ConstantPad2d(1, 2.0),
-        nn.ZeroPad2d(-1),
-        nn.ReflectionPad2d(1),
-    ],
-)
-def test_a_padding_that_no_convolution_could_do_is_opaque(pad):
-    traced = read(Net(lambda net, x: net.b(pad(net.a(x))), **convolutions()))
+def test_a_padding_with_another_number_is_not_read():
+    traced = read(Net(lambda net, x: net.b(nn.ConstantPad2d(1, 2.0)(net.a(x))), **convolutions()))
     assert "pad" in only(traced, Opaque)[0].reason
+    assert only(traced, Affine)[1].convolution.padding == ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("pad", "kind"), [(nn.ZeroPad2d(-1), Take), (nn.ReflectionPad2d(1), Spread)]
+)
+def test_a_padding_that_no_convolution_could_do_moves_entries(pad, kind):
+    traced = read(Net(lambda net, x: net.b(pad(net.a(x))), **convolutions()))
+    assert len(only(traced, kind)) == 1
+    assert not only(traced, Opaque)
     assert only(traced, Affine)[1].convolution.padding == ((1, 1), (1, 1))
 
 
@@ -190,7 +193,7 @@ def test_channels_of_0_are_joined_to_others():
 def test_a_transposed_convolution_takes_no_padding_as_its_own():
     model = nn.Sequential(nn.ZeroPad2d(1), nn.ConvTranspose2d(4, 4, 3, padding=1))
     traced = read(model)
-    assert only(traced, Opaque)
+    assert len(only(traced, Concat)) == 1
     assert only(traced, Affine)[0].in_sites == (13, 11)
 
 

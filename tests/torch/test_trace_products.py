@@ -109,11 +109,9 @@ def test_an_equation_that_does_not_name_its_result_is_not_read():
 @pytest.mark.parametrize(
     ("function", "held", "expected"),
     [
-        (lambda m, x: m.a(x) * m.t.exp(), torch.tensor(0.7), math.exp(1.4)),
         (lambda m, x: m.a(x) * F.softplus(m.t), torch.zeros(8), math.log(2) ** 2),
         (lambda m, x: m.a(x) * (torch.sigmoid(m.t + 1) * 2), torch.zeros(1), 2.1378),
         (lambda m, x: m.a(x) / m.t, torch.tensor([1.0, 0.5] * 4), 2.5),
-        (lambda m, x: m.a(x) / m.t.exp(), torch.tensor(0.5), math.exp(-1.0)),
     ],
 )
 def test_gains_that_are_functions_of_a_parameter(function, held, expected):
@@ -125,6 +123,21 @@ def test_gains_that_are_functions_of_a_parameter(function, held, expected):
     plan = eq.plan(Written(function, t=held, a=nn.Linear(8, 8)), X)
     (untouched,) = plan.untouched
     assert "goes through a function first" in untouched.reason
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [
+        (lambda m, x: m.a(x) * m.t.exp(), math.exp(0.5)),
+        (lambda m, x: m.a(x) / m.t.exp(), math.exp(-0.5)),
+    ],
+)
+def test_a_number_that_is_computed_from_one_parameter_is_part_of_a_line(function, slope):
+    traced = read(function, t=torch.tensor(0.5), a=nn.Linear(8, 8))
+    (line,) = only(traced, Nonlinearity)
+    assert line.parameters == ("t",)
+    assert float(line.activation.f(2.0)) == pytest.approx(2 * slope)
+    assert not only(traced, Opaque)
 
 
 def test_a_function_of_a_parameter_may_stand_behind_a_norm():
