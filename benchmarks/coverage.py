@@ -45,6 +45,7 @@ from equipoise.measurement import LayerMeasurement
 from equipoise.plan.layer_nodes import Opaque
 from equipoise.plan.plan import Plan
 from equipoise.plan.trace import Trace
+from equipoise.torch.program import Read
 
 FACTOR = 2.0
 
@@ -103,13 +104,14 @@ def outcome(call: Any) -> tuple[dict[str, Any], Any]:
 def traced_into(traces: list[Trace]) -> Iterator[None]:
     """Keep the trace that a plan is made of: reading a model twice would take twice as long."""
     module = importlib.import_module("equipoise.torch.initialize")
-    trace = module.trace
+    read = module.read
 
-    def kept(*args: Any) -> Trace:
-        traces.append(trace(*args))
-        return traces[-1]
+    def kept(*args: Any) -> Read:
+        found = read(*args)
+        traces.append(found.trace)
+        return found
 
-    with patch.object(module, "trace", kept):
+    with patch.object(module, "read", kept):
         yield
 
 

@@ -12,7 +12,7 @@ from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Gain, Merge, Norm, makes, reads
 from equipoise.plan.plan_stack import at_exit, expected_at_exit
 from equipoise.plan.predict_joined import Part
-from equipoise.plan.residual import Branch, find_branches
+from equipoise.plan.residual import SHARE, Branch, find_branches
 from equipoise.plan.residual_rules import (
     SILENT,
     factor_of,
@@ -178,13 +178,13 @@ class BranchLaws:
 
     def _share(self, branch: Branch, book: Book) -> None:
         """The auto rule: a share of the stream for the branch."""
-        share = 1.0 / math.sqrt(branch.branches)
+        share = SHARE / math.sqrt(branch.branches)
         level = book.levels.of(branch.skip)
         wanted = share * math.sqrt(level) if level > 0 else share
         beside = f", with {branch.parts - 1} beside it" if branch.parts > 1 else ""
         words = (
-            f"one of {branch.branches} residual branches{beside}, at 1/sqrt({branch.branches}) of "
-            "the stream"
+            f"one of {branch.branches} residual branches{beside}, at {SHARE:g}/sqrt("
+            f"{branch.branches}) of the stream"
         )
         gains = [g for g in own_gains(branch) if g.parameter not in self._fixed]
         gain = gains[0] if gains else norm_gain(branch.ends)

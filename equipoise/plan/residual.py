@@ -40,6 +40,12 @@ _MOVES = (Dropout, Reshape, Permute, Flatten, Take, Spread, Pool)
 # What a stream may pass between one sum and the next; a projection may be normalized too.
 _WAYS = (*_MOVES, Norm, Gain, Shift, Nonlinearity)
 
+# Of 1 / sqrt(L): with all of that, branches drown what goes around them at birth. Measured on
+# sorting without warm-up, 24 pre-norm and 12 post-norm layers, accuracy at 1e-3 with scores of
+# attention at a standard deviation of 1/4: .845 and .846 at 1, .891 and .947 at 1/2, .912 and .945
+# at 1/4, .911 and .945 at 1/8; a residual MLP of 24 blocks does not mind.
+SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class BranchEnd:
@@ -58,8 +64,8 @@ class BranchEnd:
 
     @property
     def share(self) -> float:
-        """RMS of the branch over that of the stream: 1 / sqrt(L), shared out among its parts."""
-        return 1.0 / math.sqrt(self.branches * self.parts)
+        """RMS of the branch over that of the stream, shared out among its parts."""
+        return SHARE / math.sqrt(self.branches * self.parts)
 
 
 @dataclass(frozen=True)

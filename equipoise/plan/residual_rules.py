@@ -7,7 +7,7 @@ from equipoise import _checks
 from equipoise.errors import PlanError
 from equipoise.plan.branch_walk import Ends
 from equipoise.plan.nodes import Gain, Norm
-from equipoise.plan.residual import Branch
+from equipoise.plan.residual import SHARE, Branch
 
 RESIDUALS = ("auto", "gpt2", "depth", "fixup", "rezero", "skipinit", "zero-last", "none")
 # Rules under which a branch adds nothing at birth.
@@ -136,14 +136,14 @@ def words_of(rule: str, scheme: str, branches: Sequence[Branch]) -> str:
             )
         case "auto" if all(b.is_normed for b in branches):
             return (
-                f"{where}: each starts at 1/sqrt(L) of its stream of L branches, so that the norms "
-                "behind the sums leave more than 1/sqrt(e) of what goes around them all, forward "
-                "and back"
+                f"{where}: each starts at {SHARE:g}/sqrt(L) of its stream of L branches, so that "
+                "the norms behind the sums leave nearly all of what goes around them, forward and "
+                "back"
             )
         case "auto":
             return (
-                f"{where}: each starts at 1/sqrt(L) of its stream of L branches, so that second "
-                "moments and gradients grow by less than e through all of them"
+                f"{where}: each starts at {SHARE:g}/sqrt(L) of its stream of L branches, so that "
+                "second moments and gradients hardly grow through all of them"
             )
         case "gpt2":
             return f"{where}: last projections times 1/sqrt(their number in a stream){source}"

@@ -111,8 +111,8 @@ def plan(
             name and the parameter. The rest keeps its values, and the inputs given are sent through
             it to see what enters what is drawn. A tied parameter is meant by any of its names.
         skip: what is not drawn, in the same forms; taken out of ``only``.
-        residual: how loud residual branches start: ``auto`` (with scheme ``auto`` each at 1/sqrt(L)
-            of a stream of L branches, with a scheme asked for by name as that draws them),
+        residual: how loud residual branches start: ``auto`` (with scheme ``auto`` each at
+            0.25/sqrt(L) of a stream of L branches, with a scheme asked for by name as that draws them),
             ``gpt2`` (last projections times 1/sqrt(their number)), ``depth`` (last weights times
             1/sqrt(L)), ``fixup`` (arXiv 1901.09321), ``rezero`` or ``skipinit`` (the model's own
             gains at 0; arXiv 2003.04887, 2002.10444), ``zero-last`` (last weights, or the gains of

@@ -78,14 +78,14 @@ def test_each_block_has_two_branches_that_end_in_its_last_weights(order):
     wanted = {f"{i}.{end}" for i in (1, 2, 3) for end in ("attention.out", "mlp.2")}
     assert set(found) == wanted
     assert {(e.branches, e.parts) for e in found.values()} == {(6, 1)}
-    assert {e.share for e in found.values()} == {1 / math.sqrt(6)}
+    assert {e.share for e in found.values()} == {0.25 / math.sqrt(6)}
 
 
 def test_attention_and_mlp_in_parallel_are_added_one_after_the_other():
     """(x + a) + m is written as two sums: each is a branch of its own."""
     found = ends_of(nn.Sequential(nn.Linear(8, 8), *[Block("parallel") for _ in range(2)]))
     assert set(found) == {f"{i}.{e}" for i in (1, 2) for e in ("attention.out", "mlp.2")}
-    assert {e.share for e in found.values()} == {0.5}
+    assert {e.share for e in found.values()} == {0.125}
 
 
 def test_attention_and_mlp_in_parallel_that_are_added_first_share_a_branch():
@@ -96,7 +96,7 @@ def test_attention_and_mlp_in_parallel_that_are_added_first_share_a_branch():
 
     found = ends_of(nn.Sequential(nn.Linear(8, 8), *[Parallel("") for _ in range(2)]))
     assert {(e.branches, e.parts) for e in found.values()} == {(2, 2)}
-    assert {e.share for e in found.values()} == {0.5}
+    assert {e.share for e in found.values()} == {0.125}
     assert len(found) == 4
 
 
@@ -324,8 +324,8 @@ def test_a_plain_chain_has_none():
 
 
 def test_many_branches_leave_a_stream_of_bounded_growth():
-    """(1 + 1/L)^L < e for any number of branches."""
+    """(1 + 1/(16 L))^L < e^(1/16) for any number of branches."""
     for count in (1, 7, 100):
         end = BranchEnd(0, count, 2)
-        assert 2 * end.share**2 == pytest.approx(1 / count)
-        assert (1 + 2 * end.share**2) ** count < math.e
+        assert 2 * end.share**2 == pytest.approx(1 / 16 / count)
+        assert (1 + 2 * end.share**2) ** count < math.exp(1 / 16)

@@ -193,7 +193,7 @@ def test_silent_branches_pass_the_stream_unchanged_and_train(name):
     assert not torch.equal(before, model[1].a.weight)
 
 
-@pytest.mark.parametrize(("value", "is_kept"), [(0.0, True), (0.1, True), (1.0, False)])
+@pytest.mark.parametrize(("value", "is_kept"), [(0.0, True), (0.05, True), (1.0, False)])
 def test_auto_keeps_gains_that_are_quieter_than_the_share(value, is_kept):
     model = net(gain=torch.full((WIDTH,), value))
     report = eq.initialize(model, X, generator=seeded())
@@ -206,14 +206,14 @@ def test_auto_keeps_gains_that_are_quieter_than_the_share(value, is_kept):
         with torch.no_grad():
             h = model[0](X)
             share = (model[1](h) - h).square().mean() / h.square().mean()
-        assert float(share) == pytest.approx(1 / 4, rel=0.4)
+        assert float(share) == pytest.approx(1 / 64, rel=0.4)
 
 
 def test_auto_gives_the_gain_of_a_norm_at_the_end_the_share():
     model = net(norm=lambda: nn.LayerNorm(WIDTH))
     plan = eq.plan(model, X)
     level = plan.predictions[0].signal
-    assert law_of(plan, "1.norm.weight").value == pytest.approx(level / 2, rel=1e-3)
+    assert law_of(plan, "1.norm.weight").value == pytest.approx(level / 8, rel=1e-3)
     model[1].norm.weight.requires_grad_(False)
     assert "1.norm.weight" in {u.parameter for u in eq.plan(model, X).untouched}
     notes = eq.plan(model, X, residual="depth").notes
@@ -245,7 +245,7 @@ def test_the_share_is_met_behind_whatever_ends_the_branch(behind):
             h = model[0](X)
             shares.append(float((model[1](h) - h).square().mean() / h.square().mean()))
     error = 4 * np.std(shares, ddof=1) / math.sqrt(len(shares))
-    assert np.mean(shares) == pytest.approx(1 / 2, abs=error + 0.04)
+    assert np.mean(shares) == pytest.approx(1 / 32, abs=error + 0.004)
 
 
 def test_no_scale_reaches_a_share_behind_a_sigmoid():
