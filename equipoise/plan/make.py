@@ -20,7 +20,7 @@ from equipoise.plan.nodes import Affine, Merge, Opaque
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
-from equipoise.plan.plan_stack import plan_stack
+from equipoise.plan.plan_stack import expected_at_exit, plan_stack
 from equipoise.plan.predict import expect
 from equipoise.plan.predict_joined import Part, entering, expect_chain
 from equipoise.plan.reasons import (
@@ -29,6 +29,7 @@ from equipoise.plan.reasons import (
     why_untouched,
 )
 from equipoise.plan.residual_rules import rule_named
+from equipoise.plan.scores import HALF, QuietScores
 from equipoise.plan.shared import beyond_telling, shared_feeds
 from equipoise.plan.stack_plan import Expected
 from equipoise.plan.stacks import Stack, find_chains, find_stacks
@@ -112,6 +113,7 @@ def make_plan(
     levels.look_behind(Behind(trace, fixed.keys(), observer, draws))
     forms = {p.name: p.form for p in trace.parameters if p.is_gain_fixed}
     branches = BranchLaws(trace, stacks, residual, scheme_name, held | forms.keys())
+    quiet = QuietScores(trace, scheme_name == "auto", held | forms.keys())
     book = LawBook(laws, frames, arrays, starting)
     for node in trace.nodes:
         if isinstance(node, Merge):
@@ -162,7 +164,7 @@ def make_plan(
                 stack, [as_head(vectors.laws[weight][0])], inputs, "its weight is an embedding too"
             )
         else:
-            planned = branches.at_stack(stack, planned)
+            planned = quiet.at_stack(stack, branches.at_stack(stack, planned))
         if form and not gain_is_known(stack.affines[0]):
             remarks.add(where, f"{form} divides by a norm of the weight that is not predicted")
             is_known = False
@@ -196,9 +198,14 @@ def make_plan(
             remarks.add(where, "what chance does in one use of a shared weight it does in all")
             told, is_told = _nothing(stack), False
         leaves, is_sure = leaving(stack, planned, expected, levels.of(stack.entry_value))
+        planned = quiet.at_rows(stack, planned)
+        parts_of_it, quieter = quiet.levels_of_parts(stack, planned)
+        told = expected_at_exit(told, quieter)
         part = Part(planned, inputs, told, is_told, leaves, is_sure)
         parts[stack.affines[0].output] = part
         set_exit(levels, stack, leaves, is_sure)
+        for value in parts_of_it:
+            levels.set_level(value, (HALF * leaves) ** 2, is_sure)
         branches.at_head(stack, levels)
         book.enter(parts)
 

@@ -8,7 +8,7 @@ from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.plan.vectors import is_matrix
 from equipoise.schemes.laws import Law, Matrix, Turned, Uniform, Zero
-from equipoise.schemes.part_laws import Each
+from equipoise.schemes.part_laws import Each, Rows
 
 
 def unplannable(trace: Trace, kept: Mapping[str, str]) -> dict[str, str]:
@@ -50,9 +50,12 @@ def laid_out(law: Law, affine: Affine) -> Law:
     if not affine.is_turned and not affine.several:
         return law
     # Linear layers have a matrix's.
-    assert isinstance(law, Matrix)
+    assert isinstance(law, Matrix | Rows)
     found = Turned(law) if affine.is_turned else law
-    return Each(found) if affine.several else found
+    if not affine.several:
+        return found
+    assert not isinstance(found, Rows)
+    return Each(found)
 
 
 def bias_reason(bias: Law) -> str:

@@ -75,6 +75,8 @@ class Trace:
         values: shape and spaces of every value, by its number; () in a trace made by hand.
         why_recorded: why one real forward was recorded, of which only the branches taken are seen;
             '' where the trace holds for all inputs of these shapes.
+        score_rows: of layers that make values of attention beside its queries or keys, by the
+            number of what they make: ranges of the rows that make queries and keys.
     """
 
     nodes: tuple[Node, ...]
@@ -84,6 +86,7 @@ class Trace:
     parameters: tuple[Parameter, ...]
     values: tuple[Value, ...] = ()
     why_recorded: str = ""
+    score_rows: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = ()
 
 
 class Spaces:

@@ -26,7 +26,7 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
-from equipoise.schemes.part_laws import Blocks, Chrono, Each
+from equipoise.schemes.part_laws import Blocks, Chrono, Each, Rows
 from equipoise.theory.activations import Activation
 
 _CALL = """\
@@ -127,6 +127,7 @@ def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
             | Blocks()
             | Chrono()
             | Each()
+            | Rows()
         ):
             # More than a few lines of plain PyTorch.
             return []

@@ -41,7 +41,7 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
-from equipoise.schemes.part_laws import Blocks, Chrono, Each
+from equipoise.schemes.part_laws import Blocks, Chrono, Each, Rows
 from equipoise.schemes.sites import central_slices
 
 __all__ = ["PROBES", "Streams", "draw", "semi_orthogonal"]
@@ -49,6 +49,7 @@ __all__ = ["PROBES", "Streams", "draw", "semi_orthogonal"]
 # Probes that follow the signal past sampled weights. Deep in a network they are all alike, but for
 # one weight alone 16 of them would leave more noise than there is difference between candidates.
 PROBES = 64
+_ANEW = "Make the plan anew for this model."
 _NEEDS_TWO_AXES = (Sparse, Identity, Directions, Orthogonal, DiagonalNoise, Framed, Paired, BestOf)
 
 
@@ -175,14 +176,14 @@ def draw(law: Law, name: str, shape: tuple[int, ...], streams: Streams) -> Array
             return values
         case Turned(matrix=matrix):
             return draw(matrix, name, shape[::-1], streams).T
-        case Blocks() | Each() | Chrono():
+        case Blocks() | Each() | Chrono() | Rows():
             return _parts(law, name, shape, streams)
         case _:
             return _draw_matrix(law, name, shape, streams, streams.rng("parameter", name))
 
 
 def _parts(
-    law: Blocks | Each | Chrono, name: str, shape: tuple[int, ...], streams: Streams
+    law: Blocks | Each | Chrono | Rows, name: str, shape: tuple[int, ...], streams: Streams
 ) -> Array:
     """Several matrices or vectors in one tensor, each on a stream of its own."""
     match law:
@@ -190,21 +191,22 @@ def _parts(
             # The stream is that of the parameter, not of the part: opposite gates share it.
             rng = streams.rng("chrono", name.rpartition("#")[0] or name)
             return np.asarray(sign * np.log(rng.uniform(1.0, steps - 1.0, shape)))
+        case Rows(matrix=matrix, factor=factor, rows=rows):
+            whole = draw(matrix, name, shape, streams)
+            for start, stop in rows:
+                whole[start:stop] *= factor
+            return whole
         case Blocks(parts=parts):
             if shape[0] % len(parts):
-                raise PlanError(
-                    f"{name!r} has shape {shape}: its first axis must hold {len(parts)} equal "
-                    "parts. Make the plan anew for this model."
-                )
+                must = f"its first axis must hold {len(parts)} equal parts"
+                raise PlanError(f"{name!r} has shape {shape}: {must}. {_ANEW}")
             one = (shape[0] // len(parts), *shape[1:])
             made = [draw(part, f"{name}#{i}", one, streams) for i, part in enumerate(parts)]
             return np.concatenate(made)
         case Each(matrix=matrix):
             if len(shape) < 3:
-                raise PlanError(
-                    f"{name!r} has shape {shape}: it must have 3 axes or more to hold several "
-                    "matrices. Make the plan anew for this model."
-                )
+                must = "it must have 3 axes or more to hold several matrices"
+                raise PlanError(f"{name!r} has shape {shape}: {must}. {_ANEW}")
             lead = math.prod(shape[:-2])
             names = (f"{name}#{i}" for i in range(lead))
             # On one frame all of them would be the same matrix.

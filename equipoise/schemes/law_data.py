@@ -63,6 +63,8 @@ def describe(law: Law) -> str:
         case part_laws.Blocks(parts=parts):
             each = [describe(part) for part in parts]
             return f"{len(parts)} x {each[0]}" if len(set(each)) == 1 else " | ".join(each)
+        case part_laws.Rows(matrix=inner, factor=factor):
+            return f"{describe(inner)}, some rows times {factor:g}"
         case part_laws.Each(matrix=inner):
             return f"each: {describe(inner)}"
         case laws.Taps(matrix=inner, block=block):
@@ -80,7 +82,7 @@ _LAWS: dict[str, Callable[..., Law]] = {
         laws.Zero, laws.Constant, laws.Normal, laws.Uniform, laws.TruncatedNormal, laws.Sparse,
         laws.Identity, laws.Directions, laws.Orthogonal, laws.DiagonalNoise, laws.Framed,
         laws.Paired, laws.BestOf, laws.OffsetBias, laws.SpreadBias, laws.Taps,
-        laws.Table, laws.Turned, part_laws.Chrono, part_laws.Blocks, part_laws.Each,
+        laws.Table, laws.Turned, part_laws.Chrono, part_laws.Blocks, part_laws.Each, part_laws.Rows,
     )
 }  # fmt: skip
 _LAYOUTS: dict[str, laws.Layout] = {"Plain": laws.Plain(), "Mirrored": laws.Mirrored()}

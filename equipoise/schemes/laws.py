@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.schemes.part_laws import Blocks, Chrono, Each
+from equipoise.schemes.part_laws import Blocks, Chrono, Each, Rows
 
 Array = NDArray[np.float64]
 
@@ -298,10 +298,10 @@ class Turned:
         matrix: law of the matrix of shape (out, in).
     """
 
-    matrix: Matrix
+    matrix: Matrix | Rows
 
 
-Law = Matrix | Table | Taps | Turned | OffsetBias | SpreadBias | Blocks | Chrono | Each
+Law = Matrix | Table | Taps | Turned | OffsetBias | SpreadBias | Blocks | Chrono | Each | Rows
 
 
 @dataclass(frozen=True)

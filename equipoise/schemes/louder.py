@@ -23,7 +23,7 @@ from equipoise.schemes.laws import (
     Uniform,
     Zero,
 )
-from equipoise.schemes.part_laws import Blocks, Each
+from equipoise.schemes.part_laws import Blocks, Each, Rows
 
 
 def louder(law: Law, factor: float) -> Law:
@@ -44,12 +44,18 @@ def louder(law: Law, factor: float) -> Law:
     Normal(std=1.5, mean=0.0)
     """
     factor = _checks.positive("factor", factor)
-    if isinstance(law, Taps | Turned):
+    if isinstance(law, Turned):
+        inner = louder(law.matrix, factor)
+        assert isinstance(inner, Matrix | Rows)
+        return replace(law, matrix=inner)
+    if isinstance(law, Taps):
         return replace(law, matrix=_matrix(law.matrix, factor))
     if isinstance(law, Each):
         one = louder(law.matrix, factor)
         assert isinstance(one, Matrix | Turned)
         return replace(law, matrix=one)
+    if isinstance(law, Rows):
+        return replace(law, matrix=_matrix(law.matrix, factor))
     if isinstance(law, Blocks):
         return Blocks(tuple(_matrix(part, factor) for part in law.parts))
     if isinstance(law, Table):

@@ -49,3 +49,18 @@ class Each:
     """
 
     matrix: "Matrix | Turned"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix of which some rows are multiplied by a factor, such as queries and keys.
+
+    Attributes:
+        matrix: law of the matrix.
+        factor: of the rows named.
+        rows: ranges of them, each from the first to the one behind the last.
+    """
+
+    matrix: "Matrix"
+    factor: float
+    rows: tuple[tuple[int, int], ...]

@@ -112,11 +112,11 @@ def plan(
             it to see what enters what is drawn. A tied parameter is meant by any of its names.
         skip: what is not drawn, in the same forms; taken out of ``only``.
         residual: how loud residual branches start: ``auto`` (with scheme ``auto`` each at
-            0.25/sqrt(L) of a stream of L branches, with a scheme asked for by name as that draws them),
-            ``gpt2`` (last projections times 1/sqrt(their number)), ``depth`` (last weights times
-            1/sqrt(L)), ``fixup`` (arXiv 1901.09321), ``rezero`` or ``skipinit`` (the model's own
-            gains at 0; arXiv 2003.04887, 2002.10444), ``zero-last`` (last weights, or the gains of
-            norms behind them, at 0; arXiv 1706.02677), or ``none``.
+            0.25/sqrt(L) of a stream of L branches, with a scheme asked for by name as that draws
+            them), ``gpt2`` (last projections times 1/sqrt(their number)), ``depth`` (last weights
+            times 1/sqrt(L)), ``fixup`` (arXiv 1901.09321), ``rezero`` or ``skipinit`` (the model's
+            own gains at 0; arXiv 2003.04887, 2002.10444), ``zero-last`` (last weights, or the gains
+            of norms behind them, at 0; arXiv 1706.02677), or ``none``.
 
     Returns:
         The plan.

@@ -1,5 +1,6 @@
 """nn.Module -> Trace, by torch.export; the only place where the axes of weights are read."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ from equipoise.torch.program import Program, Read
 from equipoise.torch.reading import Reading
 from equipoise.torch.recording import is_derivative
 from equipoise.torch.recurrent import read_recurrent
+from equipoise.torch.scores import score_rows
 from equipoise.torch.tables import read_lookup
 from equipoise.torch.unfit import refuse_other_dtype
 from equipoise.torch.values import Held, renumbered, without_dead_ends
@@ -76,7 +78,8 @@ def read(model: nn.Module, inputs: ModelInputs) -> Read:
     """As ``trace``, with the graph."""
     with effective(model):
         reader = _Reader(model, export(model, inputs))
-        return Read(reader.read(), reader.program, reader.state.places())
+        found = Read(reader.read(), reader.program, reader.state.places())
+    return replace(found, trace=replace(found.trace, score_rows=score_rows(found)))
 
 
 def _is_signal(node: fx.Node) -> bool:

@@ -10,10 +10,13 @@ from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.law_data import describe, law_from_dict, law_to_dict
 from equipoise.schemes.laws import Constant, Normal, Orthogonal, Turned, Zero
 from equipoise.schemes.louder import louder
-from equipoise.schemes.part_laws import Blocks, Chrono, Each
+from equipoise.schemes.part_laws import Blocks, Chrono, Each, Rows
 
 GATES = Blocks((Chrono(50, -1.0), Chrono(50), Zero(), Constant(2.0)))
-LAWS = [GATES, Blocks((Orthogonal(0.5),) * 3), Each(Orthogonal(2.0)), Each(Turned(Normal(0.1)))]
+LAWS = [
+    GATES, Blocks((Orthogonal(0.5),) * 3), Each(Orthogonal(2.0)), Each(Turned(Normal(0.1))),
+    Rows(Orthogonal(1.0), 0.5, ((0, 1), (3, 4))),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("law", LAWS, ids=describe)
@@ -63,7 +66,7 @@ def test_opposite_gates_are_opposite_numbers():
 
 @pytest.mark.parametrize("law", LAWS[1:], ids=describe)
 def test_louder_is_every_part_louder(law):
-    shape = (6, 4) if isinstance(law, Blocks) else (2, 4, 4)
+    shape = (6, 4) if isinstance(law, Blocks | Rows) else (2, 4, 4)
     one, three = (draw(x, "w", shape, Streams(2)) for x in (law, louder(law, 3.0)))
     np.testing.assert_allclose(three, 3.0 * one, rtol=1e-12)
 
@@ -75,3 +78,12 @@ def test_what_cannot_be_scaled_or_split_is_refused():
         draw(GATES, "b", (6,), Streams(0))
     with pytest.raises(PlanError, match=r"'w' has shape \(6, 4\): it must have 3 axes or more"):
         draw(Each(Orthogonal(1.0)), "w", (6, 4), Streams(0))
+
+
+def test_some_rows_are_quieter():
+    whole = draw(Orthogonal(1.0), "w", (6, 4), Streams(1))
+    some = draw(LAWS[4], "w", (6, 4), Streams(1))
+    np.testing.assert_array_equal(some[[1, 2, 4, 5]], whole[[1, 2, 4, 5]])
+    np.testing.assert_array_equal(some[[0, 3]], 0.5 * whole[[0, 3]])
+    turned = draw(Turned(LAWS[4]), "w", (4, 6), Streams(1))
+    np.testing.assert_array_equal(turned, some.T)
