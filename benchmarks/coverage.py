@@ -191,12 +191,12 @@ def prediction_ratios(plan: Plan, layers: tuple[LayerMeasurement, ...]) -> list[
 def gradient_ratio(layers: tuple[LayerMeasurement, ...]) -> float:
     """Largest over smallest norm of a weight's gradient among layers that differ in depth only.
 
-    Names that are equal but for numbers play one role. Infinite where a role has a gradient at one
+    Names that are equal but for the numbers of blocks play one role. Infinite where a role has a gradient at one
     depth and none at another; nan where no role stands at two depths.
     """
     roles: dict[tuple[str, int], list[float]] = {}
     for layer in layers:
-        role = re.sub(r"\d+", "#", layer.weight)
+        role = re.sub(r"(?<![^.])\d+(?![^.])", "#", layer.weight)
         if role != layer.weight and not math.isnan(layer.weight_gradient):
             roles.setdefault((role, layer.entries), []).append(layer.weight_gradient)
     found = [
