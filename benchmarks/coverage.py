@@ -191,8 +191,8 @@ def prediction_ratios(plan: Plan, layers: tuple[LayerMeasurement, ...]) -> list[
 def gradient_ratio(layers: tuple[LayerMeasurement, ...]) -> float:
     """Largest over smallest norm of a weight's gradient among layers that differ in depth only.
 
-    Names that are equal but for the numbers of blocks play one role. Infinite where a role has a gradient at one
-    depth and none at another; nan where no role stands at two depths.
+    Names that are equal but for the numbers of blocks play one role. Infinite where a role has a
+    gradient at one depth and none at another; nan where no role stands at two depths.
     """
     roles: dict[tuple[str, int], list[float]] = {}
     for layer in layers:
