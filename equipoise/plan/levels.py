@@ -220,9 +220,6 @@ class Levels:
         return known and self._together.knows(value)
 
     def _find(self, value: int, node: Node | None) -> None:
-        sources = reads(node) if node else ()
-        if self._width(value) == 1 or (sources and all(v in self._narrow for v in sources)):
-            self._narrow.add(value)
         if node is None:
             self._level.setdefault(value, math.nan)
             self._share.setdefault(value, self._rows.share(value))
@@ -259,7 +256,11 @@ class Levels:
             if is_rowwise and not origins[0].is_centred:
                 # A mean that units have in common is taken off with that of the row.
                 self._share[value] = math.nan
-        self._origin[value] = self._origins.of(node, origins, moves)
+        self._origin[value] = origin = self._origins.of(node, origins, moves)
+        # An input of one feature is no matter of draws.
+        is_single = self._width(value) == 1 and origin.seen
+        if is_single or (reads(node) and all(v in self._narrow for v in reads(node))):
+            self._narrow.add(value)
         self._together.add(value, node, self._level[value], factor)
 
     def _is_followed(self, node: Node, origins: Sequence[Origin], is_drawn: bool) -> bool:
