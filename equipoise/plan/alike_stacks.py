@@ -12,8 +12,9 @@ from equipoise.plan.nodes import Pool
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.schemes.laws import Array, Frame, Law
 
-# Levels that differ by less are the same level.
-_DIGITS = 9
+# Numbers that differ by less are the same: what a norm adds to a variance that grows from block to
+# block makes no difference.
+_DIGITS = 5
 
 
 def signature(
@@ -68,6 +69,8 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Hashable:
     """A law or frame as nested tuples, with names by place."""
     if isinstance(value, str):
         return names.get(value, value)
+    if isinstance(value, float):
+        return f"{value:.{_DIGITS}g}"
     if isinstance(value, tuple):
         return tuple(_renamed(v, names) for v in value)
     if is_dataclass(value) and not isinstance(value, type):

@@ -21,7 +21,7 @@ from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.plan.plan_stack import expected_at_exit, plan_stack
-from equipoise.plan.predict import expect
+from equipoise.plan.predict import expect, forget_alike
 from equipoise.plan.predict_joined import Part, entering, expect_chain
 from equipoise.plan.reasons import (
     Remarks,
@@ -81,6 +81,7 @@ def make_plan(
     """
     scheme_name = parse_scheme(scheme).name
     rule_named(residual)
+    forget_alike()
     parameters = {p.name: p for p in trace.parameters}
     features = fourier_features(trace)
     fixed = bandwidths(features) | unplannable(trace, kept) | unfit_forms(trace)

@@ -67,6 +67,11 @@ _MOST_ALIVE = 0.95
 _NO_SPREAD = 1e-6
 
 
+def forget_alike() -> None:
+    """Begin anew with stacks that are alike, so that no plan depends on those before it."""
+    _FOUND.clear()
+
+
 def predict(
     stack: Stack,
     weights: Sequence[Law],
