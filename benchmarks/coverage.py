@@ -13,11 +13,14 @@ Counted are entries of parameters with at least two axes (matrices), so embeddin
 than in models of full size. A refusal is an error of the library with its reason; a crash is any
 other. Shares are means over the architectures that were planned.
 
+AnyInit, where it is installed, is run on the same models and measured in the same way.
+
 Prints tables and writes JSON after each; the same command goes on from there.
 """
 
 import argparse
 import importlib
+import importlib.util
 import math
 import re
 import sys
@@ -32,6 +35,7 @@ from unittest.mock import patch
 
 import torch
 from coverage_report import group, show
+from coverage_rival import ratio, rival, show_rival
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from torch import nn
@@ -82,6 +86,8 @@ def cover(name: str) -> dict[str, Any]:
         # Some models mark what is masked by infinity, whatever their weights are.
         is_finite = has_finite_outputs(made) or not was_finite
         found["initialize"]["forward_is_finite"] = is_finite
+    if importlib.util.find_spec("anyinit"):
+        found["anyinit"] = rival(made)
     return found
 
 
@@ -168,7 +174,8 @@ def measured(report: eq.Initialization) -> dict[str, Any]:
         "measured": len(layers),
         "compared": (ratios := prediction_ratios(report.plan, layers)),
         "within_factor": sum(1 / FACTOR <= r <= FACTOR for r in ratios),
-        "gradient_ratio": gradient_ratio(layers),
+        "gradient_ratio": ratio(layers, "weight_gradient"),
+        "signal_ratio": ratio(layers, "signal"),
         "codes": sorted({f.code for f in report.findings}),
         "worst": sorted({f.severity for f in report.findings}),
     }
@@ -186,25 +193,6 @@ def prediction_ratios(plan: Plan, layers: tuple[LayerMeasurement, ...]) -> list[
         if signal > 0 and math.isfinite(signal):
             found.append(layer.signal / signal)
     return found
-
-
-def gradient_ratio(layers: tuple[LayerMeasurement, ...]) -> float:
-    """Largest over smallest norm of a weight's gradient among layers that differ in depth only.
-
-    Names that are equal but for the numbers of blocks play one role. Infinite where a role has a
-    gradient at one depth and none at another; nan where no role stands at two depths.
-    """
-    roles: dict[tuple[str, int], list[float]] = {}
-    for layer in layers:
-        role = re.sub(r"(?<![^.])\d+(?![^.])", "#", layer.weight)
-        if role != layer.weight and not math.isnan(layer.weight_gradient):
-            roles.setdefault((role, layer.entries), []).append(layer.weight_gradient)
-    found = [
-        max(norms) / min(norms) if min(norms) > 0 else math.inf
-        for norms in roles.values()
-        if len(norms) > 1 and max(norms) > 0
-    ]
-    return max(found, default=math.nan)
 
 
 def main() -> int:
@@ -234,7 +222,9 @@ def main() -> int:
                 bar.update(line, advance=1, description=name[:30].ljust(30))
 
             each(todo, cover, options.jobs, options.seconds, done, [*PRELOAD, "equipoise.torch"])
-    show(console, {n: results[n] for n in wanted if n in results})
+    shown = {n: results[n] for n in wanted if n in results}
+    show(console, shown)
+    show_rival(console, shown)
     return 0
 
 
