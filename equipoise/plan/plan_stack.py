@@ -12,7 +12,7 @@ from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
-from equipoise.plan.siren_plan import reads_coordinates, sine_laws, siren_phases
+from equipoise.plan.siren_plan import QUIET_FIELD, reads_coordinates, sine_laws, siren_phases
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.catalogue import SCHEMES, Scheme, parse_scheme
@@ -111,8 +111,12 @@ def _sines(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
         f"a sine of {stack.affines[0].in_size} inputs says which frequencies the task has, and "
         "balance does not; orthogonal behind it, with numbers of variance 1 before each sine"
     )
-    last = stack.affines[-1].out_size
-    weights, biases = sine_laws(stack, aim.exit_rms(last) if stack.is_last else 1.0)
+    rms = 1.0
+    if stack.is_last:
+        is_told = not math.isnan(aim.output_rms)
+        rms = aim.exit_rms(stack.affines[-1].out_size) if is_told else QUIET_FIELD
+        reason += f", and outputs at RMS {rms:.3g}"
+    weights, biases = sine_laws(stack, rms)
     return plan_apart(stack, weights, inputs, reason, biases)
 
 

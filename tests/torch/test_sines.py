@@ -46,8 +46,11 @@ def test_auto_keeps_the_frequencies_that_a_network_of_sines_was_given(others):
     assert laws["0.bias"] == Uniform(1 / math.sqrt(2))
     assert laws["2.weight"].gain == pytest.approx(math.sqrt(2) / others)
     assert laws["2.bias"] == Zero()
-    # E sin(z)^2 = (1 - exp(-2)) / 2 before the last layer, whose outputs start at RMS 1.
-    assert laws["6.weight"].gain == pytest.approx(math.sqrt(2 / (1 - math.exp(-2))))
+    # E sin(z)^2 = (1 - exp(-2)) / 2 before the last layer, whose outputs start at RMS 0.3.
+    gain = math.sqrt(2 / (1 - math.exp(-2)))
+    assert laws["6.weight"].gain == pytest.approx(0.3 * gain)
+    told = _laws(plan(_siren(others=others), GRID, output_rms=2.0))
+    assert told["6.weight"].gain == pytest.approx(2.0 * gain)
     assert laws["6.bias"] == Zero()
     assert "which frequencies the task has" in made.choice[0]
     (reason,) = {a.reason for a in made.assignments if a.parameter == "0.bias"}
@@ -64,7 +67,7 @@ def test_sines_are_foretold_and_measured():
     initialize(model, GRID, generator=_seeded())
     with torch.no_grad():
         made, mirrored = model(GRID), model(-GRID)
-    assert 0.3 < float(made.square().mean().sqrt()) < 2.0
+    assert 0.1 < float(made.square().mean().sqrt()) < 0.6
     model(GRID).square().sum().backward()
     assert all(p.grad.isfinite().all() and p.grad.norm() > 0 for p in model.parameters())
     # Phases make it more than an odd function.
