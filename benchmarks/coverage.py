@@ -29,13 +29,14 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from coverage_report import group, show
-from coverage_rival import ratio, rival, show_rival
+from coverage_report import group, markdown, show
+from coverage_rival import beside, ratio, rival, show_rival
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from torch import nn
@@ -205,6 +206,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/coverage.json"))
     parser.add_argument("--redo", action="store_true", help="forget results of those named")
     parser.add_argument("--report", action="store_true", help="only show what is known")
+    parser.add_argument("--markdown", type=Path, help="write the table as a page")
     options = parser.parse_args()
     console = Console(width=118)
     results, wanted = load(options.out), chosen(options.only)
@@ -225,6 +227,9 @@ def main() -> int:
     shown = {n: results[n] for n in wanted if n in results}
     show(console, shown)
     show_rival(console, shown)
+    if options.markdown:
+        versions = f"transformers {version('transformers')}, torch {torch.__version__}"
+        options.markdown.write_text(markdown(shown, versions, beside(shown)), encoding="utf-8")
     return 0
 
 

@@ -167,3 +167,43 @@ def listing(console: Console, title: str, counts: Counter[str]) -> None:
     console.print(f"\n{title}:")
     for name, times in counts.most_common(_SHOWN):
         console.print(f"  {times:>6} {name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def markdown(results: Results, versions: str, beside: Iterable[str]) -> str:
+    """The table by family as a page of the docs.
+
+    Args:
+        results: of every architecture that was run.
+        versions: what they were run with.
+        beside: lines of a comparison.
+    """
+    numbers = summary(results)
+    whole = numbers["all"]
+    head = " | ".join(_HEADS)
+    rows = [
+        f"| {name} | " + " | ".join(text(values[h]) for h, text in _HEADS.items()) + " |"
+        for name, values in numbers.items()
+    ]
+    refused = Counter(group(r["reason"]) for r in results.values() if r["status"] == "refused")
+    unbuilt = sum(r["status"] == "not built" for r in results.values())
+    lines = [
+        "# Coverage of architectures",
+        "",
+        f"Written by `python benchmarks/coverage.py --markdown docs/coverage.md` ({versions}).",
+        f"{len(results)} architectures of transformers were shrunken offline; {unbuilt} could not",
+        f"be built that way, {whole['run']:.0f} run. Shares are means over the architectures of a",
+        "family that are planned. *assigned*: entries of matrices that get a law; the others are",
+        "parts that the inputs given do not reach, and frozen ones. *opaque*: parameters under",
+        "operations that were not read. *predicted*: layers with an expected signal. *within 2*:",
+        "those measured within a factor 2 of it. *gradient*: models in which gradients of weights",
+        "that differ in depth only are within a factor 10.",
+        "",
+        f"| family | {head} |",
+        "|---" * (len(_HEADS) + 1) + "|",
+        *rows,
+        "",
+        *(f"- {reason} ({n})" for reason, n in refused.most_common()),
+        "",
+        *beside,
+    ]
+    return "\n".join(lines).rstrip() + "\n"

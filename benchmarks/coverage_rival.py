@@ -73,11 +73,11 @@ def rival(made: Built) -> dict[str, Any]:
     return found | {"signal": ratio(layers, "signal"), "gradient": ratio(layers, "weight_gradient")}
 
 
-def show_rival(console: Console, results: dict[str, dict[str, Any]]) -> None:
-    """Both side by side, over the architectures that both were run on."""
+def beside(results: dict[str, dict[str, Any]]) -> list[str]:
+    """Both side by side, over the architectures that both were run on; nothing where none was."""
     both = [r for r in results.values() if "anyinit" in r]
     if not both:
-        return
+        return []
     others = [r["anyinit"] for r in both]
     done = [(r, r["anyinit"]) for r in both if r["anyinit"]["status"] == "done"]
 
@@ -88,23 +88,29 @@ def show_rival(console: Console, results: dict[str, dict[str, Any]]) -> None:
     ours = [r for r in both if r["status"] == "planned"]
     graphs = sum(o.get("fidelity") == "graph" for o in others)
     mine = [r["initialize"] for r in ours]
-    for line in (
-        f"beside AnyInit on {len(both)} architectures (ours / AnyInit):",
-        f"  traced as a graph: {len(ours)} / {graphs}",
-        f"  ended by an error: {sum(r['status'] == 'crashed' for r in both)} / "
+    return [
+        f"Beside AnyInit on {len(both)} architectures (ours / AnyInit):",
+        "",
+        f"- traced as a graph: {len(ours)} / {graphs}",
+        f"- ended by an error: {sum(r['status'] == 'crashed' for r in both)} / "
         f"{sum(o['status'] == 'crashed' for o in others)}",
-        "  matrix entries set: "
+        "- matrix entries set: "
         f"{_mean([r['assigned'] / r['matrices'] for r in ours if r['matrices']]):.0f}% / "
         f"{_mean([o['set'] / r['matrices'] for r, o in done if r['matrices']]):.0f}%",
-        f"  seconds, median: {_median([r['plan_seconds'] for r in ours]):.2f} (plan) / "
+        f"- seconds, median: {_median([r['plan_seconds'] for r in ours]):.2f} (plan) / "
         f"{_median([o['seconds'] for _, o in done]):.2f}",
-        "  signals of one role within a factor 10 across depth: "
+        "- signals of one role within a factor 10 across depth: "
         f"{steady([float(m.get('signal_ratio', math.nan)) for m in mine])} / "
         f"{steady([float(o.get('signal', math.nan)) for _, o in done])}",
-        "  gradients of one role within a factor 10: "
+        "- gradients of one role within a factor 10: "
         f"{steady([float(m.get('gradient_ratio', math.nan)) for m in mine])} / "
         f"{steady([float(o.get('gradient', math.nan)) for _, o in done])}",
-    ):
+    ]
+
+
+def show_rival(console: Console, results: dict[str, dict[str, Any]]) -> None:
+    """Print both side by side."""
+    for line in beside(results):
         console.print(line)
 
 

@@ -228,6 +228,10 @@ def test_a_report_has_a_row_for_each_family_and_for_all(module):
     text = console.export_text()
     assert "crash c: process: over 60 s" in text
     assert "topk (3)" in text
+    page = report.markdown(results, "versions", ["Beside:", "", "- one"])
+    assert "| vision | 1 | 100% |" in page
+    assert "1 could not" in page.replace("\n", " ")
+    assert page.endswith("- one\n")
 
 
 @pytest.mark.slow
