@@ -178,7 +178,7 @@ class BranchLaws:
 
     def _share(self, branch: Branch, book: Book) -> None:
         """The auto rule: a share of the stream for the branch."""
-        share = SHARE / math.sqrt(branch.branches)
+        share = branch.share
         level = book.levels.of(branch.skip)
         wanted = share * math.sqrt(level) if level > 0 else share
         beside = f", with {branch.parts - 1} beside it" if branch.parts > 1 else ""

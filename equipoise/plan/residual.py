@@ -48,27 +48,6 @@ SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class BranchEnd:
-    """Where a branch ends, and how many share its stream.
-
-    Attributes:
-        skip: value that goes around the branch, as it is added.
-        branches: L, how many branches the stream has.
-        parts: how many weights end the branch side by side, such as attention and MLP in parallel;
-            experts that a router weighs count as one.
-    """
-
-    skip: int
-    branches: int
-    parts: int
-
-    @property
-    def share(self) -> float:
-        """RMS of the branch over that of the stream, shared out among its parts."""
-        return SHARE / math.sqrt(self.branches * self.parts)
-
-
-@dataclass(frozen=True)
 class Branch:
     """One residual branch.
 
@@ -105,21 +84,10 @@ class Branch:
         """How many weights end it side by side."""
         return self.ends.parts
 
-
-def branch_ends(trace: Trace) -> dict[int, BranchEnd]:
-    """Ends of all residual branches of a trace, by the value that their last weight makes.
-
-    Those behind which a norm sets the scale are left out.
-
-    Source: Zhang et al. 2019, arXiv 1901.09321; De and Smith 2020, arXiv 2002.10444.
-    """
-    ends: dict[int, BranchEnd] = {}
-    for branch in find_branches(trace):
-        for affine in branch.ends.affines:
-            end = BranchEnd(branch.skip, branch.branches, branch.parts)
-            if branch.ends.norm is None:
-                ends.setdefault(affine.output, end)
-    return ends
+    @property
+    def share(self) -> float:
+        """RMS of the branch over that of the stream, by our own rule."""
+        return SHARE / math.sqrt(self.branches)
 
 
 def find_branches(trace: Trace) -> tuple[Branch, ...]:
@@ -130,6 +98,8 @@ def find_branches(trace: Trace) -> tuple[Branch, ...]:
 
     Returns:
         The branches, inner ones before those that hold them.
+
+    Source: Zhang et al. 2019, arXiv 1901.09321; De and Smith 2020, arXiv 2002.10444.
     """
     producer: Producers = {v: n for n in trace.nodes for v in makes(n)}
     origins = _origins(trace)

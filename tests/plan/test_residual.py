@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from equipoise.plan.nodes import Affine
-from equipoise.plan.residual import BranchEnd, branch_ends, find_branches
+from equipoise.plan.residual import find_branches
 from equipoise.torch.inputs import read_inputs
 from equipoise.torch.trace import trace
 
@@ -31,8 +30,8 @@ class Net(nn.Module):
 def ends_of(model, x=X):
     """The branch that each weight ends, by the name of its layer."""
     traced = trace(model, read_inputs(model, x))
-    layer = {n.output: n.layer for n in traced.nodes if isinstance(n, Affine)}
-    return {layer[value]: end for value, end in branch_ends(traced).items()}
+    branches = [b for b in find_branches(traced) if b.ends.norm is None]
+    return {affine.layer: b for b in branches for affine in b.ends.affines}
 
 
 def branches_of(model, x=X):
@@ -96,7 +95,7 @@ def test_attention_and_mlp_in_parallel_that_are_added_first_share_a_branch():
 
     found = ends_of(nn.Sequential(nn.Linear(8, 8), *[Parallel("") for _ in range(2)]))
     assert {(e.branches, e.parts) for e in found.values()} == {(2, 2)}
-    assert {e.share for e in found.values()} == {0.125}
+    assert {e.share for e in found.values()} == {0.25 / math.sqrt(2)}
     assert len(found) == 4
 
 
@@ -325,7 +324,9 @@ def test_a_plain_chain_has_none():
 
 def test_many_branches_leave_a_stream_of_bounded_growth():
     """(1 + 1/(16 L))^L < e^(1/16) for any number of branches."""
-    for count in (1, 7, 100):
-        end = BranchEnd(0, count, 2)
-        assert 2 * end.share**2 == pytest.approx(1 / 16 / count)
-        assert (1 + 2 * end.share**2) ** count < math.exp(1 / 16)
+    for count in (1, 7, 40):
+        net = nn.Sequential(nn.Linear(8, 8), *[Block("pre") for _ in range(count)])
+        shares = [b.share for b in branches_of(net)]
+        growth = math.prod(1 + share**2 for share in shares)
+        assert len(shares) == 2 * count
+        assert 1 + 1 / 17 < growth < math.exp(1 / 16)
