@@ -10,6 +10,10 @@ from equipoise.torch.graph import op_name, shape_of, written_operand
 from equipoise.torch.pointwise import is_cast, is_pointwise
 
 _EXPANSIONS = frozenset({"expand", "expand_as", "repeat", "broadcast_to"})
+_PARTS = frozenset(
+    {"split", "split_with_sizes", "unsafe_split", "chunk", "tensor_split", "unbind", "slice",
+     "narrow"}
+)  # fmt: skip
 _TURNS = frozenset({"t", "numpy_T", "transpose", "permute", "mT", "swapaxes"})
 
 
@@ -64,10 +68,17 @@ def derive(node: fx.Node, before: Derived) -> Derived | None:
         if first and shape and _swaps_last(node, first, shape):
             return replace(before, is_turned=not before.is_turned)
         return replace(before, is_whole=False)
-    if name == "select" and before.is_whole and not before.is_part and _index(node, 1) == 0:
+    if name in _PARTS or (name == "select" and not before.is_whole):
+        return replace(before, is_whole=False)
+    if name == "select" and not before.is_part and _index(node, 1) == 0:
         several = len(shape_of(node.all_input_nodes[0]) or ()) == 3
         return replace(before, is_part=True) if several else replace(before, is_whole=False)
-    if name in _EXPANSIONS or is_reshape(node) or name in ("unsqueeze", "squeeze", *_TURNS):
+    if (
+        name in _EXPANSIONS
+        or name.lstrip("_").startswith("upsample")
+        or is_reshape(node)
+        or name in ("unsqueeze", "squeeze", *_TURNS)
+    ):
         return (
             before
             if shape_of(node) == shape_of(node.all_input_nodes[0])

@@ -4,7 +4,7 @@ import math
 
 from torch import fx
 
-from equipoise.plan.nodes import Affine, Gain, Node, Pool, Reshape
+from equipoise.plan.nodes import Affine, Dropout, Gain, Node, Pool, Reshape
 from equipoise.schemes.convolution import Convolution
 from equipoise.torch.geometry import Windows
 from equipoise.torch.graph import arguments, op_name
@@ -62,6 +62,14 @@ def pool(
     first = len(shape) - axes
     made = values.new(shape, dict(enumerate(source.spaces[:first])), -1 - axes)
     return made, _pool(source, made, windows, tuple(range(-axes, 0)), layer)
+
+
+def dropout(
+    values: Values, source: Held, layer: str, probability: float, is_active: bool
+) -> tuple[Held, Dropout]:
+    """The value and node of a dropout."""
+    made = values.same(source)
+    return made, Dropout(layer, probability, is_active, source.number, made.number, source.space)
 
 
 def is_reduction(node: fx.Node) -> bool:

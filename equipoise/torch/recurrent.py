@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import fx
 
-from equipoise.plan.nodes import Concat, Dropout, Recurrent
+from equipoise.plan.nodes import Concat, Recurrent
 from equipoise.theory.recurrence import GATES
 from equipoise.torch.graph import arguments, layer_of, op_name, shape_of, shapes_of
+from equipoise.torch.layers import dropout
 from equipoise.torch.reading import Reading
 from equipoise.torch.values import Held
 
@@ -95,7 +96,9 @@ def _layers(state: Reading, node: fx.Node, kind: str) -> bool:
         held = parts[0] if not both else _joined(state, parts)
         drops = float(given["dropout"])
         if drops and layer < count - 1:
-            held = _dropped(state, node, held, drops, bool(given["train"]))
+            active = bool(given["train"])
+            held, dropping = dropout(state.values, held, layer_of(node), drops, active)
+            state.nodes.append(dropping)
     results = {0: held}
     for i, shape in list(shapes_of(node).items())[1:]:
         results[i] = _stacked(state, [last[i - 1].number for last in lasts], shape)
@@ -171,14 +174,6 @@ def _stacked(state: Reading, numbers: list[int], shape: tuple[int, ...]) -> Held
     made = state.values.new(shape, {}, -1)
     sizes = (1,) * len(numbers)
     state.nodes.append(Concat(tuple(numbers), made.number, made.space, -len(shape), sizes))
-    return made
-
-
-def _dropped(state: Reading, node: fx.Node, source: Held, drops: float, active: bool) -> Held:
-    made = state.values.same(source)
-    state.nodes.append(
-        Dropout(layer_of(node), drops, active, source.number, made.number, source.space)
-    )
     return made
 
 

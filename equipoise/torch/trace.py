@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from equipoise.plan.nodes import Dropout, Opaque, Permute
+from equipoise.plan.nodes import Opaque, Permute
 from equipoise.plan.trace import Trace
 from equipoise.schemes.convolution import DENSE
 from equipoise.torch.attention import read_attention
@@ -37,7 +37,7 @@ from equipoise.torch.graph import (
 )
 from equipoise.torch.inputs import ModelInputs
 from equipoise.torch.joins import read_join
-from equipoise.torch.layers import affine, is_reduction, pool, reduction
+from equipoise.torch.layers import affine, dropout, is_reduction, pool, reduction
 from equipoise.torch.matmul import read_matmul
 from equipoise.torch.mixtures import read_mixture
 from equipoise.torch.norms import read_norm
@@ -231,7 +231,12 @@ class _Reader:
                 return False
             self.state.pads[node] = pad
         elif op_name(node) in _DROPOUTS:
-            self._dropout(node, self.state.value(source))
+            given = arguments(node)
+            self.state.held[node], dropping = dropout(
+                self.state.values, self.state.value(source), layer_of(node), float(given["p"]),
+                bool(given["train"]),
+            )  # fmt: skip
+            self.state.nodes.append(dropping)
         elif is_reshape(node):
             self._reshape(node, self.state.value(source))
         elif (order := axis_order(node)) is not None:
@@ -250,16 +255,24 @@ class _Reader:
             return False
         return True
 
+    def _is_plain_item(self, node: fx.Node, whole: fx.Node, place: object) -> bool:
+        """Whether it is one of several constants, or of the parts of a parameter."""
+        if (whole, place) in self.constant_items:
+            self._is_same_constant(node, self.constant_items[whole, place])
+        elif whole in self.state.is_constant_node:
+            self.state.is_constant_node.add(node)
+        elif whole in self.state.derived:
+            self.state.derive(node, self.state.derived[whole])
+        else:
+            return False
+        return True
+
     def _item(self, node: fx.Node) -> None:
         """One of several results."""
         whole, place = node.args
-        if (whole, place) in self.constant_items:
-            self._is_same_constant(node, self.constant_items[whole, place])
+        if not isinstance(whole, fx.Node) or self._is_plain_item(node, whole, place):
             return
-        if whole in self.state.is_constant_node:
-            self.state.is_constant_node.add(node)
-            return
-        made = self.state.several.get(whole, {}) if isinstance(whole, fx.Node) else {}
+        made = self.state.several.get(whole, {})
         if not made or not isinstance(place, int):
             return
         if place not in made:
@@ -288,20 +301,6 @@ class _Reader:
                 self.state.unplaced.update(made[-1:] if n is not node else ())
         self.state.nodes.append(
             Opaque(layer_of(node), reason, (), tuple(v.number for v in read), tuple(made))
-        )
-
-    def _dropout(self, node: fx.Node, source: Held) -> None:
-        self.state.held[node] = made = self.state.values.same(source)
-        given = arguments(node)
-        self.state.nodes.append(
-            Dropout(
-                layer_of(node),
-                float(given["p"]),
-                bool(given["train"]),
-                source.number,
-                made.number,
-                source.space,
-            )
         )
 
     def _affine(self, node: fx.Node) -> None:

@@ -117,3 +117,57 @@ def test_square_matrices_are_turned_by_what_is_said_not_by_their_shape():
 
     nodes = [n for n in trace(Square(), ModelInputs((X,))).nodes if isinstance(n, Affine)]
     assert [n.is_turned for n in nodes] == [False, False, True]
+
+
+def test_experts_that_share_one_matrix_have_the_fans_of_one():
+    class Stacked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(EXPERTS * HIDDEN, WIDTH))
+
+        def forward(self, x):
+            parts = self.w.view(EXPERTS, HIDDEN, WIDTH)
+            return sum(x @ parts[e].t() for e in range(EXPERTS))
+
+    model = Stacked()
+    report = eq.initialize(model, X, generator=seeded())
+    assert not report.plan.untouched
+    assert float(model.w.detach().std()) == pytest.approx(WIDTH**-0.5, rel=0.05)
+
+
+def test_parts_of_a_projection_that_read_other_values_are_drawn_by_its_shape():
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerDecoderLayer(WIDTH, 4, HIDDEN, batch_first=True)
+            self.head = nn.Linear(WIDTH, 3)
+
+        def forward(self, x, memory):
+            return self.head(self.layer(x, memory))
+
+    model, x = Decoder(), torch.randn(8, 10, WIDTH, generator=seeded())
+    report = eq.initialize(model, (x, 2.0 * x[:, :6]), generator=seeded())
+    laws = {a.parameter: a for a in report.plan.assignments}
+    packed = laws["layer.multihead_attn.in_proj_weight"]
+    assert "its operation was not read" in packed.reason
+    assert packed.law.std == pytest.approx(WIDTH**-0.5)
+    model(x, x).square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_tables_that_are_blown_up_are_offsets():
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch = nn.Conv2d(3, 8, 4, stride=4)
+            self.places = nn.Parameter(torch.zeros(1, 8, 4, 4))
+            self.head = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            places = F.interpolate(self.places, size=(8, 8), mode="bilinear", antialias=True)
+            return self.head(self.patch(x) + places)
+
+    x = torch.randn(4, 3, 32, 32, generator=seeded())
+    plan = eq.plan(Places(), x)
+    reasons = {a.parameter: a.reason for a in plan.assignments}
+    assert reasons["places"] == "starts as loud as what it is added to"
