@@ -127,9 +127,11 @@ def _backward(
     into = None if cotangents is None else [cotangents[i] for i in live]
     try:
         found = iter(torch.autograd.grad([heads[i] for i in live], wanted, into, allow_unused=True))
-    except RuntimeError as error:
+    # A function of the model's own may raise anything on the way back.
+    except Exception as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TraceError(
-            f"backward of {type(model).__name__} must run, it raised: {str(error).splitlines()[0]} "
+            f"backward of {type(model).__name__} must run, it raised: {words} "
             "Mend forward; in-place operations on what backward needs are the usual cause."
         ) from error
     return [next(found) if t.requires_grad else None for t in targets]

@@ -238,3 +238,20 @@ def test_a_step_is_reported_as_what_no_gradient_passes():
     report = eq.initialize(Written(lambda m, x: m.b((m.a(x) > 0).float())), X)
     assert not report.ok
     assert {"not-measured", "vanished-gradient"} & {f.code for f in report.findings}
+
+
+def test_a_backward_that_raises_is_named_and_the_model_stays():
+    class Stubborn(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise AssertionError("in training mode only")
+
+    model = Written(lambda m, x: m.b(Stubborn.apply(m.a(x))))
+    before = state(model)
+    with pytest.raises(TraceError, match="it raised: in training mode only"):
+        eq.initialize(model, X)
+    assert state(model) == before
