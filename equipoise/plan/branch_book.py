@@ -1,17 +1,16 @@
 """Where laws stand that residual branches change once they are planned, and how to find them."""
 
-import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 from equipoise.plan.levels import Levels
+from equipoise.plan.moments import behind
 from equipoise.plan.nodes import Affine, Gain, Norm, makes, reads
 from equipoise.plan.predict_joined import Part
 from equipoise.plan.residual import Branch
 from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.plan.vectors import VectorLaws
-from equipoise.theory.hermite import statistics
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,9 @@ class Book:
 
 def set_exit(levels: Levels, stack: Stack, signal: float, is_sure: bool = True) -> tuple[int, ...]:
     """Let levels know the RMS that the last layer of a stack makes, and what leaves the stack."""
-    f, level = stack.exit_activation, signal * signal
-    after = math.nan
-    if level > 0:
-        after = statistics(f, level).second_moment
-    elif level == 0:
-        after = f.value_at_zero**2
+    level = signal * signal
     levels.set_level(stack.affines[-1].output, level, is_sure)
-    levels.set_level(stack.exit_value, after, is_sure)
+    levels.set_level(stack.exit_value, behind(stack.exit_activation, level), is_sure)
     return stack.affines[-1].output, stack.exit_value
 
 

@@ -210,7 +210,6 @@ def make_plan(
         branches.at_head(stack, levels)
         book.enter(parts)
 
-    book.enter(parts)
     book.silence(branches.silent, residual)
     choices = [branches.choice + "."] if branches.choice else []
     choices += [

@@ -17,7 +17,7 @@ OF_SHAPE_ALONE = frozenset(
      "new_empty"}
 )  # fmt: skip
 # Additive masks are no signal: what they add is minus infinity or the least number of a type.
-_MASKS = -1e4
+MASKS = -1e4
 # Larger constants are not evaluated: masks of long sequences.
 _MOST_ENTRIES = 1 << 22
 _MOST_ROWS = 16
@@ -62,39 +62,34 @@ class Constants:
         numbers = value.detach().double().flatten()
         if is_divisor:
             return mean_square(numbers, is_divisor)
-        numbers = numbers[torch.isfinite(numbers) & (numbers > _MASKS)]
+        numbers = numbers[torch.isfinite(numbers) & (numbers > MASKS)]
         return mean_square(numbers) if numbers.numel() else 0.0
 
     def mean(self, node: fx.Node) -> float:
         """Mean of a constant, nan where it is not known."""
-        value = self._value(node)
-        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
-            return math.nan
-        return float(value.double().mean())
+        numbers = self.numbers(node)
+        return math.nan if numbers is None else float(numbers.mean())
 
     def same_everywhere(self, node: fx.Node) -> float | None:
         """The number that all entries of a constant are, None where they are not one."""
         if self._same.get(node, node).op != "call_function":
             return None
-        value = self._value(node)
-        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
+        numbers = self.numbers(node)
+        if numbers is None or not bool((numbers == numbers.flatten()[0]).all()):
             return None
-        first = value.flatten()[0]
-        return float(first) if bool((value == first).all()) else None
+        return float(numbers.flatten()[0])
 
     def least(self, node: fx.Node) -> float:
         """Least entry of a constant, nan where it is not known."""
-        value = self._value(node)
-        if not isinstance(value, torch.Tensor) or value.is_meta or not value.numel():
-            return math.nan
-        return float(value.double().min())
+        numbers = self.numbers(node)
+        return math.nan if numbers is None else float(numbers.min())
 
     def visible(self, node: fx.Node) -> float:
         """Mean over rows of 1 / (entries that a mask lets pass); 0 where it is not known."""
         mask = self._value(node)
         if not isinstance(mask, torch.Tensor) or mask.is_meta or not mask.numel():
             return 0.0
-        passes = mask if mask.dtype == torch.bool else mask > _MASKS
+        passes = mask if mask.dtype == torch.bool else mask > MASKS
         seen = passes.reshape(-1, passes.shape[-1]).sum(dim=1).double()
         seen = seen[seen > 0]
         return float((1.0 / seen).mean()) if len(seen) else 0.0

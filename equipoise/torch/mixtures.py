@@ -7,12 +7,10 @@ import torch
 from torch import fx
 
 from equipoise.plan.nodes import Concat, Constant, Take
+from equipoise.torch.constants import MASKS
 from equipoise.torch.graph import op_name, shape_of
 from equipoise.torch.reading import Reading
 from equipoise.torch.values import Held
-
-# Additive masks are no signal: what they cover is left out by a softmax.
-_MASKS = -1e4
 
 
 def read_mixture(state: Reading, node: fx.Node) -> bool:
@@ -63,7 +61,7 @@ def _mixed(state: Reading, node: fx.Node, over: Any, under: Any, share: float) -
     shape = shape_of(node) or ()
     number = _level(state, over)
     held = state.value(under) if isinstance(under, fx.Node) else _number(state, float(under))
-    if number is not None and number <= _MASKS:
+    if number is not None and number <= MASKS:
         # What is masked is left out of what comes after.
         if held.shape != shape:
             return False
@@ -94,7 +92,7 @@ def _level(state: Reading, value: Any) -> float | None:
         return float(value)
     if isinstance(value, fx.Node) and state.is_constant(value):
         found = state.constants.least(state.memory.now(value))
-        return found if found <= _MASKS else None
+        return found if found <= MASKS else None
     return None
 
 

@@ -51,7 +51,6 @@ def record(model: nn.Module, inputs: ModelInputs, why: str) -> Program:
     leaves, structure = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
     at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
     given = [leaves[i].detach().clone().requires_grad_(leaves[i].requires_grad) for i in at]
-    outputs: list[torch.Tensor] = []
 
     def forward(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         by_slot = {name: tensors[place_of[id(t)]] for name, t in copies.by_slot.items()}
@@ -60,8 +59,7 @@ def record(model: nn.Module, inputs: ModelInputs, why: str) -> Program:
             filled[i] = tensor
         args, kwargs = pytree.tree_unflatten(filled, structure)
         result = torch.func.functional_call(model, by_slot, args, kwargs, tie_weights=False)
-        outputs[:] = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
-        return tuple(outputs)
+        return tuple(t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor))
 
     with (
         undisturbed(model),
