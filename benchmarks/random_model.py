@@ -158,7 +158,9 @@ class Builder:
         norm, scaled = self.choose(("none", "pre", "post")), self.choose((False, False, True))
         channels = self.kinds[at] == "maps"
         n = self.values[at].shape[1 if channels else -1]
-        if n > _WIDEST:
+        alone = channels and self.values[at][0].numel() == 1
+        if n > _WIDEST or alone:
+            # A norm of a single number is refused by torch.
             return at
         for _ in range(self.choose((1, 2, 4))):
             begun = at

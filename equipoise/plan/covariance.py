@@ -108,10 +108,11 @@ class Covariances:
         match node:
             case Merge():
                 parts: dict[int, float] = {}
-                for v in sources:
+                for v, sign in zip(sources, node.signs, strict=True):
                     for k, c in self._values[v].parts.items():
-                        parts[k] = parts.get(k, 0.0) + c
-                self._values[value] = _Value(sum(means), level, parts)
+                        parts[k] = parts.get(k, 0.0) + sign * c
+                mean = sum(sign * m for m, sign in zip(means, node.signs, strict=True))
+                self._values[value] = _Value(mean, level, parts)
             case Nonlinearity(activation=f) if is_line(node):
                 self._scaled(value, sources[0], f.slope_right, level)
             case Nonlinearity(activation=f):
@@ -132,6 +133,11 @@ class Covariances:
             case Product():
                 a, b = sources
                 self._apart(value, means[0] * means[1], level, ((a, means[1]), (b, means[0])))
+            case Pool(kind="average"):
+                # The mean of sites has with each of them the variance that it has itself.
+                q, p = (n - means[0] ** 2 for n in (self._values[sources[0]].level, level))
+                slope = p / q if _is_known(q) and _is_known(p) else 0.0
+                self._apart(value, means[0], level, ((sources[0], slope),))
             case Permute() | Take() | Spread() | Pool():
                 self._apart(value, means[0], level)
             case Attention():
@@ -146,16 +152,18 @@ class Covariances:
             case _:
                 self._apart(value, 0.0, level)
 
-    def second_moment_of_sum(self, sources: tuple[int, ...]) -> float:
-        """Second moment of the sum of values, nan where one of theirs is not known."""
-        total = sum(self._values[v].level for v in sources)
+    def second_moment_of_sum(self, node: Merge) -> float:
+        """Second moment of a sum of values, nan where one of theirs is not known."""
+        total = known = sum(self._values[v].level for v in node.inputs)
         if not math.isfinite(total):
             return math.nan
-        for i, first in enumerate(sources):
-            for second in sources[i + 1 :]:
+        signed = tuple(zip(node.inputs, node.signs, strict=True))
+        for i, (first, sign) in enumerate(signed):
+            for second, other in signed[i + 1 :]:
                 both = self.mean(first) * self.mean(second)
-                total += 2.0 * (self.covariance(first, second) + both)
-        return max(0.0, total)
+                total += 2.0 * sign * other * (self.covariance(first, second) + both)
+        # Of values that cancel only rounding is left.
+        return total if total > _ROUNDING * known else 0.0
 
     def covariance(self, first: int, second: int) -> float:
         """Covariance of the entries of two values at the same places."""

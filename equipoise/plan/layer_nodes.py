@@ -180,11 +180,24 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Merge:
-    """The sum of values of one shape; ``space`` is that of their feature axis."""
+    """The sum of values of one shape.
+
+    Attributes:
+        inputs: value numbers.
+        output: value number.
+        space: of the feature axis.
+        minus: places of the inputs that are taken off.
+    """
 
     inputs: tuple[int, ...]
     output: int
     space: int
+    minus: tuple[int, ...] = ()
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """1 or -1 for each input."""
+        return tuple(-1 if i in self.minus else 1 for i in range(len(self.inputs)))
 
 
 @dataclass(frozen=True)
@@ -197,6 +210,8 @@ class Opaque:
         parameters: the parameters it uses.
         inputs, outputs: value numbers.
         is_linear: whether it is a product of matrices or a convolution all the same.
+        fan_in: number of products that one of its outputs adds up, 0 where only the shape of its
+            parameters tells.
     """
 
     layer: str
@@ -205,3 +220,4 @@ class Opaque:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     is_linear: bool = False
+    fan_in: int = 0

@@ -9,21 +9,19 @@ import numpy as np
 from equipoise.plan.behind import Behind, Seen
 from equipoise.plan.covariance import Covariances, normal_moments
 from equipoise.plan.entry import Inputs
-from equipoise.plan.moments import Weights, is_told, second_moment, share_of
+from equipoise.plan.moments import Weights, averaging, is_told, second_moment, share_of
 from equipoise.plan.nodes import (
     Affine,
-    Contract,
     Dropout,
     Gain,
     Merge,
     Node,
     Nonlinearity,
     Norm,
-    Permute,
+    Opaque,
     Reshape,
     Shift,
     Softmax,
-    Spread,
     Take,
     makes,
     reads,
@@ -34,6 +32,8 @@ from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
 
+# Where an operation that was not read makes fewer units, one draw tells nothing of others.
+_FEW_UNITS = 16
 # A mean square below this share of the second moment is that of rounding, or of few draws.
 _SMALL = 1e-4
 
@@ -118,7 +118,7 @@ class Levels:
         maps = np.zeros((0, first.in_size, 0))
         if not values.size:
             common = self._common_to_rows(stack.entry_value)
-            return Inputs(self._level_of(stack.entry_value), empty, share=common)
+            return Inputs(self.of(stack.entry_value), empty, share=common)
         mean_square = float(np.mean(np.square(values)))
         sites = len(first.in_sites)
         if sites and values.shape[-sites - 1 :] == (first.in_size, *first.in_sites):
@@ -171,7 +171,8 @@ class Levels:
 
     def of(self, value: int) -> float:
         """Second moment of a value, nan where it is not known."""
-        return self._level_of(value)
+        self._settle(value)
+        return self._level[value]
 
     def share(self, value: int) -> float:
         """Part of a value's second moment that all its sites have in common, nan if not known."""
@@ -181,10 +182,6 @@ class Levels:
     def rows(self, value: int) -> Array:
         """A value on the inputs given; empty where weights come before it."""
         return self._rows.of(value)
-
-    def _level_of(self, value: int) -> float:
-        self._settle(value)
-        return self._level[value]
 
     def _settle(self, value: int) -> None:
         """Find the second moment and the common share of a value and of all it comes from."""
@@ -202,9 +199,9 @@ class Levels:
                 self._find(top, node)
 
     def _look(self, value: int) -> Seen | None:
-        seen = self._behind.look(value) if self._behind is not None else None
-        if seen is not None:
-            self._seen.add(value)
+        if self._behind is None or (seen := self._behind.look(value)) is None:
+            return None
+        self._seen.add(value)
         return seen
 
     def _must_look(self, value: int, sources: Sequence[int]) -> bool:
@@ -229,20 +226,24 @@ class Levels:
             self._together.begin(value, mean, self._level[value])
             return
         seen = self._look(value) if self._must_look(value, reads(node)) else None
+        starts_anew = isinstance(node, Norm) and not node.is_tracked
         if seen is not None:
             self._level[value] = seen.mean_square
             self._share.setdefault(value, seen.share)
+            few = isinstance(node, Opaque) and self._width(value) < _FEW_UNITS
+            is_doubted = few or not (starts_anew or all(self.is_sure(v) for v in reads(node)))
+            if is_doubted and not self._rows.of(value).size:
+                self._doubtful.add(value)
         levels = [self._level[v] for v in reads(node)]
         shares = [self._share[v] for v in reads(node)]
         origins = [self._origin[v] for v in reads(node)]
         factor, is_drawn = self._factor_of(node)
         moves = not isinstance(node, Shift) or factor != 0.0
-        weights = self._weights(node)
+        weights = averaging(node, self._producer)
         if value not in self._level:
             # A rough level serves to plan with, where none can be told.
             rough = [0.5 if math.isnan(s) else s for s in shares]
             self._level[value] = self._second_moment(node, levels, rough, factor, weights)
-            starts_anew = isinstance(node, Norm) and not node.is_tracked
             if not starts_anew and not (
                 all(self.is_sure(v) for v in reads(node))
                 and (not moves or self._is_followed(node, origins, is_drawn))
@@ -278,8 +279,8 @@ class Levels:
         weights: Weights | None,
     ) -> float:
         match node:
-            case Merge(inputs=sources):
-                return self._together.second_moment_of_sum(sources)
+            case Merge():
+                return self._together.second_moment_of_sum(node)
             case Nonlinearity(activation=f, input=source) if levels[0] > 0:
                 mean = self._together.mean(source)
                 if mean * mean > _SMALL * levels[0]:
@@ -325,25 +326,3 @@ class Levels:
         """Number of units of a value, 0 where it is not known."""
         found = self._trace.values[value] if self._trace.values else None
         return found.shape[found.axis] if found and found.shape else 0
-
-    def _weights(self, node: Node) -> Weights | None:
-        """Which factor of a product is made by a softmax, None where neither is."""
-        if isinstance(node, Contract):
-            for place, value in enumerate(node.inputs):
-                softmax = self._softmax(value)
-                if softmax and softmax.size:
-                    return Weights(place, 1.0 / softmax.size)
-        return None
-
-    def _softmax(self, value: int) -> Softmax | None:
-        """The softmax that made a value, up to dropout and moves of its entries."""
-        while True:
-            match self._producer.get(value):
-                case Dropout(input=source) | Reshape(input=source) | Permute(input=source):
-                    value = source
-                case Take(input=source) | Spread(input=source):
-                    value = source
-                case Softmax() as node:
-                    return node
-                case _:
-                    return None

@@ -7,7 +7,7 @@ divide the rest; nan where it is not known.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -134,6 +134,30 @@ def second_moment(
             return levels[0] * left if not left < _ROUNDING else 0.0
         case _:
             return math.nan
+
+
+def averaging(node: Node, producer: Mapping[int, Node]) -> Weights | None:
+    """Which factor of a product is made by a softmax, None where neither is."""
+    if isinstance(node, Contract):
+        for place, value in enumerate(node.inputs):
+            softmax = _softmax_behind(value, producer)
+            if softmax and softmax.size:
+                return Weights(place, 1.0 / softmax.size)
+    return None
+
+
+def _softmax_behind(value: int, producer: Mapping[int, Node]) -> Softmax | None:
+    """The softmax that made a value, up to dropout and moves of its entries."""
+    while True:
+        match producer.get(value):
+            case Dropout(input=source) | Reshape(input=source) | Permute(input=source):
+                value = source
+            case Take(input=source) | Spread(input=source):
+                value = source
+            case Softmax() as node:
+                return node
+            case _:
+                return None
 
 
 def behind(activation: Activation, q: float) -> float:

@@ -20,17 +20,12 @@ from equipoise.plan.alike_stacks import signature
 from equipoise.plan.chain_sites import numbers, products
 from equipoise.plan.entry import Inputs, principal_axes
 from equipoise.plan.odds import normal_odds, usable_share
+from equipoise.plan.predict_alone import at_some_sites, expect_alone
 from equipoise.plan.predict_chain import Draws, Laws, draw_chain, together
 from equipoise.plan.predict_exact import exact_means
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack
-from equipoise.schemes.laws import (
-    Array,
-    BestOf,
-    Frame,
-    Law,
-    Zero,
-)
+from equipoise.schemes.laws import Array, BestOf, Frame, Law, Zero
 from equipoise.schemes.lyapunov import is_two_lines
 
 # Numbers that a batch of rows, and a single input, may draw: a third of a second of one core each.
@@ -124,7 +119,12 @@ def _predict(
     count = len(stack.affines)
     if not (math.isfinite(inputs.mean_square) and inputs.mean_square > 0):
         return Expected.nothing(count, "the scale of what enters is not known")
-    rows, batches, singles = _effort(stack, weights)
+    bias = biases[0] if biases else Zero()
+    stack, first, inputs = at_some_sites(stack, weights[0], bias, inputs)
+    rows, batches, singles = _effort(stack, weights := [first, *weights[1:]])
+    alone = expect_alone(stack, first, bias, inputs, rows)
+    if alone is not None:
+        return _without_correlation(alone, entry)
     chosen = ""
     if not batches and any(isinstance(law, BestOf) for law in weights) and _hardly_drifts(stack):
         weights = [law.matrix if isinstance(law, BestOf) else law for law in weights]
@@ -150,10 +150,14 @@ def _predict(
     assert isinstance(single, Draws)
     exact = None if any(b != Zero() for b in biases) else exact_means(stack, weights)
     found = _summary(batch, single, exact, widths, rows, doubt)
-    found = replace(found, method=found.method + chosen)
+    return _without_correlation(replace(found, method=found.method + chosen), entry)
+
+
+def _without_correlation(found: Expected, entry: Inputs | float) -> Expected:
+    """How alike two inputs are is known of the inputs only."""
     if isinstance(entry, Inputs) and not (entry.maps.size or entry.rows.size):
-        # How alike two inputs are is known of the inputs only.
-        return replace(found, correlation=(math.nan,) * count, correlation_std=())
+        nothing = (math.nan,) * len(found.signal)
+        return replace(found, correlation=nothing, correlation_std=())
     return found
 
 

@@ -42,7 +42,7 @@ def layer_of(law: Law, affine: Affine, drawing: Drawing) -> "Weight | OnSites | 
     groups, taps = convolution.groups, math.prod(block)
     rows, columns = affine.out_size // groups, affine.in_size // groups
     if convolution.is_transposed:
-        table, rows = _spread_sites(affine, block), rows * taps
+        table, rows = spread_sites(affine, block), rows * taps
     else:
         table = block_sites(convolution, block, affine.in_sites, affine.out_sites)
         columns *= taps
@@ -55,7 +55,7 @@ def layer_of(law: Law, affine: Affine, drawing: Drawing) -> "Weight | OnSites | 
     return OnSites(parts, table, convolution.is_transposed, block)
 
 
-def _spread_sites(affine: Affine, block: tuple[int, ...]) -> Sites:
+def spread_sites(affine: Affine, block: tuple[int, ...]) -> Sites:
     """Where a transposed convolution sends each site: the reading of its mirror image."""
     c = affine.convolution
     return window_sites(

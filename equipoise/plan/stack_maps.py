@@ -111,15 +111,15 @@ def first_patches(stack: Stack, inputs: Inputs, block: tuple[int, ...], sites: i
     first = stack.affines[0]
     reads = block_sites(first.convolution, block, first.in_sites, first.out_sites)
     maps, is_known = inputs.maps, bool(inputs.maps.size and inputs.maps.any())
+    most = max(2, _MOST_NUMBERS // (first.in_size * reads.index.size))
     if not is_known:
         count = math.prod(first.in_sites) if first.convolution.kernel else sites
         rng = np.random.Generator(np.random.Philox(0))
-        shape = (_ROWS_WITHOUT_INPUTS, first.in_size)
+        shape = (min(_ROWS_WITHOUT_INPUTS, most), first.in_size)
         own, common = rng.standard_normal((*shape, count)), rng.standard_normal((*shape, 1))
         maps = math.sqrt(inputs.mean_square / 2) * (own + common)
     if not first.convolution.kernel:
         return Patches(maps, is_known)
-    most = max(2, _MOST_NUMBERS // (first.in_size * reads.index.size))
     if len(maps) > most:
         maps = maps[np.linspace(0, len(maps) - 1, most).astype(int)]
     return Patches(reads.joined(maps), is_known)

@@ -87,17 +87,19 @@ class VectorLaws:
                 self._shift(node)
             case Recurrent():
                 self.laws |= self._states.plan(node)
-            case Opaque(is_linear=True, parameters=names):
+            case Opaque(is_linear=True, parameters=names, fan_in=fan_in):
                 for name in names:
                     if name not in self._fixed:
-                        self._unread(name)
+                        self._unread(name, fan_in)
             case _:
                 pass
 
-    def _unread(self, name: str) -> None:
+    def _unread(self, name: str, fan_in: int) -> None:
         """A matrix in an operation that was not read: only its shape tells its fans."""
         shape = self._shapes[name]
-        if len(shape) > 2 and min(shape[-2:]) > _MOST_TAPS:
+        if fan_in:
+            law = Normal(1.0 / math.sqrt(fan_in))
+        elif len(shape) > 2 and min(shape[-2:]) > _MOST_TAPS:
             # Several matrices in one, such as experts: which axis is read is not known.
             law = Normal(math.sqrt(2.0 / (shape[-1] + shape[-2])))
         else:

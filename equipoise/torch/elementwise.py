@@ -93,7 +93,10 @@ def _of_values(state: Reading, node: fx.Node, shape: tuple[int, ...], parts: lis
     if abs(alpha) != 1:
         parts[place] = _scaled(state, node, parts[place], alpha)
     held = state.values.joined(shape, parts)
-    state.nodes.append(Merge(tuple(p.number for p in parts), held.number, held.space))
+    minus = (op_name(node) != "add") != (alpha < 0)
+    state.nodes.append(
+        Merge(tuple(p.number for p in parts), held.number, held.space, (place,) if minus else ())
+    )
     state.held[node] = held
     return True
 

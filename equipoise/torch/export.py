@@ -6,11 +6,12 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 import torch
 import torch.fx.config
+import torch.fx.experimental.symbolic_shapes
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -31,6 +32,12 @@ _MEANINGS = {
     "We found a fake tensor": "it takes derivatives, or keeps what it computes",
 }
 _MOST_LETTERS = 160
+_NEW_SYMBOL = "create_unbacked_symint"
+_UNKNOWN_SIZE = "a shape or number in it depends on values of tensors"
+
+
+class _UnknownSizeError(Exception):
+    """Export met a number that depends on values."""
 
 
 def export(model: nn.Module, inputs: ModelInputs) -> Program:
@@ -49,10 +56,12 @@ def export(model: nn.Module, inputs: ModelInputs) -> Program:
         TraceError: if forward raises on these inputs, or cannot be followed.
         ArgumentError: if a linear layer cannot use its weight or bias in the form that it has.
     """
+    is_meta = _is_meta(model, inputs)
     try:
         # A graph that export gave up on is printed to stderr: the error says what matters in it.
         with (
             _lean_export(),
+            nullcontext() if is_meta else _known_sizes(),
             undisturbed(model),
             _plain_outputs(model),
             redirect_stderr(io.StringIO()),
@@ -73,7 +82,7 @@ def _recorded(model: nn.Module, inputs: ModelInputs, why: str, cause: Exception 
     """The record of a real forward, where export cannot follow."""
     name = type(model).__name__
     refused = f"forward of {name} runs but torch.export cannot follow it: {why}. "
-    is_meta = any(t.is_meta for t in (*model.parameters(), *(t for _, t in inputs.tensors())))
+    is_meta = _is_meta(model, inputs)
     raised = inputs.forward_error(model)
     # On meta, forward fails where it asks for a value, whatever the shapes are.
     if raised is not None and not (is_meta and "meta tensor" in first_line(raised).lower()):
@@ -98,6 +107,10 @@ def _recorded(model: nn.Module, inputs: ModelInputs, why: str, cause: Exception 
             "on values of tensors and .item() calls from forward, or initialize its parts one by "
             "one."
         ) from error
+
+
+def _is_meta(model: nn.Module, inputs: ModelInputs) -> bool:
+    return any(t.is_meta for t in (*model.parameters(), *(t for _, t in inputs.tensors())))
 
 
 def _in_words(error: Exception) -> str:
@@ -141,6 +154,29 @@ def _open_shape(program: torch.export.ExportedProgram) -> str:
             if isinstance(value, torch.Tensor) and not all(type(n) is int for n in value.shape):
                 return f"the shape that operation {str(node.target)!r} makes depends on values"
     return ""
+
+
+@contextmanager
+def _known_sizes() -> Iterator[None]:
+    """Give up at the first number that depends on values.
+
+    Export would go on with a symbol in its place, at many times the cost, and end in a branch on
+    it or in a shape that is open; a real forward knows the number.
+    """
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise _UnknownSizeError(_UNKNOWN_SIZE)
+
+    # Torch versions without this method take longer.
+    kind = torch.fx.experimental.symbolic_shapes.ShapeEnv
+    method = getattr(kind, _NEW_SYMBOL, None)
+    if method is not None:
+        setattr(kind, _NEW_SYMBOL, refuse)
+    try:
+        yield
+    finally:
+        if method is not None:
+            setattr(kind, _NEW_SYMBOL, method)
 
 
 @contextmanager

@@ -140,10 +140,17 @@ class Runner:
 
     def _run(self, step: _Step, draws: Draws) -> bool:
         """Run one step; whether all that it needs is there."""
-        if any(node not in self._values for node in step.needs):
+        if self._is_parameter(step):
+            return True
+        if any(n not in self._values and n not in self._name_of for n in step.needs):
             return False
         try:
-            found = self._result(step, draws)
+            # Laws may change until the first operation reads what they make.
+            given = {n: self._values[n] if n in self._values else self._held(n, draws)
+                     for n in step.needs}  # fmt: skip
+            if any(value is None for value in given.values()):
+                return False
+            found = self._result(step, given, draws)
         # As in forward, anything may be raised; then nothing more is seen.
         except Exception as error:
             self.failure = f"{op_name(step.node)}: {first_line(error)}"
@@ -158,20 +165,24 @@ class Runner:
         for node in step.needs:
             self._left[node] -= 1
             if not self._left[node]:
-                del self._values[node]
+                self._values.pop(node, None)
         return True
 
-    def _result(self, step: _Step, draws: Draws) -> Any:
-        """What a step makes; None where a parameter has no values yet."""
+    def _is_parameter(self, step: _Step) -> bool:
+        is_held = step.node.op in ("placeholder", "get_attr") and step.source is None
+        return is_held and step.node in self._name_of
+
+    def _result(self, step: _Step, given: Mapping[fx.Node, Any], draws: Draws) -> Any:
+        """What a step makes of the values that it needs; None where one has no values yet."""
         node = step.node
         if step.source is not None:
-            return self._values[step.source]
+            return given[step.source]
         if step.results is not None:
-            return tuple(self._values[n] if isinstance(n, fx.Node) else n for n in step.results)
+            return tuple(given[n] if isinstance(n, fx.Node) else n for n in step.results)
         if node.op in ("placeholder", "get_attr"):
             return self._held(node, draws)
-        args = fx.node.map_arg(node.args, self._values.__getitem__)
-        kwargs = fx.node.map_arg(dict(node.kwargs), self._values.__getitem__)
+        args = fx.node.map_arg(node.args, given.__getitem__)
+        kwargs = fx.node.map_arg(dict(node.kwargs), given.__getitem__)
         assert callable(node.target)
         if step.cast is None:
             made = node.target(*args, **kwargs)

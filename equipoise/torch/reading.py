@@ -191,6 +191,7 @@ class Reading:
                 tuple(value.number for value in read),
                 tuple(value.number for value in made.values()),
                 op_name(node) in _LINEAR,
+                _fan_in(node),
             )
         )
 
@@ -333,3 +334,11 @@ class Reading:
             )
         )
         return made
+
+
+def _fan_in(node: fx.Node) -> int:
+    """Products that one output of a linear operation adds up, 0 where its weight alone tells."""
+    if op_name(node) != "bilinear":
+        return 0
+    sizes = [shape_of(n) for n in node.all_input_nodes[:2]]
+    return math.prod(size[-1] for size in sizes if size)

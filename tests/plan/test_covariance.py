@@ -14,6 +14,7 @@ from equipoise.plan.nodes import (
     Nonlinearity,
     Norm,
     Permute,
+    Pool,
     Product,
     Shift,
     reads,
@@ -138,3 +139,32 @@ def test_forgotten_values_are_found_anew():
     made.forget(0)
     assert not made.knows(0)
     assert made.mean(0) == 0.0
+
+
+def pooled(sites, source, output):
+    return Pool("", "average", (sites,), (sites,), source, output, 0, (sites,), (1,))
+
+
+@pytest.mark.parametrize(("sites", "common"), [(1, 0.0), (6, 0.0), (6, 0.5)])
+def test_the_mean_of_sites_is_taken_off(sites, common):
+    generator = rng()
+    shape = DRAWS // sites
+    own = generator.standard_normal((shape, sites))
+    x = math.sqrt(common) * generator.standard_normal((shape, 1)) + math.sqrt(1 - common) * own
+    nodes = [weight(0, 1), pooled(sites, 1, 2), Merge((1, 2), 3, 0, (1,)), Merge((1, 2), 4, 0)]
+    levels = Levels(Trace(tuple(nodes), (0,), (3,), (8,), ()), {})
+    levels.set_level(1, 1.0)
+    levels.set_shares(1, common, 0.0)
+    mean = x.mean(axis=1, keepdims=True)
+    agrees(levels.of(4), x + mean)
+    if sites == 1:
+        assert levels.of(3) == 0.0
+    else:
+        agrees(levels.of(3), x - mean)
+
+
+def test_a_difference_of_a_value_and_its_function():
+    z = rng().standard_normal(DRAWS)
+    nodes = [function(RELU, 0, 1), Merge((0, 1), 2, 0, (0,)), Merge((0, 0), 3, 0, (1,))]
+    agrees(level_of(nodes, {0: 1.0}, 2), np.maximum(z, 0) - z)
+    assert level_of(nodes, {0: 1.0}, 3) == 0.0

@@ -209,7 +209,7 @@ def test_sizes_and_limits():
     large = Convolution((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
     one = Affine("a", "a.weight", "", 0, 1, 0, 1, 256, 256, large, (224, 224), (224, 224), -3)
     alone = Stack((one,), (), activations.identity(), 1, (False,))
-    assert "size" in predict(alone, [Normal(0.02)], 1.0).note
+    assert "size" in predict(alone, [Normal(0.02, mean=0.1)], 1.0).note
     few = Taps(OffsetBias("w"), (1, 1))
     assert "OffsetBias" in predict(stack, [few] * 3, 1.0).note
 

@@ -234,3 +234,41 @@ def test_only_what_lies_behind_kept_parameters_is_looked_at():
     assert not any(behind.is_certain(n.output) for n in trace.nodes)
     assert behind.look(first.output) is None
     assert not Behind(trace, kept, None, draws(trace, {}, kept)).covers(second.output)
+
+
+def test_laws_may_change_until_they_are_read():
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 4, bias=False))
+    run, trace = runner(model, ROWS)
+    first, last = trace.nodes[0], trace.nodes[-1]
+    laws = {"2.weight": (Constant(0.5), "why")}
+    given = Draws(trace, {"0.weight"}, (laws,), {}, {})
+    # What comes first is looked at while the last weight has its first law.
+    assert run.look(first.output, given, False) is not None
+    laws["2.weight"] = Constant(0.25), "why"
+    found = run.look(last.output, given, False)
+    expected = (0.25 * model[:2](ROWS).sum(dim=1)).detach().double().square().mean()
+    assert found.mean_square == pytest.approx(float(expected), rel=1e-5)
+
+
+class Paired(nn.Module):
+    """A product of two drawn values that is not read, of ``width`` units, and a layer behind it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, width), nn.Bilinear(width, width, width)
+        self.c = nn.Linear(width, 4)
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.c(self.b(h, h))
+
+
+def test_one_draw_of_few_units_is_no_promise():
+    wide, narrow = (eq.plan(Paired(width), ROWS) for width in (32, 8))
+    told = [[p.signal for p in plan.predictions] for plan in (wide, narrow)]
+    assert all(math.isfinite(s) for s in told[0])
+    assert math.isfinite(told[1][0])
+    assert math.isnan(told[1][-1])
+    laws = {a.parameter: a.law for a in wide.assignments}
+    # A unit adds up the products of all pairs.
+    assert laws["b.weight"] == Normal(1 / 32)
