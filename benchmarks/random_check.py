@@ -8,7 +8,8 @@ A fault is one of
 * ``unlisted``: a parameter that stands nowhere in the plan, or that the gradient reaches although
   the plan says that no operation uses it;
 * ``not finite``: a forward or backward pass that is finite before, and is not behind a start;
-* ``signal``, ``gradient``: a finite prediction that most draws miss by more than a factor.
+* ``signal``, ``gradient``, ``across``: a finite prediction that most draws miss by more than a
+  factor.
 
 What is measured comes from a mode of its own that sees every product of a value with a parameter.
 """
@@ -32,7 +33,7 @@ from equipoise.errors import EquipoiseError
 from equipoise.plan.plan import Plan
 
 # Factors within which the median draw must lie, and draws to look at first and to be sure.
-FACTORS = {"signal": 2.0, "gradient": 3.0}
+FACTORS = {"signal": 2.0, "gradient": 3.0, "across": 3.0}
 _FIRST, _SURE = 9, 101
 # Standard errors by which more than half of the draws must miss.
 _ERRORS = 3.0
@@ -53,6 +54,7 @@ class Examined:
         reason: of a refusal.
         faults: one sentence each, the kind first.
         predicted, unknown: number of layers with and without a predicted signal.
+        across: number of layers with a predicted gradient from the outputs of the model.
         unread: operations that were not read.
     """
 
@@ -61,6 +63,7 @@ class Examined:
     faults: list[str] = field(default_factory=list)
     predicted: int = 0
     unknown: int = 0
+    across: int = 0
     unread: list[str] = field(default_factory=list)
 
     def fault(self, kind: str, text: str) -> None:
@@ -162,6 +165,7 @@ def _check_predictions(
 ) -> None:
     known = [math.isfinite(p.signal) for p in plan.predictions]
     found.predicted, found.unknown = sum(known), len(known) - sum(known)
+    found.across = sum(math.isfinite(p.across) for p in plan.predictions)
     if not any(known):
         return
     drawn = _drawn(model, inputs, plan, range(_FIRST))
@@ -202,7 +206,7 @@ def _drawn(
     for seed in seeds:
         eq.apply(model, plan, torch.Generator().manual_seed(seed))
         with Watch(model) as watch:
-            model(*(x.clone() for x in inputs))
+            made = model(*(x.clone() for x in inputs))
         _put_back(model, buffers)
         turns = {name: iter(found) for name, found in places.items()}
         outputs = dict[int, torch.Tensor]()
@@ -216,7 +220,25 @@ def _drawn(
         for place, gradient in _relative_gradients(plan, outputs).items():
             if plan.predictions[place].gradient > 0:
                 ratios[place, "gradient"].append(gradient / plan.predictions[place].gradient)
+        for place, gradient in _gradients_across(outputs, made).items():
+            if plan.predictions[place].across > 0:
+                ratios[place, "across"].append(gradient / plan.predictions[place].across)
     return ratios
+
+
+def _gradients_across(outputs: Mapping[int, torch.Tensor], made: Any) -> dict[int, float]:
+    """RMS of the gradient at each layer, of a random cotangent of RMS 1 at what a model returns."""
+    heads = [t for t in pytree.tree_leaves(made) if t.is_floating_point() and t.requires_grad]
+    wanted = {place: out for place, out in outputs.items() if out.requires_grad}
+    if not heads or not wanted:
+        return {}
+    cotangents = [torch.randn_like(t) for t in heads]
+    try:
+        found = torch.autograd.grad(heads, list(wanted.values()), cotangents, allow_unused=True)
+    # As above.
+    except RuntimeError:
+        return {}
+    return {p: _rms(g) for p, g in zip(wanted, found, strict=True) if g is not None}
 
 
 def _relative_gradients(plan: Plan, outputs: Mapping[int, torch.Tensor]) -> dict[int, float]:

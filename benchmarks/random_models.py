@@ -40,7 +40,7 @@ def check(name: str) -> dict[str, Any]:
     result: dict[str, Any] = {
         "status": found.status, "reason": found.reason, "faults": found.faults,
         "predicted": found.predicted, "unknown": found.unknown, "unread": found.unread,
-        "seconds": round(time.time() - begun, 2),
+        "across": found.across, "seconds": round(time.time() - begun, 2),
     }  # fmt: skip
     return result | ({"program": made.text} if found.faults else {})
 
@@ -77,6 +77,7 @@ def show(console: Console, results: dict[str, dict[str, Any]], verbose: bool) ->
         ("started", len(started)), ("refused with a reason", len(refused)),
         ("with a fault", len(bad)), ("linear maps in those started", layers),
         ("of them with a predicted signal", predicted),
+        ("and with a predicted gradient", sum(r.get("across", 0) for r in started)),
     ):  # fmt: skip
         table.add_row(what, f"{number:,}")
     console.print(table)

@@ -247,3 +247,26 @@ def normal_moments(f: Activation, q: float, mean: float = 0.0) -> tuple[float, f
         return expectation(g, variance, kinks, 1e-9).value
 
     return averaged(1, 0), averaged(1, 1) / variance, averaged(2, 0)
+
+
+@lru_cache(maxsize=8192)
+def slopes(f: Activation, q: float, mean: float = 0.0) -> tuple[float, float]:
+    """E f'(z) and E f'(z)^2 for normal z of second moment q around a mean; nan if q is not known.
+
+    >>> from equipoise.theory import activations
+    >>> [round(v, 4) for v in slopes(activations.relu(), 2.0)]
+    [0.5, 0.5]
+    """
+    if not _is_known(q):
+        return math.nan, math.nan
+    if mean == 0.0:
+        known = statistics(f, q)
+        return known.linear, known.slope_energy
+    variance = max(q - mean * mean, _ROUNDING * q)
+    kinks = tuple(k - mean for k in (*f.kinks, *f.jumps))
+
+    def squared(x: Array) -> Array:
+        return np.asarray(f.df(x + mean) ** 2)
+
+    energy = math.inf if f.jumps else expectation(squared, variance, kinks, 1e-9).value
+    return normal_moments(f, q, mean)[1], energy

@@ -34,6 +34,8 @@ from equipoise.schemes.laws import Array
 
 # Where an operation that was not read makes fewer units, one draw tells nothing of others.
 _FEW_UNITS = 16
+# Part of a second moment that may be another one in another draw.
+_LITTLE = 0.1
 # A mean square below this share of the second moment is that of rounding, or of few draws.
 _SMALL = 1e-4
 
@@ -54,6 +56,7 @@ class Levels:
         self._origins = Origins(trace, fixed)
         self._origin: dict[int, Origin] = {}
         self._doubtful: set[int] = set()
+        self._straying: dict[int, float] = {}
         # Values that are made of a single unit: its rows decide about all that is behind it.
         self._narrow: set[int] = set()
         self._producer: dict[int, Node] = {}
@@ -174,6 +177,11 @@ class Levels:
         self._settle(value)
         return self._level[value]
 
+    def mean(self, value: int) -> float:
+        """Mean of a value over units and inputs, 0 where it is not known."""
+        self._settle(value)
+        return self._together.mean(value)
+
     def share(self, value: int) -> float:
         """Part of a value's second moment that all its sites have in common, nan if not known."""
         self._settle(value)
@@ -225,19 +233,19 @@ class Levels:
             mean = float(rows.mean()) if rows.size else 0.0
             self._together.begin(value, mean, self._level[value])
             return
+        levels = [self._level[v] for v in reads(node)]
         seen = self._look(value) if self._must_look(value, reads(node)) else None
         starts_anew = isinstance(node, Norm) and not node.is_tracked
         if seen is not None:
             self._level[value] = seen.mean_square
             self._share.setdefault(value, seen.share)
             few = isinstance(node, Opaque) and self._width(value) < _FEW_UNITS
-            is_doubted = few or not (starts_anew or all(self.is_sure(v) for v in reads(node)))
+            is_doubted = few or not (starts_anew or self._keeps_to_levels(value, node, levels))
             if is_doubted and not self._rows.of(value).size:
                 self._doubtful.add(value)
-        levels = [self._level[v] for v in reads(node)]
         shares = [self._share[v] for v in reads(node)]
         origins = [self._origin[v] for v in reads(node)]
-        factor, is_drawn = self._factor_of(node)
+        factor, is_drawn = self.factor_of(node)
         moves = not isinstance(node, Shift) or factor != 0.0
         weights = averaging(node, self._producer)
         if value not in self._level:
@@ -245,7 +253,7 @@ class Levels:
             rough = [0.5 if math.isnan(s) else s for s in shares]
             self._level[value] = self._second_moment(node, levels, rough, factor, weights)
             if not starts_anew and not (
-                all(self.is_sure(v) for v in reads(node))
+                self._keeps_to_levels(value, node, levels)
                 and (not moves or self._is_followed(node, origins, is_drawn))
                 and is_told(node, levels, shares, self._width(value))
                 and self._is_spread_around_0(node, origins)
@@ -263,6 +271,18 @@ class Levels:
         if is_single or (reads(node) and all(v in self._narrow for v in reads(node))):
             self._narrow.add(value)
         self._together.add(value, node, self._level[value], factor)
+
+    def _keeps_to_levels(self, value: int, node: Node, levels: Sequence[float]) -> bool:
+        """Whether draws keep to the second moments that a node reads, up to a small part of a sum.
+
+        What is small in one sum may be large in many of them: the part is taken note of.
+        """
+        parts = [self._straying.get(v, 0.0) if self.is_sure(v) else 1.0 for v in reads(node)]
+        part, total = max(parts, default=0.0), sum(levels)
+        if isinstance(node, Merge) and 0 < total < math.inf:
+            part = sum(p * q for p, q in zip(parts, levels, strict=True)) / total
+        self._straying[value] = part
+        return part <= _LITTLE
 
     def _is_followed(self, node: Node, origins: Sequence[Origin], is_drawn: bool) -> bool:
         """Whether the terms of a sum are independent, or the covariances known that they have."""
@@ -311,7 +331,7 @@ class Levels:
         """A level with the gain of a norm, and with its offset where that keeps its values."""
         return level * factor + (node.bias_square if node.bias in self._fixed else 0.0)
 
-    def _factor_of(self, node: Node) -> tuple[float, bool]:
+    def factor_of(self, node: Node) -> tuple[float, bool]:
         """Second moment of what a node applies, and whether its sign is that of a draw."""
         match node:
             case Gain(parameter=name) | Shift(parameter=name) if name in self._factor:

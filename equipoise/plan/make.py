@@ -8,6 +8,7 @@ from dataclasses import replace
 from equipoise.errors import PlanError
 from equipoise.plan.adapters import Adapters
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
+from equipoise.plan.backward import Chain, gradients
 from equipoise.plan.behind import Behind, Draws, Observer
 from equipoise.plan.branch_book import set_exit
 from equipoise.plan.branch_plan import BranchLaws
@@ -222,7 +223,8 @@ def make_plan(
     choices += vectors.choices
     predictions: dict[int, Prediction] = {}
     outlooks: list[Outlook] = []
-    for number, chain in enumerate(chains):
+    followed: list[Chain] = []
+    for chain in chains:
         joined = _joined(chain, parts)
         expected = expect_chain(chain, joined) if joined else _nothing(chain)
         if joined:
@@ -230,11 +232,15 @@ def make_plan(
         for place, affine in enumerate(chain.affines):
             if affine.output in branches.silent:
                 expected = expected.silent_at(place)
-        predictions |= _predictions(chain, number, expected)
+        followed.append(Chain(chain, joined[0] if joined else None, expected))
         if joined:
             outlooks.append(outlook(_where(chain), expected))
         if expected.note:
             remarks.add(_where(chain), expected.note)
+
+    across = gradients(trace, levels, followed)
+    for number, chain in enumerate(chains):
+        predictions |= _predictions(chain, number, followed[number].expected, across)
 
     used = {name for node in trace.nodes for name in uses_of(node)}
     assignments, untouched = [], []
@@ -279,14 +285,19 @@ def _where(stack: Stack) -> str:
     return f"layer {first}" if first == last else f"layers {first} to {last}"
 
 
-def _predictions(stack: Stack, number: int, expected: Expected) -> dict[int, Prediction]:
-    """Predictions of a stack by the value that each layer makes."""
+def _predictions(
+    stack: Stack, number: int, expected: Expected, across: Mapping[int, float]
+) -> dict[int, Prediction]:
+    """Predictions of a chain by the value that each layer makes."""
     by_layer = zip(
         expected.signal, expected.gradient, expected.log_std, expected.gradient_log_std,
         expected.correlation, expected.correlation_std or (0.0,) * len(stack.affines), strict=True,
     )  # fmt: skip
     return {
-        a.output: Prediction(a.layer, a.weight, s, g, number, *rest)
+        a.output: replace(
+            Prediction(a.layer, a.weight, s, g, number, *rest),
+            across=across.get(a.output, math.nan),
+        )
         for a, (s, g, *rest) in zip(stack.affines, by_layer, strict=True)
     }
 

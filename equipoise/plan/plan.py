@@ -74,6 +74,8 @@ class Prediction:
         gradient_log_std: the same of the gradient.
         correlation: mean cosine between the layer's outputs for different inputs.
         correlation_std: its standard deviation over draws, 0 where it is not known.
+        across: RMS of the gradient at its output over that of a random cotangent at all outputs of
+            the model.
     """
 
     layer: str
@@ -85,6 +87,7 @@ class Prediction:
     gradient_log_std: float = 0.0
     correlation: float = math.nan
     correlation_std: float = 0.0
+    across: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)

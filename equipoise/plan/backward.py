@@ -1,0 +1,339 @@
+"""What gradients become on the way back through a whole model, in second moments.
+
+A random cotangent of RMS 1 starts at every entry of every output. Each node hands on what it gets:
+a weight as much energy as its rows have, a function the mean square of its slope, a norm one over
+the level it has removed, a sum all of it to every term. What two ways back bring to one value adds
+up, since weights that were drawn apart turn them apart.
+
+Gradients of the sites of one row may be alike: behind a mean over sites they are one vector. What
+they share adds up as amplitudes wherever sites are summed, the rest as energies.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from equipoise.plan.covariance import slopes
+from equipoise.plan.levels import Levels
+from equipoise.plan.moments import averaging
+from equipoise.plan.nodes import (
+    Affine,
+    Attention,
+    Concat,
+    Contract,
+    Dropout,
+    Flatten,
+    Gain,
+    Lookup,
+    Merge,
+    Node,
+    Nonlinearity,
+    Norm,
+    Permute,
+    Pool,
+    Product,
+    Reshape,
+    Shift,
+    Softmax,
+    Spread,
+    Take,
+    makes,
+    reads,
+)
+from equipoise.plan.participation import participation
+from equipoise.plan.predict_joined import Part
+from equipoise.plan.stack_plan import Expected
+from equipoise.plan.stacks import Stack
+from equipoise.plan.trace import Trace
+from equipoise.schemes.laws import Zero
+
+# Queries of a causal attention see few keys or many: E (sum over queries of a weight)^2 of a key is
+# the mean of log(x)^2 over (0, 1), 2, against 1 where all see all.
+_CAUSAL = 2.0
+_IS_CAUSAL = 1.5
+# Part of a second moment that may be in doubt.
+_LITTLE = 0.1
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """Second moment of a gradient per entry, nan where nothing is known.
+
+    Attributes:
+        energy: the second moment.
+        common: the part of it that all sites of a row share.
+        doubt: the part of it that may be another one in another draw.
+    """
+
+    energy: float = 0.0
+    common: float = 0.0
+    doubt: float = 0.0
+
+    def __add__(self, other: "_Flow") -> "_Flow":
+        return _Flow(
+            self.energy + other.energy, self.common + other.common, self.doubt + other.doubt
+        )
+
+    def times(self, factor: float, common: float | None = None) -> "_Flow":
+        """All parts times a factor, the common one perhaps times another."""
+        shared = self.common * (factor if common is None else common)
+        return _Flow(self.energy * factor, shared, self.doubt * factor)
+
+    def made_of(self, energy: float, common: float = 0.0) -> "_Flow":
+        """Another gradient that this one becomes, in doubt as far as it is."""
+        return _Flow(energy, common, self.doubt * energy / self.energy if self.energy else 0.0)
+
+
+_UNKNOWN = _Flow(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A chain of layers with what was planned and is expected of it."""
+
+    layers: Stack
+    first: Part | None
+    expected: Expected
+
+
+def gradients(trace: Trace, levels: Levels, chains: Sequence[Chain]) -> dict[int, float]:
+    """RMS of the gradient at the output of each layer, over that at the model's outputs.
+
+    Args:
+        trace: the model.
+        levels: second moments of its values under the plan.
+        chains: every affine layer in one of them.
+
+    Returns:
+        By the value that the layer makes; nan where it is not known. Empty for a trace that does
+        not hold the shapes of its values.
+    """
+    if not trace.values:
+        return {}
+    return _Backward(trace, levels, chains).found
+
+
+class _Backward:
+    def __init__(self, trace: Trace, levels: Levels, chains: Sequence[Chain]) -> None:
+        self._trace, self._levels = trace, levels
+        self._producer = {v: node for node in trace.nodes for v in makes(node)}
+        self._chain = {a.output: chain for chain in chains for a in chain.layers.affines}
+        self._flow: dict[int, _Flow] = {}
+        self.found: dict[int, float] = {}
+        for value in trace.outputs:
+            self._flow[value] = self._flow.get(value, _Flow()) + _Flow(1.0)
+        for node in reversed(trace.nodes):
+            got = [self._flow.get(v, _Flow()) for v in makes(node)]
+            if all(g.energy == 0.0 for g in got):
+                continue
+            is_sure = all(levels.is_sure(v) for v in self._decisive(node))
+            for value, flow in self._through(node, got[0]):
+                known = flow if is_sure else replace(flow, doubt=flow.energy)
+                self._flow[value] = self._flow.get(value, _Flow()) + known
+
+    def _decisive(self, node: Node) -> tuple[int, ...]:
+        """Values whose second moments decide what becomes of a gradient."""
+        match node:
+            case Nonlinearity() | Norm() | Product() | Attention() | Contract():
+                return reads(node)
+            case Softmax(output=made):
+                return (made,)
+            case _:
+                return ()
+
+    def _through(self, node: Node, got: _Flow) -> Iterator[tuple[int, _Flow]]:
+        match node:
+            case Affine():
+                yield self._through_chain(self._chain[node.output], got)
+            case Lookup():
+                return
+            case Merge(inputs=sources):
+                yield from ((v, self._to_smaller(got, node.output, v)) for v in sources)
+            case Concat(inputs=sources):
+                yield from ((v, got) for v in sources)
+            case Product(inputs=sources):
+                yield from self._through_product(node, got, sources)
+            case Attention():
+                yield from self._through_attention(node, got)
+            case Contract():
+                yield from self._through_contract(node, got)
+            case _ if len(reads(node)) == 1:
+                yield reads(node)[0], self._through_one(node, got)
+            case _:
+                yield from ((v, _UNKNOWN) for v in reads(node))
+
+    def _through_one(self, node: Node, got: _Flow) -> _Flow:
+        match node:
+            case Reshape() | Flatten() | Permute() | Shift():
+                return got
+            case Nonlinearity(activation=f, input=source):
+                linear, square = slopes(f, self._level(source), self._levels.mean(source))
+                share = self._share(source)
+                return got.times(square, linear**2 + share * (square - linear**2))
+            case Norm():
+                return got.times(self._norm(node))
+            case Gain():
+                return got.times(self._levels.factor_of(node)[0])
+            case Dropout(probability=p, is_active=active):
+                return got.times(1.0 / (1.0 - p * active) if p < 1 else math.nan, 1.0)
+            case Take():
+                return self._taken(node, got)
+            case Spread(kept=kept):
+                ratio = self._ratio(node.output, node.input)
+                if self._sites(node.input) == 1:
+                    return self._summed(got, ratio)
+                return got.times(ratio * kept)
+            case Pool(kind="average", window=window):
+                window_size = math.prod(window)
+                back = got.times(self._ratio(node.output, node.input) / window_size)
+                return replace(back, common=back.energy) if node.is_global else back
+            case Pool():
+                return got.times(self._ratio(node.output, node.input), 0.0)
+            case Softmax(size=size):
+                return got.times(self._level(node.output) * (1.0 - 1.0 / max(size, 1)), 0.0)
+            case _:
+                return _UNKNOWN
+
+    def _through_chain(self, chain: Chain, got: _Flow) -> tuple[int, _Flow]:
+        """Through all layers of a chain, from the last to what enters the first."""
+        first, stack = chain.layers.affines[0], chain.layers
+        part, last = chain.first, stack.affines[-1].output
+        self._tell(last, got, True)
+        if part is None or part.planned.biases[0] != Zero():
+            return first.input, _UNKNOWN
+        # What a plan aims at serves where nothing is promised.
+        found = chain.expected if part.is_known else part.planned.expected or part.planned
+        # A level moves no slope where all functions are lines on each side of 0.
+        is_sure = part.is_known or all(h.activation.homogeneity == 1.0 for h in stack.hidden)
+        for layer, ratio in zip(stack.affines, found.gradient, strict=True):
+            self._tell(layer.output, got.times(ratio * ratio), is_sure)
+        # The energy of a row of the first weight, as what it makes of its inputs tells it.
+        power = found.signal[0] ** 2 / part.inputs.mean_square
+        factor = found.gradient[0] ** 2 * power * self._ratio(first.output, first.input)
+        # Sites that a stride sends through other taps are turned apart.
+        phases = [1 if a.convolution.is_transposed else a.convolution.steps for a in stack.affines]
+        kept = 1.0 / math.prod(phases)
+        for hidden, rms in zip(stack.hidden, found.signal, strict=False):
+            linear, square = slopes(hidden.activation, rms**2, 0.0)
+            kept *= linear**2 / square if square > 0 else 0.0
+        flow = got.times(factor, factor * kept)
+        if any(p.kind == "average" for h in stack.hidden for p in (*h.early_pools, *h.pools)):
+            flow = replace(flow, common=flow.energy)
+        return first.input, flow if is_sure else replace(flow, doubt=flow.energy)
+
+    def _tell(self, value: int, flow: _Flow, is_sure: bool) -> None:
+        """Take note of the RMS of the gradient at a layer, where draws keep to it."""
+        is_told = is_sure and flow.doubt <= _LITTLE * flow.energy
+        self.found[value] = math.sqrt(flow.energy) if is_told else math.nan
+
+    def _norm(self, node: Norm) -> float:
+        """Square of the slope of a norm: its gain over what it divides by, less what it removes."""
+        mean = 0.0 if node.kind == "rms" or node.is_tracked else self._levels.mean(node.input)
+        before, behind = self._level(node.input), self._levels.of(node.output)
+        removed = {"rms": 1.0}.get(node.kind, 2.0) / node.size if node.size else 0.0
+        if node.is_tracked:
+            removed = 0.0
+        variance = before - mean * mean
+        return behind / variance * max(0.0, 1.0 - removed) if variance > 0 else math.nan
+
+    def _taken(self, node: Take, got: _Flow) -> _Flow:
+        """Entries that nobody takes get nothing."""
+        ratio = self._ratio(node.output, node.input)
+        source = self._trace.values[node.input]
+        if node.axis in (0, source.axis) or not source.shape:
+            return got.times(ratio)
+        # Of sites taken, those that were taken both may be alike.
+        count = source.shape[node.axis]
+        taken = round(ratio * count)
+        pairs = taken * (taken - 1) / (count * (count - 1)) if count > 1 else 1.0
+        return got.times(ratio, pairs)
+
+    def _through_product(
+        self, node: Product, got: _Flow, sources: tuple[int, int] | tuple[int, ...]
+    ) -> Iterator[tuple[int, _Flow]]:
+        first, second = sources
+        # The slope of a square is twice its argument: both terms of it point the same way.
+        twice = 2.0 if first == second else 1.0
+        for value, other in ((first, second), (second, first)):
+            mean = self._levels.mean(other)
+            flow = got.times(twice * self._level(other), twice * mean * mean)
+            yield value, self._to_smaller(flow, node.output, value)
+
+    def _through_attention(self, node: Attention, got: _Flow) -> Iterator[tuple[int, _Flow]]:
+        query, key, value = node.inputs
+        q, k, v = (self._level(x) for x in node.inputs)
+        k_apart, v_apart = k * (1.0 - self._share(key)), v * (1.0 - self._share(value))
+        squares = participation(node.scale**2 * node.size * q * k_apart, 1.0 / node.visible)
+        if math.isnan(q * k_apart):
+            squares = math.nan
+        weights = node.size * got.energy * v_apart * squares * node.scale**2
+        for source, other, count in (
+            (query, k_apart, 1.0),
+            (key, q, self._ratio(node.output, key)),
+        ):
+            flow = got.made_of(weights * other * count)
+            yield source, self._doubted_by_shares(flow, key, value)
+        yield value, self._to_values(node.output, value, got, squares, node.sites, node.visible)
+
+    def _to_values(
+        self, made: int, value: int, got: _Flow, squares: float, keys: int, visible: float
+    ) -> _Flow:
+        """What an average hands to the values that it is made of."""
+        ratio = self._ratio(made, value)
+        several = _CAUSAL if visible * keys > _IS_CAUSAL else 1.0
+        apart, alike = got.energy - got.common, ratio**2 * several * got.common
+        # All weights are about 1 / keys, so that what one query sends is alike at all keys.
+        common = min(ratio * apart * several / keys, ratio * squares * apart) + alike
+        return got.made_of(ratio * squares * apart + alike, common)
+
+    def _through_contract(self, node: Contract, got: _Flow) -> Iterator[tuple[int, _Flow]]:
+        weights = averaging(node, self._producer)
+        for place, value in enumerate(node.inputs):
+            other = node.inputs[1 - place]
+            if weights and place != weights.place:
+                squares = min(1.0, node.size * self._level(other))
+                keys = max(1, node.size)
+                yield value, self._to_values(node.output, value, got, squares, keys, 1.0 / keys)
+                continue
+            # What all keys have in common moves no softmax, before it or behind it.
+            level = self._level(other) * (1.0 - self._share(other))
+            sums = self._entries(node.output) * node.size / self._entries(value)
+            yield value, self._doubted_by_shares(got.times(sums * level, 0.0), other)
+
+    def _to_smaller(self, got: _Flow, made: int, value: int) -> _Flow:
+        """To a term of a sum, which may have been broadcast to it."""
+        ratio = self._ratio(made, value)
+        if ratio == 1.0:
+            return got
+        same_units = self._sites(value) < self._sites(made)
+        return self._summed(got, ratio) if same_units else got.times(ratio)
+
+    def _summed(self, got: _Flow, count: float) -> _Flow:
+        """The sum over so many sites."""
+        alike = count**2 * got.common
+        return got.made_of(count * (got.energy - got.common) + alike, alike)
+
+    def _level(self, value: int) -> float:
+        return self._levels.of(value)
+
+    def _share(self, value: int) -> float:
+        """Part of a second moment that all sites share, half of it where that is not known."""
+        share = self._levels.share(value)
+        return 0.5 if math.isnan(share) else share
+
+    def _doubted_by_shares(self, flow: _Flow, *values: int) -> _Flow:
+        """A gradient that depends on shares of values, which may not be known."""
+        unknown = any(math.isnan(self._levels.share(v)) for v in values)
+        return replace(flow, doubt=flow.energy) if unknown else flow
+
+    def _entries(self, value: int) -> int:
+        return max(1, math.prod(self._trace.values[value].shape))
+
+    def _ratio(self, made: int, value: int) -> float:
+        return self._entries(made) / self._entries(value)
+
+    def _sites(self, value: int) -> int:
+        """Sites of a row: all axes but the first and that of features."""
+        found = self._trace.values[value]
+        axes = [n for i, n in enumerate(found.shape) if i not in (0, len(found.shape) + found.axis)]
+        return math.prod(axes)
