@@ -1,15 +1,25 @@
 """What rules by name do not know: a few lines for each architecture that needs them."""
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import PreTrainedConfig, ResNetConfig
-from zoo_inputs import ROWS, TOKENS
 from zoo_layers import write
 from zoo_roles import Sizes
 from zoo_sizes import tree
+
+# Codes of an image that are tokens, too.
+IMAGE_CODES = 64
+
+
+def _letters() -> dict[str, int]:
+    """Names of codes whose digits are letters from A to J."""
+    letters = str.maketrans("0123456789", "ABCDEFGHIJ")
+    return {f"IMGIMG{str(i).translate(letters)}Z": 100 + i for i in range(IMAGE_CODES)}
+
+
+def _numbers() -> dict[str, int]:
+    return {f"<|visual token {i:06d}|>": 100 + i for i in range(IMAGE_CODES)}
+
 
 _SERIES = {"prediction_length": 8, "context_length": 16, "num_time_features": 1}
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -18,71 +28,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "time_series_transformer": _SERIES,
     "swin2sr": {"embed_dim": 96, "depths": [2, 2], "num_heads": [2, 2]},
     "xmod": {"default_language": "en_XX"},
-    "chameleon": {"vocabulary_map": {"<image>": 100, "IMGIMGAZ": 101, "IMGIMGBZ": 102}},
+    "chameleon": {"vocabulary_map": {"<image>": 99, **_letters()}},
+    "emu3": {"vocabulary_map": {"<image>": 99, "<|extra_200|>": 98, **_numbers()}},
     "esm": {"vocab_size": 33, "mask_token_id": 32, "pad_token_id": 1},
-}
-
-
-def _hidden(model: nn.Module, config: PreTrainedConfig) -> dict[str, Any]:
-    """Speech models without the nets before and behind them."""
-    x = torch.randn(ROWS, TOKENS, config.hidden_size, generator=torch.Generator().manual_seed(0))
-    return {"input_values": x, "decoder_input_values": x.clone(), "use_cache": False}
-
-
-def _trajectory(model: nn.Module, config: PreTrainedConfig) -> dict[str, Any]:
-    random = torch.Generator().manual_seed(0)
-    return {
-        "states": torch.randn(ROWS, TOKENS, config.state_dim, generator=random),
-        "actions": torch.randn(ROWS, TOKENS, config.act_dim, generator=random),
-        "returns_to_go": torch.randn(ROWS, TOKENS, 1, generator=random),
-        "timesteps": torch.arange(TOKENS).expand(ROWS, TOKENS).contiguous(),
-        "attention_mask": torch.ones(ROWS, TOKENS, dtype=torch.long),
-    }
-
-
-def _channels_first(model: nn.Module, config: PreTrainedConfig) -> dict[str, Any]:
-    """Stages of a codec, which read what lies before or behind them."""
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv1d))
-    random = torch.Generator().manual_seed(0)
-    # What is upsampled a thousandfold starts short.
-    length = 3840 if first.in_channels == 1 else 2
-    return {"hidden_states": torch.randn(ROWS, first.in_channels, length, generator=random)}
-
-
-def _queries(model: nn.Module, config: PreTrainedConfig) -> dict[str, Any]:
-    """Queries that read what an encoder of images made."""
-    random = torch.Generator().manual_seed(0)
-    return {
-        "query_embeds": torch.randn(ROWS, 8, config.hidden_size, generator=random),
-        "encoder_hidden_states": torch.randn(
-            ROWS, TOKENS, config.encoder_hidden_size, generator=random
-        ),
-        "use_cache": False,
-    }
-
-
-def _masked_images(model: nn.Module, config: PreTrainedConfig) -> dict[str, Any]:
-    """Images that take the places of the first tokens."""
-    random = torch.Generator().manual_seed(0)
-    mask = torch.zeros(ROWS, TOKENS, dtype=torch.long)
-    mask[:, 1 : 1 + config.latent_query_num] = 1
-    side = config.vision_config.image_size
-    return {
-        "pixel_values": torch.randn(ROWS, 3, side, side, generator=random),
-        "input_ids": torch.randint(5, 200, (ROWS, TOKENS), generator=random),
-        "attention_mask": torch.ones(ROWS, TOKENS, dtype=torch.long),
-        "image_embeds_position_mask": mask,
-        "use_cache": False,
-    }
-
-
-INPUTS: dict[str, Callable[[nn.Module, PreTrainedConfig], dict[str, Any]]] = {
-    "speecht5": _hidden,
-    "decision_transformer": _trajectory,
-    "vibevoice_acoustic_tokenizer_encoder": _channels_first,
-    "vibevoice_acoustic_tokenizer_decoder": _channels_first,
-    "blip_2_qformer": _queries,
-    "kosmos-2": _masked_images,
 }
 
 
@@ -108,6 +56,49 @@ def adapt(name: str, config: PreTrainedConfig, sizes: Sizes) -> None:
         if "projector_patch_to_query_dict" in own:
             write(part, "projector_patch_to_query_dict", {16: 8})
             write(part, "max_value_projector_patch_to_query_dict", 8)
+        if "vision_use_head" in own and "siglip" not in name:
+            # Pools what only the models of images and texts by themselves read.
+            write(part, "vision_use_head", False)
+        for key in ("vision_feature_layer", "vision_feature_layers", "feature_layer"):
+            # The last layer would stay unread: one of two, not one of many.
+            if own.get(key) == -2:
+                write(part, key, -1)
+            if isinstance(own.get(key), list | tuple):
+                write(part, key, [-1, -2])
+        if "n_window_infer" in own:
+            # Lengths behind the convolutions are counted for windows of a hundred frames.
+            write(part, "n_window", 50)
+            write(part, "n_window_infer", 100)
+        if "patch_sizes" in own and "hidden_sizes" in own and "out_hidden_size" in own:
+            write(part, "num_hidden_layers", len(own["hidden_sizes"]))
+            write(part, "out_hidden_size", sizes.width)
+        if "zero_expert_num" in own:
+            write(part, "zero_expert_num", 2)
+        if "max_num_patches" in own and "patch_embed_hidden_size" in own:
+            write(part, "max_num_patches", 32)
+        if "vocabulary_map" in own:
+            size = (
+                "num_embeddings" if hasattr(own["vq_config"], "num_embeddings") else "codebook_size"
+            )
+            write(own["vq_config"], size, IMAGE_CODES)
+        if {"coordinate_size", "shape_size", "has_spatial_attention_bias"} <= own.keys():
+            # Four coordinates and two sides share the width.
+            write(part, "shape_size", own["hidden_size"] // 8)
+            write(part, "coordinate_size", own["hidden_size"] * 3 // 16)
+        if name.endswith("_thinker") and part is config:
+            write(part, "vision_start_token_id", 240)
+            write(part, "vision_end_token_id", 241)
+        if "merged_hidden_size" in own:
+            write(part, "merged_hidden_size", 4 * sizes.width)
+        if "out_hidden_size" in own and "projector_hidden_act" in own:
+            write(part, "out_hidden_size", own["vision_config"].merge_size ** 2 * sizes.width)
+        if "pixel_shuffle_ratio" in own and "projector_input_dim" in own:
+            inner = round(own["hidden_size"] / own["pixel_shuffle_ratio"] ** 2)
+            write(part, "intermediate_size", inner)
+        if "downsample_channels" in own:
+            write(part, "downsample_channels", [*own["downsample_channels"][:-1], sizes.width])
+        if "downsample_rate" in own and "window_size" in own:
+            write(part, "window_size", 2 * own["downsample_rate"])
         if "image_grid_pinpoints" in own and "vision_config" in own:
             # A picture of one tile, and the whole of it.
             write(part, "image_grid_pinpoints", [[own["vision_config"].image_size] * 2])
