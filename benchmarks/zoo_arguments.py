@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from zoo_inputs import make
-from zoo_makers import FRAMES, ROWS, TOKENS, Inputs, Layout, ones
+from zoo_makers import FRAMES, ROWS, SAMPLES, TOKENS, Inputs, Layout, ones
 from zoo_repairs import placed, placeholder
 
 
@@ -156,6 +156,28 @@ def _voices(model: nn.Module, config: PreTrainedConfig) -> Inputs:
     return placed(inputs, config, "prompt", config.audio_prompt_token_id, 4)
 
 
+def _dialogue(model: nn.Module, config: PreTrainedConfig) -> Inputs:
+    """Sounds with a mask of what is there."""
+    inputs = make(model, config, Layout(channels=1))
+    return {**inputs, "padding_mask": torch.ones(ROWS, SAMPLES, dtype=torch.bool)}
+
+
+def _streams(model: nn.Module, config: PreTrainedConfig) -> Inputs:
+    """Tokens of text and of all codebooks at each step."""
+    inputs, random = make(model, config, Layout()), torch.Generator().manual_seed(0)
+    streams = config.num_codebooks + 1
+    inputs["input_ids"] = torch.randint(16, 200, (ROWS, TOKENS, streams), generator=random)
+    return {k: v for k, v in inputs.items() if k != "input_values"}
+
+
+def _delayed(model: nn.Module, config: PreTrainedConfig) -> Inputs:
+    """As many tokens as there are frames of sound."""
+    inputs = make(model, config, Layout(frames_first=False))
+    for name in ("input_ids", "attention_mask"):
+        inputs[name] = inputs[name][:, :8]
+    return inputs
+
+
 INPUTS: dict[str, Callable[[nn.Module, PreTrainedConfig], dict[str, Any]]] = {
     "speecht5": _hidden,
     "decision_transformer": _trajectory,
@@ -172,12 +194,15 @@ INPUTS: dict[str, Callable[[nn.Module, PreTrainedConfig], dict[str, Any]]] = {
     "minicpmv4_7": _one_strip,
     "gradium_phonon_tts": _voices,
     "pocket_tts": _voices,
+    "vibevoice": _dialogue,
+    "kyutai_speech_to_text": _streams,
+    "voxtral_realtime": _delayed,
 }
 
 # Placeholders for sounds where nothing compares their number with that of the features.
 SOUNDS = {
     "qwen2_audio": 16, "qwen2_5_omni_thinker": 16, "qwen3_omni_moe_thinker": 13,
-    "higgs_audio_v2": 8, "vibevoice_asr": 3,
+    "higgs_audio_v2": 8, "vibevoice_asr": 3, "vibevoice": 3,
 }  # fmt: skip
 
 

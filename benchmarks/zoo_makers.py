@@ -81,7 +81,7 @@ class Made:
     def tokens(self) -> torch.Tensor:
         """Identities of tokens that are not special."""
         most = max(8, min(self.of(("vocab_size",), 128), 200))
-        return torch.randint(5, most, (ROWS, TOKENS), generator=self.random)
+        return torch.randint(16 if most > 32 else 5, most, (ROWS, TOKENS), generator=self.random)
 
     def grid(self, side: int = 4) -> torch.Tensor:
         return torch.tensor([[1, side, side]] * ROWS)

@@ -126,5 +126,5 @@ def placeholder(config: PreTrainedConfig, kind: str) -> int | None:
     """The token that stands for a feature of an image, video or sound."""
     names = (f"{kind}_token_id", f"{kind}_token_index", f"{kind}_token", f"{kind}_patch_id",
              f"{kind}_placeholder_token_id")  # fmt: skip
-    found = find(config, names, None)
-    return find(config, ("vocabulary_map",), {}).get(f"<{kind}>") if found is None else found
+    told = find(config, ("vocabulary_map",), {}).get(f"<{kind}>")
+    return find(config, names, None) if told is None else told

@@ -163,7 +163,9 @@ def shrink_tokens(config: PreTrainedConfig) -> None:
     known: dict[int, int] = {}
     for part in _once(config):
         for name, value in list(vars(part).items()):
-            if not re.search(r"token_id$|token_index$|_token$|_pad_id$|_bos_id$|_eos_id$", name):
+            if not re.search(
+                r"token_id$|token_index$|_token$|_patch_id$|_pad_id$|_bos_id$|_eos_id$", name
+            ):
                 continue
             if value is None and re.match(r"(image|audio|video)_token_(id|index)$", name):
                 write(part, name, VOCABULARY - 60 - len(name))

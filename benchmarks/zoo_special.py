@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig, ResNetConfig
 from zoo_layers import write
 from zoo_roles import Sizes
-from zoo_sizes import tree
+from zoo_sizes import split, tree
 
 # Codes of an image that are tokens, too.
 IMAGE_CODES = 64
@@ -76,11 +76,23 @@ def adapt(name: str, config: PreTrainedConfig, sizes: Sizes) -> None:
             write(part, "zero_expert_num", 2)
         if "max_num_patches" in own and "patch_embed_hidden_size" in own:
             write(part, "max_num_patches", 32)
+        if "channel_multiplier" in own and "base_channels" in own:
+            # Autoencoders of images, which outweigh the model that reads their codes.
+            write(part, "base_channels", 32)
+            if "temporal_downsample_factor" in own:
+                write(part, "hidden_size", 32 * own["channel_multiplier"][-1])
         if "vocabulary_map" in own:
-            size = (
-                "num_embeddings" if hasattr(own["vq_config"], "num_embeddings") else "codebook_size"
-            )
-            write(own["vq_config"], size, IMAGE_CODES)
+            codec = own["vq_config"]
+            size = "codebook_size" if "codebook_size" in vars(codec) else "num_embeddings"
+            write(codec, size, IMAGE_CODES)
+        if "insert_layer_id" in own:
+            write(part, "insert_layer_id", 0)
+        if "nemo_conv_channels" in own:
+            write(part, "input_size", 80)
+        if part.model_type == "paddleocr_vl_text":
+            # Its model presumes them.
+            rotation = {**own["rope_parameters"], "mrope_section": split(8, (16, 24, 24))}
+            write(part, "rope_parameters", rotation)
         if {"coordinate_size", "shape_size", "has_spatial_attention_bias"} <= own.keys():
             # Four coordinates and two sides share the width.
             write(part, "shape_size", own["hidden_size"] // 8)
@@ -88,6 +100,10 @@ def adapt(name: str, config: PreTrainedConfig, sizes: Sizes) -> None:
         if name.endswith("_thinker") and part is config:
             write(part, "vision_start_token_id", 240)
             write(part, "vision_end_token_id", 241)
+            write(part, "audio_end_token_id", own.get("audio_end_token_id") or 242)
+        if "downsample_mode" in own:
+            # The other mode skips a merger.
+            write(part, "downsample_mode", "16x")
         if "merged_hidden_size" in own:
             write(part, "merged_hidden_size", 4 * sizes.width)
         if "out_hidden_size" in own and "projector_hidden_act" in own:
