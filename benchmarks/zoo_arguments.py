@@ -178,6 +178,33 @@ def _delayed(model: nn.Module, config: PreTrainedConfig) -> Inputs:
     return inputs
 
 
+def _prompted(model: nn.Module, config: PreTrainedConfig) -> Inputs:
+    """Images with one that shows what to do."""
+    random = torch.Generator().manual_seed(0)
+    names = ("pixel_values", "prompt_pixel_values", "prompt_masks")
+    side = config.image_size[1]
+    return {name: torch.randn(ROWS, 3, side, side, generator=random) for name in names}
+
+
+def _drafted(model: nn.Module, config: PreTrainedConfig) -> Inputs:
+    """Noise beside states of the model that is to be sped up."""
+    random = torch.Generator().manual_seed(0)
+    width = next(m for m in model.encoder.modules() if isinstance(m, nn.Linear)).in_features
+    return {
+        "noise_embeds": torch.randn(ROWS, 8, config.hidden_size, generator=random),
+        "context_hidden_states": torch.randn(ROWS, TOKENS, width, generator=random),
+        "attention_mask": dict.fromkeys(("full_attention", "sliding_attention")),
+    }
+
+
+def _encoded(model: nn.Module, config: PreTrainedConfig) -> Inputs:
+    """Images that only the encoder names among its arguments."""
+    layout = Layout(patches="rows", without=frozenset({"pixel_values_videos"}))
+    inputs = make(model.encoder, config, layout)
+    inputs.pop("use_cache", None)
+    return {**inputs, "decoder_input_ids": make(model, config, layout)["decoder_input_ids"]}
+
+
 INPUTS: dict[str, Callable[[nn.Module, PreTrainedConfig], dict[str, Any]]] = {
     "speecht5": _hidden,
     "decision_transformer": _trajectory,
@@ -195,6 +222,9 @@ INPUTS: dict[str, Callable[[nn.Module, PreTrainedConfig], dict[str, Any]]] = {
     "gradium_phonon_tts": _voices,
     "pocket_tts": _voices,
     "vibevoice": _dialogue,
+    "diffusion_gemma": _encoded,
+    "muse_glimmer_assistant": _drafted,
+    "seggpt": _prompted,
     "kyutai_speech_to_text": _streams,
     "voxtral_realtime": _delayed,
 }

@@ -60,17 +60,21 @@ class Made:
     random: torch.Generator
 
     def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal numbers."""
         return torch.randn(*shape, generator=self.random)
 
     def of(self, names: tuple[str, ...], default: Any) -> int:
+        """The first size of one of these names."""
         return whole(find(self.config, names, default))
 
     @property
     def patch(self) -> int:
+        """Side of a patch."""
         return self.of(("patch_size", "vision_patch_size"), 16)
 
     @property
     def channels(self) -> int:
+        """Channels of an image."""
         return self.of(("num_channels", "in_channels", "in_chans", "input_channels"), 3)
 
     @property
@@ -84,9 +88,11 @@ class Made:
         return torch.randint(16 if most > 32 else 5, most, (ROWS, TOKENS), generator=self.random)
 
     def grid(self, side: int = 4) -> torch.Tensor:
+        """Patches of each image in time, height and width."""
         return torch.tensor([[1, side, side]] * ROWS)
 
     def pixels(self) -> torch.Tensor:
+        """Images or what the layout has in their place."""
         given = find(self.config, ("image_size", "img_size", "input_size"), 64)
         given = list(given.values()) if isinstance(given, dict) else given
         sides = given if isinstance(given, list | tuple) else [given, given]
@@ -137,31 +143,36 @@ class Made:
 
     def larger(self) -> torch.Tensor:
         """Images for a second tower, of its size."""
-        side = Made(
-            find(self.config, ("high_res_vision_config",), self.config), Layout(), self.random
-        )
-        return side.pixels()
+        tower = find(self.config, ("high_res_vision_config",), self.config)
+        return Made(tower, Layout(), self.random).pixels()
 
     def spectrum(self) -> torch.Tensor:
+        """Spectra of sounds."""
         names = ("num_mel_bins", "n_mels", "feature_size", "input_feat_size", "input_dim",
                  "feature_projection_input_dim", "input_feat_per_channel", "model_in_channels",
                  "input_size", "n_mel_bins")  # fmt: skip
+        channels = find(self.config, ("subsampling_conv_channels",), 0)
+        if isinstance(channels, list | tuple):
+            # What is left of the bins by two strides is counted from the channels.
+            return self.normal(ROWS, FRAMES, channels[0])
         bins = self.of(names, 80) * self.of(("num_stacked_frames",), 1)
-        frames = (
-            self.of(("max_length",), FRAMES) if self.of(("frequency_stride",), 0) else self.frames
-        )
+        frames = self.frames
+        if self.of(("frequency_stride",), 0):
+            frames = self.of(("max_length",), FRAMES)
         shape = (frames, bins) if self.layout.frames_first else (bins, frames)
         if find(self.config, ("spec_size",), 0):
             shape = (1, *shape)
         return self.normal(ROWS, *shape)
 
     def sound(self) -> torch.Tensor:
+        """Waves of sounds."""
         if find(self.config, ("frequency_stride",), 0):
             return self.spectrum()
         channels = self.layout.channels
         return self.normal(*(ROWS, channels, SAMPLES) if channels else (ROWS, SAMPLES))
 
     def series(self) -> torch.Tensor:
+        """Series that are as long as a model looks back."""
         length = self.of(("context_length",), 32)
         lags = find(self.config, ("lags_sequence",), [])
         length += max(lags, default=0)
@@ -169,17 +180,20 @@ class Made:
         return self.normal(*(ROWS, length, channels) if channels else (ROWS, length))
 
     def boxes(self) -> torch.Tensor:
+        """A box for each token."""
         corners = torch.randint(0, 50, (ROWS, TOKENS, 2), generator=self.random)
         return torch.cat([corners, corners + 20], -1)
 
 
 def _codes(made: Made) -> torch.Tensor:
+    """Sounds as entries of codebooks."""
     books = made.of(("num_codebooks", "n_codebooks", "num_mel_bins", "n_mel_bins"), 1)
     most = made.of(("codebook_size", "audio_vocab_size"), 16)
     return torch.randint(0, min(most, 16), (ROWS, 8, books), generator=made.random)
 
 
 def ones(*shape: int) -> torch.Tensor:
+    """Whole numbers, all 1."""
     return torch.ones(shape, dtype=torch.long)
 
 
@@ -236,6 +250,8 @@ MAKERS: dict[str, Callable[[Made], Any]] = {
     "past_values_padding": lambda m: torch.zeros(ROWS, m.series().shape[1]),
     "freq": lambda m: torch.zeros(ROWS, 1, dtype=torch.long),
     "query_embeds": lambda m: m.normal(ROWS, 8, m.of(("hidden_size",), 64)),
+    "action_embeds": lambda m: m.normal(ROWS, 8, m.of(("hidden_size",), 64)),
+    "inputs": lambda m: m.normal(ROWS, TOKENS, m.of(("d_model",), 64)),
     "inputs_embeds": lambda m: m.normal(ROWS, TOKENS, m.of(("hidden_size",), 64)),
     "latents": lambda m: m.normal(ROWS, m.of(("hidden_size", "latent_dim"), 64), TOKENS),
     "prompt_masks": Made.pixels,

@@ -85,6 +85,17 @@ def adapt(name: str, config: PreTrainedConfig, sizes: Sizes) -> None:
             codec = own["vq_config"]
             size = "codebook_size" if "codebook_size" in vars(codec) else "num_embeddings"
             write(codec, size, IMAGE_CODES)
+        if name.startswith("diffusion_gemma") and "num_experts" in own:
+            own.update(num_experts=4, top_k_experts=2, moe_intermediate_size=sizes.width)
+        if "visual_prompt_size" in own:
+            write(part, "visual_prompt_size", 8)
+        if name == "fastspeech2_conformer_with_hifigan" and "model_in_dim" in own:
+            write(part, "model_in_dim", 80)
+        if name == "perceiver":
+            own.update(d_latents=64, num_latents=8)
+        if name == "seggpt":
+            # Two images on top of each other.
+            write(part, "image_size", [64, 32])
         if "insert_layer_id" in own:
             write(part, "insert_layer_id", 0)
         if "nemo_conv_channels" in own:
