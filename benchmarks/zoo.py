@@ -44,7 +44,7 @@ from zoo_roles import ATTEMPTS
 from zoo_sizes import shrink, tree
 from zoo_special import ARGUMENTS, adapt
 
-MOST_PARAMETERS = 20_000_000
+MOST_PARAMETERS = 16_000_000
 MOST_REPAIRS = 6
 # Imported once for all processes; modules of this folder are found by each of them.
 PRELOAD = ["torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"]

@@ -232,7 +232,7 @@ INPUTS: dict[str, Callable[[nn.Module, PreTrainedConfig], dict[str, Any]]] = {
 # Placeholders for sounds where nothing compares their number with that of the features.
 SOUNDS = {
     "qwen2_audio": 16, "qwen2_5_omni_thinker": 16, "qwen3_omni_moe_thinker": 13,
-    "higgs_audio_v2": 8, "vibevoice_asr": 3, "vibevoice": 3,
+    "higgs_audio_v2": 8, "vibevoice_asr": 2, "vibevoice": 2,
 }  # fmt: skip
 
 

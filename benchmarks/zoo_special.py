@@ -79,8 +79,11 @@ def adapt(name: str, config: PreTrainedConfig, sizes: Sizes) -> None:
         if "channel_multiplier" in own and "base_channels" in own:
             # Autoencoders of images, which outweigh the model that reads their codes.
             write(part, "base_channels", 32)
+            write(part, "num_res_blocks", 1)
+            multipliers = [min(m, 2) for m in own["channel_multiplier"]]
+            write(part, "channel_multiplier", multipliers)
             if "temporal_downsample_factor" in own:
-                write(part, "hidden_size", 32 * own["channel_multiplier"][-1])
+                write(part, "hidden_size", 32 * multipliers[-1])
         if "vocabulary_map" in own:
             codec = own["vq_config"]
             size = "codebook_size" if "codebook_size" in vars(codec) else "num_embeddings"
@@ -96,6 +99,25 @@ def adapt(name: str, config: PreTrainedConfig, sizes: Sizes) -> None:
         if name == "seggpt":
             # Two images on top of each other.
             write(part, "image_size", [64, 32])
+        if own.get("indexer_budget", 0) is None and "layer_types" in own:
+            own.update(indexer_n_heads=4, indexer_kv_heads=1, indexer_head_dim=sizes.head_dim)
+            own.update(indexer_budget=8, indexer_compress_ratio=2)
+        if part.model_type.startswith("vibevoice") and "num_filters" in own:
+            # Doubled at each of many stages.
+            write(part, "num_filters", 4)
+        if "kv_source_layers" in own:
+            # Layers share keys with those that turn them in the same way.
+            turns, sources = own["no_rope_layers"], own["kv_source_layers"]
+            own["kv_source_layers"] = [
+                j if turns[j] == turns[i] else i for i, j in enumerate(sources)
+            ]
+        if part.model_type.startswith("t5gemma2") and "dropout_rate" not in own:
+            write(part, "dropout_rate", 0.0)
+        if name == "moonshine_streaming" and part is config:
+            write(part, "num_key_value_heads", own["num_attention_heads"])
+        if "spatial_target_layers" in own:
+            own.update(deepstack_layer_map=[(-1, 0)], spatial_target_layers=[0, 1, 0, 1])
+            write(part, "downsample_rate", "1/2")
         if "insert_layer_id" in own:
             write(part, "insert_layer_id", 0)
         if "nemo_conv_channels" in own:
