@@ -87,7 +87,7 @@ def layouts(
     found = [Layout(order, channels=count) for order in orders for count in channels]
     kinds = ["image"]
     if names & {"pixel_values", "hidden_states", "pixel_values_videos"}:
-        kinds = ["image", "list", "tiles", "video", "channels", "pair"]
+        kinds = ["image", "list", "tiles", "video", "channels", "pair", "last5"]
         if names & {"image_grid_thw", "grid_thw", "video_grid_thw"}:
             kinds = ["flat", "flat4", "flat5", "rows", "last", *kinds]
         elif "target_sizes" in names:

@@ -22,8 +22,8 @@ class Layout:
             same, masked as a whole), ``pair`` (two of them), ``flat`` (rows of patches of all
             images; ``flat4`` and ``flat5`` with axes of their own for channels and pixels),
             ``rows`` (patches by image), ``strip`` (all patches beside each other in one image),
-            ``last`` (merged patches, channels last), ``video`` or ``channels`` (video with
-            channels first).
+            ``last`` (merged patches, channels last; ``last5`` with an axis of times), ``video``
+            or ``channels`` (video with channels first).
         without: arguments that are left out.
         channels: channels of sound, 0 for no such axis.
     """
@@ -113,6 +113,8 @@ class Made:
             case "last":
                 side = self.patch * self.of(("spatial_merge_size",), 1)
                 return self.normal(ROWS * 16, side, side, self.channels)
+            case "last5":
+                return self.normal(ROWS * 4, times, self.patch, self.patch, self.channels)
             case "rows":
                 return self.normal(ROWS, 16, area)
             case "list" | "tiles" | "pair":
