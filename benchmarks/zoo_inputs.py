@@ -33,7 +33,7 @@ _MAIN = {
 _ALWAYS = _IMAGES | _VIDEOS | _SOUNDS | {
     "input_ids", "attention_mask", "decoder_input_ids", "bbox", "qformer_input_ids",
     "future_values", "future_time_features", "visual_feats", "visual_pos", "input_boxes",
-    "global_attention_mask", "entity_ids", "entity_position_ids",
+    "global_attention_mask", "entity_ids", "entity_position_ids", "visual_embeds",
 }  # fmt: skip
 
 

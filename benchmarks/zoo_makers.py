@@ -258,6 +258,7 @@ MAKERS: dict[str, Callable[[Made], Any]] = {
     "latents": lambda m: m.normal(ROWS, m.of(("hidden_size", "latent_dim"), 64), TOKENS),
     "prompt_masks": Made.pixels,
     "visual_feats": lambda m: m.normal(ROWS, 8, m.of(("visual_feat_dim",), 64)),
+    "visual_embeds": lambda m: m.normal(ROWS, 8, m.of(("visual_embedding_dim",), 64)),
     "visual_pos": lambda m: torch.rand(ROWS, 8, 4, generator=m.random),
     "task_inputs": lambda m: torch.randint(0, 200, (ROWS, m.of(("task_seq_len",), 77))),
     "encoder_hidden_states": lambda m: m.normal(ROWS, TOKENS, m.of(("encoder_hidden_size",), 64)),
