@@ -35,15 +35,17 @@ from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-from zoo_inputs import Inputs, candidates
+from zoo_arguments import INPUTS, with_sounds
+from zoo_inputs import candidates
+from zoo_makers import Inputs, Layout
 from zoo_processes import each
 from zoo_repairs import with_tokens, with_width
 from zoo_roles import ATTEMPTS
 from zoo_sizes import shrink, tree
-from zoo_special import ARGUMENTS, INPUTS, adapt
+from zoo_special import ARGUMENTS, adapt
 
 MOST_PARAMETERS = 16_000_000
-MOST_REPAIRS = 4
+MOST_REPAIRS = 6
 # Imported once for all processes; modules of this folder are found by each of them.
 PRELOAD = ["torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"]
 
@@ -151,21 +153,19 @@ def arguments(
     name: str, model: nn.Module, config: PreTrainedConfig
 ) -> tuple[Inputs, tuple[str, ...]]:
     """The fullest arguments with which forward runs, and what was left out."""
-    if name in INPUTS:
-        inputs = INPUTS[name](model, config)
-        reasoned("forward", lambda: forward(model, inputs))
-        return inputs, ()
     first: NotBuilt | None = None
-    for layout, inputs in candidates(model, config):
+    for layout, inputs in (
+        [(Layout(), INPUTS[name](model, config))] if name in INPUTS else candidates(model, config)
+    ):
+        inputs = with_sounds(name, inputs, config)
         for _ in range(MOST_REPAIRS):
             try:
                 reasoned("forward", lambda i=inputs: forward(model, i))
                 return inputs, tuple(sorted(layout.without))
             except NotBuilt as error:
                 first = first or error
-                mended = with_tokens(str(error), inputs, model, config) or with_width(
-                    str(error), inputs
-                )
+                cause = error.__cause__ or error
+                mended = with_tokens(cause, inputs, model, config) or with_width(str(cause), inputs)
                 if mended is None:
                     break
                 inputs = mended

@@ -22,12 +22,17 @@ def is_layer(key: object) -> bool:
     return isinstance(key, int) or (isinstance(key, str) and key.isdigit())
 
 
-def shrink_layers(config: PreTrainedConfig) -> None:
-    """Keep one layer of each kind, and in lists by layer what belongs to those."""
+def shrink_layers(config: PreTrainedConfig) -> str | None:
+    """Keep one layer of each kind, and in lists by layer what belongs to those.
+
+    Returns:
+        The attribute with the number of layers, None if nothing was shrunken.
+    """
     name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    name = name if name in vars(config) else "depth"
     count = vars(config).get(name)
     if not isinstance(count, int) or count < 3 or "depths" in vars(config):
-        return
+        return None
     by_layer, subsets, outputs = {}, {}, {}
     for attribute, value in vars(config).items():
         if isinstance(value, dict) and value and all(is_layer(key) for key in value):
@@ -37,7 +42,8 @@ def shrink_layers(config: PreTrainedConfig) -> None:
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
         places = whole and len(set(value)) == len(value) and max(value) <= count
         if _OUTPUTS.search(attribute) and whole and max(value) <= count:
-            outputs[attribute] = value
+            # Each of these goes to a layer of its own of a decoder, of which two may be left.
+            outputs[attribute] = value[:2] if "deepstack" in attribute else value
         elif places and max(value) > 1 and re.search(r"layer|ind|idx|block", attribute):
             subsets[attribute] = value
         elif len(value) == count and _BY_LAYER.search(attribute):
@@ -56,6 +62,7 @@ def shrink_layers(config: PreTrainedConfig) -> None:
         write(config, attribute, type(value)(first + i for i in range(len(value))))
     write(config, name, len(kept))
     _shrink_stages(config, len(kept), count)
+    return name
 
 
 def kept_layers(

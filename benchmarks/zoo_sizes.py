@@ -50,8 +50,8 @@ def tree(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 def shrink(config: PreTrainedConfig, sizes: Sizes) -> None:
     """Shrink a configuration and all inside it, in place."""
     for part in _once(config):
-        shrink_layers(part)
-        shrink_numbers(part, sizes)
+        layers = shrink_layers(part)
+        shrink_numbers(part, sizes, layers)
         relate(part, sizes)
         shrink_rotations(part, sizes)
     shrink_tokens(config)
@@ -61,14 +61,14 @@ def _once(config: PreTrainedConfig) -> list[PreTrainedConfig]:
     return list({id(part): part for part in tree(config)}.values())
 
 
-def shrink_numbers(config: PreTrainedConfig, sizes: Sizes) -> None:
-    """Every number by the role that its name says."""
+def shrink_numbers(config: PreTrainedConfig, sizes: Sizes, done: str | None = None) -> None:
+    """Every number but one that is done by the role that its name says."""
     given = {name: value for name, value in vars(config).items() if not name.startswith("__")}
     staged = any(isinstance(given.get(n), list | tuple) for n in _STAGED)
     patches = smallest_patch(given)
     for name, value in given.items():
         role = role_of(name)
-        if isinstance(value, bool) or value is None:
+        if isinstance(value, bool) or value is None or name == done:
             continue
         if isinstance(value, int):
             write(config, name, number(role, value, sizes, given, staged, patches))
@@ -163,7 +163,9 @@ def shrink_tokens(config: PreTrainedConfig) -> None:
     known: dict[int, int] = {}
     for part in _once(config):
         for name, value in list(vars(part).items()):
-            if not re.search(r"token_id$|token_index$|_token$|_pad_id$|_bos_id$|_eos_id$", name):
+            if not re.search(
+                r"token_id$|token_index$|_token$|_patch_id$|_pad_id$|_bos_id$|_eos_id$", name
+            ):
                 continue
             if value is None and re.match(r"(image|audio|video)_token_(id|index)$", name):
                 write(part, name, VOCABULARY - 60 - len(name))

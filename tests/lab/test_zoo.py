@@ -63,6 +63,18 @@ def test_one_layer_of_each_kind_stays_and_what_is_read_from(module):
     assert kept(6, {}, {}, 3) == [0, 1, 2]
 
 
+def test_numbers_of_layers_go_with_the_lists_by_layer(module):
+    zoo, sizes = module("zoo"), module("zoo_sizes")
+    config = zoo.configuration("llama4")
+    sizes.shrink(config, module("zoo_roles").ATTEMPTS[0])
+    assert len(set(config.text_config.layer_types)) == 2
+    assert config.text_config.num_hidden_layers == len(config.text_config.layer_types)
+    # What goes to the first layers of a decoder goes to those that are left of it.
+    config = zoo.configuration("qwen3_vl")
+    sizes.shrink(config, module("zoo_roles").ATTEMPTS[0])
+    assert len(config.vision_config.deepstack_visual_indexes) == 2
+
+
 def test_parts_of_a_number_keep_their_ratios_and_their_sum(module):
     split = module("zoo_sizes").split
     assert split(8, [16, 24, 24]) == [2, 3, 3]
@@ -93,6 +105,45 @@ def test_placeholder_tokens_follow_the_message_of_an_error(module):
     assert (made["input_ids"] == config.image_token_index).sum(1).tolist() == [3, 3, 3, 3]
     assert torch.equal(made["input_ids"][:, -16:], ids)
     assert repairs.with_tokens("of other things", {"input_ids": ids}, model, config) is None
+
+
+def test_placeholder_tokens_follow_what_was_compared_with_them(module):
+    zoo, repairs = module("zoo"), module("zoo_repairs")
+    config = zoo.configuration("llava")
+    config.image_token_index = 250
+    model = torch.nn.Identity()
+
+    def get_placeholder_mask(inputs_embeds, image_features):
+        raise ValueError("no number that says how many")
+
+    inputs = {"input_ids": torch.full((4, 16), 7), "attention_mask": torch.ones(4, 16)}
+    with pytest.raises(ValueError, match="no number") as caught:
+        get_placeholder_mask(torch.ones(4, 16, 8), torch.ones(4, 5, 8))
+    made = repairs.with_tokens(caught.value, inputs, model, config)
+    assert (made["input_ids"] == 250).sum(1).tolist() == [5, 5, 5, 5]
+    assert made["attention_mask"].shape == (4, 21)
+    # As many as wanted: what else is wrong is no matter of tokens.
+    assert repairs.with_tokens(caught.value, made, model, config) is None
+
+
+def test_sounds_have_placeholders_where_nothing_counts_them(module):
+    arguments, zoo = module("zoo_arguments"), module("zoo")
+    config = zoo.configuration("qwen2_audio")
+    config.audio_token_index = 250
+    inputs = {"input_ids": torch.full((4, 16), 7)}
+    assert arguments.with_sounds("qwen2_audio", inputs, config) is inputs
+    inputs["input_features"] = torch.ones(4, 8, 8)
+    made = arguments.with_sounds("qwen2_audio", inputs, config)
+    assert (made["input_ids"] == 250).sum(1).tolist() == [16] * 4
+    assert arguments.with_sounds("llava", inputs, config) is inputs
+
+
+@pytest.mark.parametrize("name", ["florence2", "qwen2_audio", "video_llava", "minicpmv4_6"])
+def test_inputs_reach_all_of_a_model_with_towers(module, name):
+    made = module("zoo").build(name)
+    made.model(**made.inputs).last_hidden_state.square().sum().backward()
+    matrices = [(n, p) for n, p in made.model.named_parameters() if p.requires_grad and p.ndim > 1]
+    assert [n for n, p in matrices if p.grad is None] == []
 
 
 def test_features_follow_the_message_of_an_error(module):
