@@ -220,9 +220,15 @@ def _drawn(
         for place, gradient in _relative_gradients(plan, outputs).items():
             if plan.predictions[place].gradient > 0:
                 ratios[place, "gradient"].append(gradient / plan.predictions[place].gradient)
-        for place, gradient in _gradients_across(outputs, made).items():
-            if plan.predictions[place].across > 0:
-                ratios[place, "across"].append(gradient / plan.predictions[place].across)
+        found = {
+            place: gradient / plan.predictions[place].across
+            for place, gradient in _gradients_across(outputs, made).items()
+            if plan.predictions[place].across > 0
+        }
+        # What a model returns several times gets several cotangents: the last layer is the measure.
+        anchor = found.get(max(found, default=0), 0.0) or 1.0
+        for place, ratio in found.items():
+            ratios[place, "across"].append(ratio / anchor)
     return ratios
 
 

@@ -10,10 +10,13 @@ they share adds up as amplitudes wherever sites are summed, the rest as energies
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from equipoise.plan.covariance import slopes
+from equipoise.plan.evenness import Evenness
+from equipoise.plan.flow import UNKNOWN, Flow
 from equipoise.plan.levels import Levels
 from equipoise.plan.moments import averaging
 from equipoise.plan.nodes import (
@@ -51,40 +54,10 @@ from equipoise.schemes.laws import Zero
 # the mean of log(x)^2 over (0, 1), 2, against 1 where all see all.
 _CAUSAL = 2.0
 _IS_CAUSAL = 1.5
+# Of values that are more alike than this at all sites the rest is known too roughly.
+_MOST_SHARED = 0.75
 # Part of a second moment that may be in doubt.
 _LITTLE = 0.1
-
-
-@dataclass(frozen=True)
-class _Flow:
-    """Second moment of a gradient per entry, nan where nothing is known.
-
-    Attributes:
-        energy: the second moment.
-        common: the part of it that all sites of a row share.
-        doubt: the part of it that may be another one in another draw.
-    """
-
-    energy: float = 0.0
-    common: float = 0.0
-    doubt: float = 0.0
-
-    def __add__(self, other: "_Flow") -> "_Flow":
-        return _Flow(
-            self.energy + other.energy, self.common + other.common, self.doubt + other.doubt
-        )
-
-    def times(self, factor: float, common: float | None = None) -> "_Flow":
-        """All parts times a factor, the common one perhaps times another."""
-        shared = self.common * (factor if common is None else common)
-        return _Flow(self.energy * factor, shared, self.doubt * factor)
-
-    def made_of(self, energy: float, common: float = 0.0) -> "_Flow":
-        """Another gradient that this one becomes, in doubt as far as it is."""
-        return _Flow(energy, common, self.doubt * energy / self.energy if self.energy else 0.0)
-
-
-_UNKNOWN = _Flow(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,18 +91,21 @@ class _Backward:
         self._trace, self._levels = trace, levels
         self._producer = {v: node for node in trace.nodes for v in makes(node)}
         self._chain = {a.output: chain for chain in chains for a in chain.layers.affines}
-        self._flow: dict[int, _Flow] = {}
+        self._evenness = Evenness(trace, levels, self._producer)
+        self._uses = Counter(n.weight for n in trace.nodes if isinstance(n, Affine))
+        self._normed = {n.input for n in trace.nodes if isinstance(n, Norm)}
+        self._flow: dict[int, Flow] = {}
         self.found: dict[int, float] = {}
         for value in trace.outputs:
-            self._flow[value] = self._flow.get(value, _Flow()) + _Flow(1.0)
+            self._flow[value] = self._flow.get(value, Flow()) + Flow(1.0)
         for node in reversed(trace.nodes):
-            got = [self._flow.get(v, _Flow()) for v in makes(node)]
+            got = [self._flow.get(v, Flow()) for v in makes(node)]
             if all(g.energy == 0.0 for g in got):
                 continue
             is_sure = all(levels.is_sure(v) for v in self._decisive(node))
             for value, flow in self._through(node, got[0]):
                 known = flow if is_sure else replace(flow, doubt=flow.energy)
-                self._flow[value] = self._flow.get(value, _Flow()) + known
+                self._flow[value] = self._flow.get(value, Flow()) + known
 
     def _decisive(self, node: Node) -> tuple[int, ...]:
         """Values whose second moments decide what becomes of a gradient."""
@@ -141,7 +117,7 @@ class _Backward:
             case _:
                 return ()
 
-    def _through(self, node: Node, got: _Flow) -> Iterator[tuple[int, _Flow]]:
+    def _through(self, node: Node, got: Flow) -> Iterator[tuple[int, Flow]]:
         match node:
             case Affine():
                 yield self._through_chain(self._chain[node.output], got)
@@ -160,9 +136,9 @@ class _Backward:
             case _ if len(reads(node)) == 1:
                 yield reads(node)[0], self._through_one(node, got)
             case _:
-                yield from ((v, _UNKNOWN) for v in reads(node))
+                yield from ((v, UNKNOWN) for v in reads(node))
 
-    def _through_one(self, node: Node, got: _Flow) -> _Flow:
+    def _through_one(self, node: Node, got: Flow) -> Flow:
         match node:
             case Reshape() | Flatten() | Permute() | Shift():
                 return got
@@ -171,7 +147,13 @@ class _Backward:
                 share = self._share(source)
                 return got.times(square, linear**2 + share * (square - linear**2))
             case Norm():
-                return got.times(self._norm(node))
+                if node.kind == "instance" and not node.is_tracked:
+                    # What all sites share is taken off.
+                    got = got.made_of(got.energy - got.common)
+                flow = got.times(self._norm(node))
+                return (
+                    replace(flow, doubt=flow.energy) if self._evenness.is_doubtful(node) else flow
+                )
             case Gain():
                 return got.times(self._levels.factor_of(node)[0])
             case Dropout(probability=p, is_active=active):
@@ -192,19 +174,22 @@ class _Backward:
             case Softmax(size=size):
                 return got.times(self._level(node.output) * (1.0 - 1.0 / max(size, 1)), 0.0)
             case _:
-                return _UNKNOWN
+                return UNKNOWN
 
-    def _through_chain(self, chain: Chain, got: _Flow) -> tuple[int, _Flow]:
+    def _through_chain(self, chain: Chain, got: Flow) -> tuple[int, Flow]:
         """Through all layers of a chain, from the last to what enters the first."""
         first, stack = chain.layers.affines[0], chain.layers
         part, last = chain.first, stack.affines[-1].output
         self._tell(last, got, True)
         if part is None or part.planned.biases[0] != Zero():
-            return first.input, _UNKNOWN
+            return first.input, UNKNOWN
         # What a plan aims at serves where nothing is promised.
         found = chain.expected if part.is_known else part.planned.expected or part.planned
         # A level moves no slope where all functions are lines on each side of 0.
-        is_sure = part.is_known or all(h.activation.homogeneity == 1.0 for h in stack.hidden)
+        is_line = all(h.activation.homogeneity == 1.0 for h in stack.hidden)
+        is_sure = part.is_known or (is_line and self._level(stack.entry_value) > 0)
+        if len(found.gradient) != len(stack.affines):
+            return first.input, UNKNOWN
         for layer, ratio in zip(stack.affines, found.gradient, strict=True):
             self._tell(layer.output, got.times(ratio * ratio), is_sure)
         # The energy of a row of the first weight, as what it makes of its inputs tells it.
@@ -219,9 +204,11 @@ class _Backward:
         flow = got.times(factor, factor * kept)
         if any(p.kind == "average" for h in stack.hidden for p in (*h.early_pools, *h.pools)):
             flow = replace(flow, common=flow.energy)
+        # A weight that is used again meets what it made itself.
+        is_sure &= all(self._uses[a.weight] == 1 or a.several for a in stack.affines)
         return first.input, flow if is_sure else replace(flow, doubt=flow.energy)
 
-    def _tell(self, value: int, flow: _Flow, is_sure: bool) -> None:
+    def _tell(self, value: int, flow: Flow, is_sure: bool) -> None:
         """Take note of the RMS of the gradient at a layer, where draws keep to it."""
         is_told = is_sure and flow.doubt <= _LITTLE * flow.energy
         self.found[value] = math.sqrt(flow.energy) if is_told else math.nan
@@ -234,9 +221,11 @@ class _Backward:
         if node.is_tracked:
             removed = 0.0
         variance = before - mean * mean
+        if node.kind == "instance" and not node.is_tracked:
+            variance = before * (1.0 - self._share(node.input))
         return behind / variance * max(0.0, 1.0 - removed) if variance > 0 else math.nan
 
-    def _taken(self, node: Take, got: _Flow) -> _Flow:
+    def _taken(self, node: Take, got: Flow) -> Flow:
         """Entries that nobody takes get nothing."""
         ratio = self._ratio(node.output, node.input)
         source = self._trace.values[node.input]
@@ -249,17 +238,20 @@ class _Backward:
         return got.times(ratio, pairs)
 
     def _through_product(
-        self, node: Product, got: _Flow, sources: tuple[int, int] | tuple[int, ...]
-    ) -> Iterator[tuple[int, _Flow]]:
+        self, node: Product, got: Flow, sources: tuple[int, int] | tuple[int, ...]
+    ) -> Iterator[tuple[int, Flow]]:
         first, second = sources
         # The slope of a square is twice its argument: both terms of it point the same way.
         twice = 2.0 if first == second else 1.0
         for value, other in ((first, second), (second, first)):
             mean = self._levels.mean(other)
             flow = got.times(twice * self._level(other), twice * mean * mean)
+            if node.output in self._normed and self._ratio(node.output, value) > 1:
+                # A norm takes the size off that a gate gives.
+                flow = replace(flow, doubt=flow.energy)
             yield value, self._to_smaller(flow, node.output, value)
 
-    def _through_attention(self, node: Attention, got: _Flow) -> Iterator[tuple[int, _Flow]]:
+    def _through_attention(self, node: Attention, got: Flow) -> Iterator[tuple[int, Flow]]:
         query, key, value = node.inputs
         q, k, v = (self._level(x) for x in node.inputs)
         k_apart, v_apart = k * (1.0 - self._share(key)), v * (1.0 - self._share(value))
@@ -276,8 +268,8 @@ class _Backward:
         yield value, self._to_values(node.output, value, got, squares, node.sites, node.visible)
 
     def _to_values(
-        self, made: int, value: int, got: _Flow, squares: float, keys: int, visible: float
-    ) -> _Flow:
+        self, made: int, value: int, got: Flow, squares: float, keys: int, visible: float
+    ) -> Flow:
         """What an average hands to the values that it is made of."""
         ratio = self._ratio(made, value)
         several = _CAUSAL if visible * keys > _IS_CAUSAL else 1.0
@@ -286,7 +278,7 @@ class _Backward:
         common = min(ratio * apart * several / keys, ratio * squares * apart) + alike
         return got.made_of(ratio * squares * apart + alike, common)
 
-    def _through_contract(self, node: Contract, got: _Flow) -> Iterator[tuple[int, _Flow]]:
+    def _through_contract(self, node: Contract, got: Flow) -> Iterator[tuple[int, Flow]]:
         weights = averaging(node, self._producer)
         for place, value in enumerate(node.inputs):
             other = node.inputs[1 - place]
@@ -300,7 +292,7 @@ class _Backward:
             sums = self._entries(node.output) * node.size / self._entries(value)
             yield value, self._doubted_by_shares(got.times(sums * level, 0.0), other)
 
-    def _to_smaller(self, got: _Flow, made: int, value: int) -> _Flow:
+    def _to_smaller(self, got: Flow, made: int, value: int) -> Flow:
         """To a term of a sum, which may have been broadcast to it."""
         ratio = self._ratio(made, value)
         if ratio == 1.0:
@@ -308,7 +300,7 @@ class _Backward:
         same_units = self._sites(value) < self._sites(made)
         return self._summed(got, ratio) if same_units else got.times(ratio)
 
-    def _summed(self, got: _Flow, count: float) -> _Flow:
+    def _summed(self, got: Flow, count: float) -> Flow:
         """The sum over so many sites."""
         alike = count**2 * got.common
         return got.made_of(count * (got.energy - got.common) + alike, alike)
@@ -321,10 +313,10 @@ class _Backward:
         share = self._levels.share(value)
         return 0.5 if math.isnan(share) else share
 
-    def _doubted_by_shares(self, flow: _Flow, *values: int) -> _Flow:
-        """A gradient that depends on shares of values, which may not be known."""
-        unknown = any(math.isnan(self._levels.share(v)) for v in values)
-        return replace(flow, doubt=flow.energy) if unknown else flow
+    def _doubted_by_shares(self, flow: Flow, *values: int) -> Flow:
+        """A gradient that depends on what sites do not share: in doubt if that is hardly known."""
+        is_sure = all(self._levels.share(v) <= _MOST_SHARED for v in values)
+        return flow if is_sure else replace(flow, doubt=flow.energy)
 
     def _entries(self, value: int) -> int:
         return max(1, math.prod(self._trace.values[value].shape))

@@ -32,8 +32,9 @@ from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
 
-# Where an operation that was not read makes fewer units, one draw tells nothing of others.
-_FEW_UNITS = 16
+# Fewer units make what one draw shows another thing in the next: those of an operation that was
+# not read, and of a weight that keeps its values.
+_FEW_UNITS, _FEWEST_UNITS = 16, 4
 # Part of a second moment that may be another one in another draw.
 _LITTLE = 0.1
 # A mean square below this share of the second moment is that of rounding, or of few draws.
@@ -192,7 +193,6 @@ class Levels:
         return self._rows.of(value)
 
     def _settle(self, value: int) -> None:
-        """Find the second moment and the common share of a value and of all it comes from."""
         # From the inputs on: a deep network must not exhaust Python's own stack.
         waiting = [value]
         while waiting:
@@ -239,7 +239,7 @@ class Levels:
         if seen is not None:
             self._level[value] = seen.mean_square
             self._share.setdefault(value, seen.share)
-            few = isinstance(node, Opaque) and self._width(value) < _FEW_UNITS
+            few = self._is_of_few(value, node)
             is_doubted = few or not (starts_anew or self._keeps_to_levels(value, node, levels))
             if is_doubted and not self._rows.of(value).size:
                 self._doubtful.add(value)
@@ -271,6 +271,10 @@ class Levels:
         if is_single or (reads(node) and all(v in self._narrow for v in reads(node))):
             self._narrow.add(value)
         self._together.add(value, node, self._level[value], factor)
+
+    def _is_of_few(self, value: int, node: Node) -> bool:
+        width = min(self._width(v) for v in (value, *reads(node)))
+        return width < (_FEW_UNITS if isinstance(node, Opaque) else _FEWEST_UNITS)
 
     def _keeps_to_levels(self, value: int, node: Node, levels: Sequence[float]) -> bool:
         """Whether draws keep to the second moments that a node reads, up to a small part of a sum.
@@ -307,8 +311,6 @@ class Levels:
                     return normal_moments(f, levels[0], mean)[2]
             case Norm():
                 return self._as_kept(node, second_moment(node, levels, shares, factor), factor)
-            case _:
-                pass
         return second_moment(node, levels, shares, factor, weights)
 
     def _is_spread_around_0(self, node: Node, origins: Sequence[Origin]) -> bool:
