@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from equipoise.rules.finding import Finding, Severity
 
 # A plan's expectation may be off by this factor beyond three standard deviations of the draw.
 _SLACK, _DEVIATIONS = 2.0, 3.0
+# Gradients through a whole model are those of second moments, which no draw has to keep.
+_SLACK_ACROSS = 3.0
 # A mean cosine may be off by this much, and by this many standard deviations of a cosine between
 # random directions.
 _COSINE_SLACK, _COSINE_DEVIATIONS = 0.15, 3.0
@@ -35,6 +38,8 @@ class Expectation:
         log_std, gradient_log_std: standard deviation over draws of the logs of the two, nats.
         correlation: mean cosine between outputs for different inputs.
         correlation_std: standard deviation over draws of that mean, 0 where it is not known.
+        is_across: whether the gradient was followed from the outputs of the model, in second
+            moments, and not within one chain of layers.
     """
 
     signal: float
@@ -43,6 +48,7 @@ class Expectation:
     gradient_log_std: float = 0.0
     correlation: float = math.nan
     correlation_std: float = 0.0
+    is_across: bool = False
 
 
 def predictions_by_layer(m: Measurements, plan: Plan | None) -> tuple[Prediction, ...]:
@@ -58,21 +64,51 @@ def predictions_by_layer(m: Measurements, plan: Plan | None) -> tuple[Prediction
 
 
 def expected_by_layer(m: Measurements, plan: Plan | None) -> tuple[Expectation, ...]:
-    """The plan's expectation for each measured layer, in the units of the measurement."""
+    """The plan's expectation for each measured layer, in the units of the measurement.
+
+    Within a chain of layers gradients are expected relative to its last one, as followed layer by
+    layer; at that one, and where a chain tells nothing, relative to those of the whole model.
+    """
     found = predictions_by_layer(m, plan)
-    # Gradients are predicted relative to the last layer of their stack.
-    ends = {p.stack: x.gradient for p, x in zip(found, m.layers, strict=True)}
-    return tuple(
-        Expectation(
-            p.signal,
-            p.gradient * ends[p.stack],
-            p.log_std,
-            p.gradient_log_std,
-            p.correlation,
-            p.correlation_std,
+    ends = {p.stack: (i, x.gradient) for i, (p, x) in enumerate(zip(found, m.layers, strict=True))}
+    scale, spread = _scale_across(m, found)
+    expected = []
+    for i, p in enumerate(found):
+        last, gradient = ends[p.stack]
+        within, across = p.gradient * gradient, p.across * scale
+        is_across = math.isfinite(across) and (i == last or not math.isfinite(within))
+        expected.append(
+            Expectation(
+                p.signal,
+                across if is_across else within,
+                p.log_std,
+                spread if is_across else p.gradient_log_std,
+                p.correlation,
+                p.correlation_std,
+                is_across,
+            )
         )
-        for p in found
-    )
+    return tuple(expected)
+
+
+def _scale_across(m: Measurements, found: Sequence[Prediction]) -> tuple[float, float]:
+    """What a cotangent of RMS 1 at all outputs is in the measurement, and how far that may stray.
+
+    It is what the middle of the ends of all chains says, and strays as all chains together do. nan
+    for gradients of a loss, which need not look at all outputs alike, and for one end, which would
+    be held against itself.
+    """
+    ends = {p.stack: (p, x) for p, x in zip(found, m.layers, strict=True)}
+    ratios = [
+        x.gradient / p.across
+        for p, x in ends.values()
+        if p.across > 0 and 0 < x.gradient < math.inf
+    ]
+    if len(ratios) < 2 or m.loss_name:
+        return math.nan, 0.0
+    begins = {p.stack: p.gradient_log_std for p in reversed(found)}
+    spread = math.sqrt(sum(s * s for s in begins.values() if math.isfinite(s)))
+    return statistics.median(ratios), spread
 
 
 def against_plan(m: Measurements, plan: Plan) -> list[Finding]:
@@ -85,7 +121,8 @@ def against_plan(m: Measurements, plan: Plan) -> list[Finding]:
         ):
             if not (0 < observed < math.inf and 0 < expected < math.inf):
                 continue
-            allowed = _DEVIATIONS * log_std + math.log(_SLACK)
+            slack = _SLACK_ACROSS if name == "gradient" and e.is_across else _SLACK
+            allowed = _DEVIATIONS * log_std + math.log(slack)
             excess = abs(math.log(observed / expected)) - allowed
             if excess > worst.get(name, (0.0, None))[0]:
                 factor = math.exp(allowed)

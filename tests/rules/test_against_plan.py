@@ -1,6 +1,7 @@
 """Measurements held against a plan: how far each number may be off, and what a plan warns of."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,9 +22,10 @@ def layer(name, signal=1.0, gradient=1.0, correlation=0.0, **more):
     return LayerMeasurement(name, f"{name}.weight", 100, *numbers, **more)
 
 
-def missed(layers, predictions, **plan):
+def missed(layers, predictions, loss_name="", **plan):
     made = Plan("he", (), (), (), predictions=tuple(predictions), **plan)
-    found = diagnose(Measurements(tuple(layers), 1.0, 0.0, 0.0, 1.0, True, 64), made)
+    seen = Measurements(tuple(layers), 1.0, 0.0, 0.0, 1.0, True, 64)
+    found = diagnose(replace(seen, loss_name=loss_name), made)
     return [f for f in found if f.code == "prediction-missed"]
 
 
@@ -65,6 +67,24 @@ def test_gradients_are_held_against_those_of_the_same_stack():
     ]  # fmt: skip
     assert not missed(seen, predictions)
     assert missed(seen, [Prediction("a", "a.weight", 1.0, 0.3, 0), *predictions[1:]])
+
+
+def test_gradients_are_held_against_those_of_the_whole_model():
+    """The ends of chains among each other; nothing is said of gradients of a loss."""
+
+    def chains(*across, log_std=0.0):
+        return [
+            Prediction(n, f"{n}.weight", 1.0, 1.0, i, 0.0, log_std, across=a)
+            for i, (n, a) in enumerate(zip("abc", across, strict=True))
+        ]
+
+    seen = [layer("a", gradient=0.2), layer("b", gradient=1.0), layer("c", gradient=2.0)]
+    assert not missed(seen, chains(0.1, 0.5, 1.0))
+    assert not missed(seen, chains(0.1, 0.5, 2.5))
+    assert missed(seen, chains(0.7, 0.5, 1.0))
+    assert not missed(seen, chains(0.7, 0.5, 1.0, log_std=0.5))
+    assert not missed(seen, chains(0.7, math.nan, math.nan))
+    assert not missed(seen, chains(0.7, 0.5, 1.0), loss_name="cross-entropy")
 
 
 def test_a_weight_that_is_used_twice_has_two_expectations():

@@ -1,0 +1,241 @@
+"""Gradients foretold through whole models, against measured ones: means over draws."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import equipoise.torch as eq
+from equipoise.rules.against_plan import predictions_by_layer
+
+DRAWS = 12
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+class Stream(nn.Module):
+    """Pre-norm or post-norm residual layers over rows."""
+
+    def __init__(self, norm=nn.LayerNorm, act=nn.GELU, is_post=False, n=32, depth=4):
+        super().__init__()
+        self.norms = nn.ModuleList(norm(n) for _ in range(depth))
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Linear(n, 2 * n), act(), nn.Linear(2 * n, n)) for _ in range(depth)
+        )
+        self.head, self.is_post = nn.Linear(n, 10), is_post
+
+    def forward(self, x):
+        for norm, branch in zip(self.norms, self.branches, strict=True):
+            x = norm(x + branch(x)) if self.is_post else x + branch(norm(x))
+        return self.head(x)
+
+
+class Transformer(nn.Module):
+    """Attention layers that end in all sites, their mean, or the first one."""
+
+    def __init__(self, end, is_causal=False):
+        super().__init__()
+        n = 32
+        self.embed = nn.Linear(8, n)
+        self.qkv = nn.ModuleList(nn.Linear(n, 3 * n) for _ in range(3))
+        self.out = nn.ModuleList(nn.Linear(n, n) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(n) for _ in range(3))
+        self.head, self.end, self.is_causal = nn.Linear(n, 10), end, is_causal
+
+    def forward(self, x):
+        x = self.embed(x)
+        for norm, qkv, out in zip(self.norms, self.qkv, self.out, strict=True):
+            q, k, v = (
+                t.unflatten(-1, (4, 8)).transpose(1, 2) for t in qkv(norm(x)).chunk(3, dim=-1)
+            )
+            h = F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
+            x = x + out(h.transpose(1, 2).flatten(2))
+        ends = {"all": lambda: x, "mean": lambda: x.mean(1), "first": lambda: x[:, 0]}
+        return self.head(ends[self.end]())
+
+
+class Written(nn.Module):
+    """Attention of products and a softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(32, 32)
+        self.q, self.k, self.v, self.out, self.head = (nn.Linear(32, 32) for _ in range(5))
+
+    def forward(self, x):
+        x = self.embed(x)
+        scores = self.q(x) @ self.k(x).mT / math.sqrt(32)
+        return self.head(self.out(scores.softmax(-1) @ self.v(x)))
+
+
+class Pictures(nn.Module):
+    """Residual convolutions with batch norms, strides and a mean at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+                nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16),
+            )
+            for _ in range(3)
+        )  # fmt: skip
+        self.down = nn.Conv2d(16, 32, 2, stride=2)
+        self.norm = nn.GroupNorm(4, 32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        return self.head(self.norm(self.down(x)).mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """Gates, parts, joins, dropout, gains, and a difference."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(32, 64), nn.Linear(32, 64), nn.Linear(64, 32)
+        self.d, self.e, self.head = nn.Linear(32, 96), nn.Linear(96, 32), nn.Linear(32, 8)
+        self.gain = nn.Parameter(torch.full((32,), 0.5))
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x):
+        x = x + self.drop(self.c(F.silu(self.a(x)) * self.b(x)))
+        first, second, third = self.d(x).chunk(3, dim=-1)
+        x = x - self.gain * self.e(torch.cat([torch.tanh(first), second * third, first], -1))
+        return self.head(x)
+
+
+class Pyramid(nn.Module):
+    """Down, up, and a skip."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner = nn.Conv1d(4, 16, 3, padding=1), nn.Conv1d(16, 16, 3, padding=1)
+        self.norms = nn.ModuleList([nn.GroupNorm(2, 16), nn.InstanceNorm1d(16)])
+        self.last = nn.Conv1d(32, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = F.gelu(self.norms[0](self.first(x)))
+        small = self.norms[1](self.inner(F.avg_pool1d(x, 2)))
+        return self.last(torch.cat([x, F.interpolate(small, scale_factor=2.0)], 1))
+
+
+ROWS, SITES, MAPS = normal(96, 32), normal(24, 12, 8), normal(24, 3, 8, 8)
+CASES = {
+    "pre-norm": (Stream(), ROWS, 2 * 4 + 1),
+    "pre-norm of tanh, rms": (Stream(nn.RMSNorm, nn.Tanh), ROWS, 9),
+    "post-norm": (Stream(act=nn.ReLU, is_post=True), ROWS, 9),
+    "attention": (Transformer("all"), SITES, 8),
+    "attention, mean of sites": (Transformer("mean"), SITES, 8),
+    "attention, first site": (Transformer("first"), SITES, 8),
+    "causal attention": (Transformer("all", is_causal=True), SITES, 8),
+    "written attention": (Written(), normal(24, 12, 32), 6),
+    "pictures": (Pictures(), MAPS, 9),
+    "gates": (Gated(), ROWS, 6),
+    "pyramid": (Pyramid(), normal(24, 4, 16), 3),
+}
+
+
+def drawn(model, x):
+    """Log of measured over foretold gradients, the mean over draws, by layer."""
+    plan = eq.plan(model, x)
+    logs = []
+    for seed in range(DRAWS):
+        eq.apply(model, plan, torch.Generator().manual_seed(seed))
+        m = eq.diagnose(model, x).measurements
+        found = predictions_by_layer(m, plan)
+        # The cotangent has norm 1 in all.
+        entries = model(x).numel()
+        logs.append([
+            math.log(s.gradient * math.sqrt(entries) / p.across)
+            for p, s in zip(found, m.layers, strict=True)
+        ])  # fmt: skip
+    return plan, torch.tensor(logs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_that_are_foretold(case):
+    model, x, count = CASES[case]
+    plan, logs = drawn(model, x)
+    assert len(plan.predictions) == count
+    assert all(p.across > 0 for p in plan.predictions)
+    error = logs.std(dim=0) / math.sqrt(DRAWS)
+    # Wide limit: what 32 units leave out is below a quarter.
+    assert (logs.mean(dim=0).abs() < 0.25 + 4 * error).all(), logs.mean(dim=0)
+
+
+def untold(model, x):
+    return [p.layer for p in eq.plan(model, x).predictions if math.isnan(p.across)]
+
+
+class Turned(nn.Module):
+    """A weight that meets what it made."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 32), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)) @ self.a.weight)
+
+
+def test_what_draws_do_not_keep_to_is_not_told():
+    # A weight that is used again turns the gradient to what it made itself.
+    assert untold(Turned(), normal(64, 16)) == ["a"]
+    # A norm divides rows of a single feature by next to nothing.
+    one = nn.Sequential(nn.Linear(1, 32), nn.LayerNorm(32), nn.Linear(32, 4))
+    assert untold(one, normal(64, 1)) == ["0"]
+    silent = normal(64, 16)
+    silent[3] = 0.0
+    rows = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 4))
+    assert untold(rows, silent) == ["0"]
+    assert not untold(rows, normal(64, 16))
+    few = nn.Sequential(nn.Linear(16, 3), nn.LayerNorm(3), nn.Linear(3, 4))
+    assert untold(few, normal(64, 16)) == ["0"]
+
+
+class Scaled(nn.Module):
+    """A gate of one number for each row, whose size a norm takes off again."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.x, self.head = nn.Linear(16, 1), nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(F.layer_norm(self.x(x) * torch.sigmoid(self.gate(x)), (32,)))
+
+
+def test_the_size_that_a_gate_gives_is_lost_behind_a_norm():
+    assert "gate" in untold(Scaled(), normal(64, 16))
+
+
+class Across(nn.Module):
+    """A norm over sites, which hardly differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 32), nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.b(F.layer_norm(self.a(x).mT, (5,)))
+
+
+def test_a_norm_over_sites_is_a_matter_of_their_differences():
+    assert untold(Across(), normal(64, 5, 16)) == ["a"]
+
+
+def test_the_page_and_the_check_of_the_same_call_use_them():
+    model, x, _ = CASES["pre-norm"]
+    report = eq.initialize(model, x)
+    assert not [f for f in report.findings if f.code == "prediction-missed"]
+    assert all(p.across > 0 for p in report.plan.predictions)
+    again = eq.Plan.from_dict(report.plan.to_dict())
+    assert again == report.plan
