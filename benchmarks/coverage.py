@@ -23,6 +23,7 @@ import importlib
 import importlib.util
 import math
 import re
+import statistics
 import sys
 import time
 import traceback
@@ -148,6 +149,7 @@ def planned(plan: Plan, made: Built) -> dict[str, Any]:
         "predictions": len(plan.predictions),
         "finite_predictions": len(finite),
         "affines": affines(made.model),
+        "told_gradients": sum(math.isfinite(p.across) for p in plan.predictions),
     }
 
 
@@ -175,11 +177,28 @@ def measured(report: eq.Initialization) -> dict[str, Any]:
         "measured": len(layers),
         "compared": (ratios := prediction_ratios(report.plan, layers)),
         "within_factor": sum(1 / FACTOR <= r <= FACTOR for r in ratios),
+        "gradients": (across := gradient_ratios(report.plan, layers)),
+        "gradients_within": sum(1 / FACTOR <= r <= FACTOR for r in across),
         "gradient_ratio": ratio(layers, "weight_gradient"),
         "signal_ratio": ratio(layers, "signal"),
         "codes": sorted({f.code for f in report.findings}),
         "worst": sorted({f.severity for f in report.findings}),
     }
+
+
+def gradient_ratios(plan: Plan, layers: tuple[LayerMeasurement, ...]) -> list[float]:
+    """Measured over predicted gradients of the whole model, relative to the middle of all."""
+    waiting: dict[str, list[float]] = {}
+    for prediction in plan.predictions:
+        waiting.setdefault(prediction.weight, []).append(prediction.across)
+    found = []
+    for layer in layers:
+        told = waiting.get(layer.weight)
+        across = told.pop(0) if told else math.nan
+        if across > 0 and layer.gradient > 0:
+            found.append(layer.gradient / across)
+    middle = statistics.median(found) if found else 1.0
+    return [r / middle for r in found]
 
 
 def prediction_ratios(plan: Plan, layers: tuple[LayerMeasurement, ...]) -> list[float]:

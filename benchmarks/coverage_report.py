@@ -57,6 +57,8 @@ def row(results: list[Result]) -> dict[str, float]:
         "opaque": mean(share(r["under_opaque"], r["parameters"]) for r in done),
         "predicted": mean(share(r["finite_predictions"], r["predictions"]) for r in done),
         "within 2": mean(share(r["within_factor"], len(r["compared"])) for r in seen),
+        "gradients": mean(share(r["told_gradients"], r["predictions"]) for r in done),
+        "in 2": mean(share(r["gradients_within"], len(r["gradients"])) for r in seen),
         "forward": mean(float(r["forward_is_finite"]) for r in seen),
         "backward": mean(float(r["gradient_is_finite"]) for r in seen),
         "gradient": share(sum(r <= 10 for r in deep), len(deep)),
@@ -94,6 +96,8 @@ _HEADS: dict[str, Callable[[float], str]] = {
     "opaque": percent,
     "predicted": percent,
     "within 2": percent,
+    "gradients": percent,
+    "in 2": percent,
     "forward": percent,
     "backward": percent,
     "gradient": percent,
@@ -120,6 +124,8 @@ def show(console: Console, results: Results) -> None:
         f"not read: {percent(whole['opaque'])} of all parameters",
         f"weights with a predicted signal: {percent(whole['predicted'])}, measured within a "
         f"factor 2 of it: {percent(whole['within 2'])}",
+        f"weights with a predicted gradient: {percent(whole['gradients'])}, measured within a "
+        f"factor 2 of it: {percent(whole['in 2'])}",
         f"gradients of one role within a factor 10 across depth: {percent(whole['gradient'])}",
         f"forward finite: {percent(whole['forward'])}, backward: {percent(whole['backward'])}, "
         f"crashes: {whole['crashes']:.0f}",
@@ -195,8 +201,9 @@ def markdown(results: Results, versions: str, beside: Iterable[str]) -> str:
         "family that are planned. *assigned*: entries of matrices that get a law; the others are",
         "parts that the inputs given do not reach, and frozen ones. *opaque*: parameters under",
         "operations that were not read. *predicted*: layers with an expected signal. *within 2*:",
-        "those measured within a factor 2 of it. *gradient*: models in which gradients of weights",
-        "that differ in depth only are within a factor 10.",
+        "those measured within a factor 2 of it. *gradients*, *in 2*: the same for the gradient of",
+        "the whole model. *gradient*: models in which gradients of weights that differ in depth",
+        "only are within a factor 10.",
         "",
         f"| family | {head} |",
         "|---" * (len(_HEADS) + 1) + "|",
