@@ -26,7 +26,11 @@ def family(name: str) -> str:
     config = CONFIG_MAPPING[name]()
     kind = MODEL_MAPPING[type(config)]
     kind = kind[0] if isinstance(kind, tuple) else kind
-    read = set(inspect.signature(kind.forward).parameters)
+    try:
+        read = set(inspect.signature(kind.forward).parameters)
+    except ImportError:
+        # A class that needs another package has no forward to look at.
+        return "other"
     text, image = "input_ids" in read, bool(read & {"pixel_values", "pixel_values_videos"})
     sound = bool(read & {"input_values", "input_features", "audio_mel"})
     own = [key for part in tree(config) for key in vars(part)]
