@@ -64,6 +64,9 @@ def expect_alone(stack: Stack, weight: Law, bias: Law, entry: Inputs, rows: int)
     reads, sites = _reads(affine, block)
     groups, taps = affine.convolution.groups, math.prod(block)
     rows_out, size = affine.out_size // groups, affine.in_size // groups
+    if not reads:
+        # Taps that meet nothing but padding.
+        return None
     window = reads * size
     s, count = entry.share, rows * sites
     alike = s * s + (1 - s) ** 2 * (1 / window + 1 / count) + 2 * s * (1 - s) / window

@@ -124,6 +124,12 @@ def test_frames_are_isometries_on_some_directions() -> None:
     assert found.signal[0] == pytest.approx(2.0 * math.sqrt(2.0 * 64 * 16 / 64 / 32), rel=0.01)
 
 
+def test_taps_that_meet_padding_alone_have_no_closed_form() -> None:
+    apart = Convolution((2,), (1,), ((3, 3),), (6,))
+    beside = Affine("a", "a.weight", "", 0, 1, 0, 1, 8, 8, apart, (1,), (1,), axis=-2)
+    assert expect_alone(stack_of(beside), Normal(0.1), Zero(), entering(), ROWS) is None
+
+
 def test_nothing_is_said_of_few_entries_of_an_uneven_law() -> None:
     alone = convolved(16, 16, Convolution((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 16))
     assert expect_alone(stack_of(alone), Uniform(0.2), Zero(), entering(), ROWS) is None
