@@ -76,8 +76,10 @@ def run_units(
         tries: how often a unit is started whose worker dies.
         version: of what the work computes, kept with the results. The store knows the work by its
             name and cannot see that its code has changed: say so here.
-        address: of a Ray cluster, as ``ray.init`` takes it; left out, one that this process or
-            machine is part of, and otherwise a new local one.
+        address: of a Ray cluster: ``host:port``, ``auto`` for the one that this machine is part
+            of, ``local`` for a new one of this machine's cores; left out, the one that this process
+            or machine is part of, and a new one where there is none. Its nodes must be able to
+            import equipoise and the work.
 
     Returns:
         Results in the order of the units.

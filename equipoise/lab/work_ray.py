@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import socket
 from typing import Any
 
 from equipoise.errors import ArgumentError
@@ -20,8 +21,9 @@ def run_on_ray(queue: Queue, jobs: int, address: str) -> None:
         queue: of the units; its work must be importable where the tasks run.
         jobs: tasks at a time; 0 for as many as the cluster has cores, counted again as nodes come
             and go.
-        address: as ``ray.init`` takes it; empty for a cluster that this process or machine is part
-            of and otherwise a new local one.
+        address: ``host:port`` of a cluster, ``auto`` for the one that this machine is part of,
+            ``local`` for a new one of this machine's cores; empty for the one that this process or
+            machine is part of, and a new one where there is none.
 
     Raises:
         ArgumentError: where Ray is not installed, or no cluster is at the address.
@@ -36,10 +38,11 @@ def run_on_ray(queue: Queue, jobs: int, address: str) -> None:
     ours = not ray.is_initialized()
     if ours:
         try:
+            _knock(address)
             ray.init(
                 address=address or None, include_dashboard=False, logging_level=logging.WARNING
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ArgumentError(
                 f"address must be that of a Ray cluster that runs, got {address!r} ({error}). "
                 "Start one with 'ray start --head', or leave address out."
@@ -49,6 +52,13 @@ def run_on_ray(queue: Queue, jobs: int, address: str) -> None:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See whether anybody answers: Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _run(queue: Queue, jobs: int, ray: Any) -> None:

@@ -14,6 +14,7 @@ from equipoise.lab.work import choose_place, run_units
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'equipoise[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:ray.*")]
 HERE = Path(__file__).parent
+PATH = os.pathsep.join([str(HERE), *filter(None, sys.path)])
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, sys.path)]))
+        patch.setenv("PYTHONPATH", PATH)
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         try:
             yield made
@@ -79,7 +80,7 @@ def test_killed_workers_and_failures_count_as_in_processes(some, cluster, tmp_pa
         units = counted(tmp_path, "a", deaths=0) | counted(tmp_path, "b", deaths=1)
         assert run_units(some.dies, units, on="ray", tries=2) == {"a": 0, "b": 1}
         units = counted(tmp_path, "c", deaths=9)
-        with pytest.raises(WorkError, match="unit 'c' must finish within 2 tries.*WorkerCrashed"):
+        with pytest.raises(WorkError, match=r"unit 'c' must finish within 2 tries.*WorkerCrashed"):
             run_units(some.dies, units, on="ray", tries=2)
         with pytest.raises(WorkError, match=r"unit 'd' failed: SystemExit: 3"):
             run_units(some.leaves, {"d": {}}, on="ray")
@@ -94,7 +95,7 @@ def test_work_that_nodes_cannot_import_is_said_so(cluster, monkeypatch, tmp_path
     monkeypatch.syspath_prepend(str(tmp_path))
     work = importlib.import_module("gone").work
     (tmp_path / "gone.py").unlink()
-    with pytest.raises(WorkError, match="unit 'a' failed: .*ModuleNotFoundError.*gone"):
+    with pytest.raises(WorkError, match=r"unit 'a' failed: .*ModuleNotFoundError.*gone"):
         run_units(work, {"a": {}}, on="ray", address=cluster.address)
 
 
@@ -121,9 +122,18 @@ def test_an_interrupt_stops_tasks_and_keeps_results(some, cluster, tmp_path):
     assert len(list((tmp_path / "store").iterdir())) == 1
 
 
-def test_an_address_without_a_cluster_is_refused(some, monkeypatch):
+def test_a_cluster_of_its_own_ends_with_the_run(some, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PATH)
+    units = {str(i): {"x": i / 7} for i in range(3)}
+    there = run_units(some.numbers, units, on="ray", jobs=2, address="local")
+    assert repr(there) == repr(run_units(some.numbers, units))
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "nowhere"])
+def test_an_address_without_a_cluster_is_refused(some, address):
     with pytest.raises(ArgumentError, match="address must be that of a Ray cluster that runs, got"):
-        run_units(some.place, {"a": {}}, on="ray", address="127.0.0.1:1")
+        run_units(some.place, {"a": {}}, on="ray", address=address)
 
 
 def test_ray_is_chosen_where_it_is(some):
