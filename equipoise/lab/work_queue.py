@@ -56,7 +56,7 @@ class Queue:
         tries: int,
         keep: Callable[[str, Attempt], None],
     ):
-        """See the arguments.
+        """Line units up.
 
         Args:
             work: on every unit.

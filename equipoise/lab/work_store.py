@@ -7,6 +7,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from equipoise.errors import ArgumentError
 
@@ -54,6 +55,12 @@ def _check_plain(name: str, value: object) -> None:
                 f"{name} must be plain data ({_PLAIN}), got {type(value).__name__}. "
                 "Arrays and tensors have .item() and .tolist()."
             )
+
+
+def _parts(key: str, work: str, version: str, arguments: dict[str, Any]) -> dict[str, str]:
+    """What a result belongs to, part by part, as text: so nan equals nan."""
+    given = {f"argument {n!r}": json.dumps(v, sort_keys=True) for n, v in arguments.items()}
+    return {"key": repr(key), "work": work, "version": repr(version)} | given
 
 
 @dataclass(frozen=True)
@@ -107,27 +114,22 @@ class Store:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             kept = Stored(json.dumps(found["result"]), float(found["seconds"]))
-            belongs = {
-                "key": found["key"],
-                "work": found["work"],
-                "version": found["version"],
-                "arguments": json.dumps(found["arguments"], sort_keys=True),
-            }
+            belongs = _parts(found["key"], found["work"], found["version"], found["arguments"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArgumentError(
                 f"store must hold results as run_units writes them, got {path} "
                 f"({type(error).__name__}: {error}). Move it away or pass another folder."
             ) from error
-        wanted = {"key": key, "work": self.work, "version": self.version, "arguments": arguments}
-        for what, asked in wanted.items():
-            # As text, so that nan equals nan.
-            if belongs[what] != asked:
+        wanted = _parts(key, self.work, self.version, json.loads(arguments))
+        for part in dict.fromkeys([*wanted, *belongs]):
+            asked, there = wanted.get(part, "absent"), belongs.get(part, "absent")
+            if asked != there:
                 raise ArgumentError(
-                    f"store must hold results of this run's {what}, {asked}; {path} is of "
-                    f"{belongs[what]}. Pass another folder, or move the file away to have the "
-                    "unit run again."
+                    f"store must hold results of the same work and arguments, got {path}, where "
+                    f"{part} is {there}, not {asked}. Pass another folder, or move the file away "
+                    "to have the unit run again."
                 )
         return kept
 
