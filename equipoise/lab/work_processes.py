@@ -19,6 +19,8 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 
 @dataclass(eq=False)
 class _Worker:
+    """A process, its pipe, and the unit that it is at; empty at rest."""
+
     process: BaseProcess
     pipe: Connection
     key: str = ""
@@ -31,45 +33,51 @@ def run_in_processes(queue: Queue, jobs: int) -> None:
     hang, and not every system has it.
     """
     work = pickle.dumps(queue.work)
-    busy: list[_Worker] = []
-    idle: list[_Worker] = []
+    workers: list[_Worker] = []
     try:
         try:
             while True:
-                while len(busy) < jobs and (key := queue.take()) is not None:
-                    # A unit is not to pay for a worker that died with nothing to do.
-                    while idle and not idle[-1].process.is_alive():
-                        _stop(idle.pop())
-                    busy.append(idle.pop() if idle else _start(work))
-                    _give(busy[-1], key, queue)
+                while len(_busy(workers)) < jobs and (key := queue.take()) is not None:
+                    _give(_free(workers, work), key, queue)
+                busy = _busy(workers)
                 if not busy:
                     return
                 ready = wait([worker.pipe for worker in busy], timeout=1.0)
-                for worker in list(busy):
+                for worker in busy:
                     # A process that the work started may hold the pipe of a dead worker open.
                     if worker.pipe in ready or not worker.process.is_alive():
-                        busy.remove(worker)
-                        if _receive(worker, queue):
-                            idle.append(worker)
+                        _receive(worker, queue)
         finally:
             # After an interrupt: what is finished is kept all the same.
-            for worker in busy:
+            for worker in _busy(workers):
                 if worker.pipe.poll():
                     _receive(worker, queue)
     finally:
-        for worker in busy + idle:
+        for worker in workers:
             _stop(worker)
 
 
-def _start(work: bytes) -> _Worker:
+def _busy(workers: list[_Worker]) -> list[_Worker]:
+    return [worker for worker in workers if worker.key]
+
+
+def _free(workers: list[_Worker], work: bytes) -> _Worker:
+    for worker in [worker for worker in workers if not worker.key]:
+        # A unit is not to pay for a worker that died at rest.
+        if worker.process.is_alive():
+            return worker
+        workers.remove(worker)
+        _stop(worker)
     context = multiprocessing.get_context("spawn")
     mine, its = context.Pipe()
     # Not a daemon: those may have no processes of their own, as loaders of data do.
     process = context.Process(target=_serve, args=(its, work), daemon=False)
+    # Listed before it runs: whatever interrupts us, every process is stopped.
+    workers.append(_Worker(process, mine))
     with _environment(_ONE_THREAD):
         process.start()
     its.close()
-    return _Worker(process, mine)
+    return workers[-1]
 
 
 @contextmanager
@@ -94,25 +102,26 @@ def _give(worker: _Worker, key: str, queue: Queue) -> None:
         worker.pipe.send(queue.units[key])
 
 
-def _receive(worker: _Worker, queue: Queue) -> bool:
-    """Hand a worker's answer on; whether the worker can go on."""
+def _receive(worker: _Worker, queue: Queue) -> None:
+    """Hand on a worker's answer, or its death."""
     try:
         given = worker.pipe.recv() if worker.pipe.poll() else None
     except (EOFError, OSError):
         given = None
-    if given is None:
-        # Its pipe closes a little before it ends with a status of its own.
-        worker.process.join(timeout=5)
-        _stop(worker)
-        queue.lose(worker.key, f"exit status {worker.process.exitcode}")
-        return False
-    queue.finish(worker.key, given)
-    return True
+    key, worker.key = worker.key, ""
+    if given is not None:
+        queue.finish(key, given)
+        return
+    # Its pipe closes a little before it ends with a status of its own.
+    worker.process.join(timeout=5)
+    _stop(worker)
+    queue.lose(key, f"exit status {worker.process.exitcode}")
 
 
 def _stop(worker: _Worker) -> None:
-    worker.process.kill()
-    worker.process.join()
+    if worker.process.pid is not None:
+        worker.process.kill()
+        worker.process.join()
     worker.pipe.close()
 
 
