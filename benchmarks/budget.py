@@ -55,10 +55,10 @@ def accuracy(
         apply(model, plan, torch.Generator().manual_seed(seed))
     replicas, seeds = Replicas.of(models), list(range(DRAWS))
     rates = [rate for rate in RATES for _ in seeds]
-    tried = train(replicas.repeat(len(RATES)), part, rates, seeds * len(RATES)).accuracy
+    tried = train(replicas.repeat(len(RATES)), part, rates, seeds * len(RATES)).score
     best = RATES[int(tried.view(len(RATES), DRAWS).mean(1).argmax())]
     fresh = [seed + 1000 for seed in seeds]
-    scores = train(replicas, task, [best] * DRAWS, fresh).accuracy.tolist()
+    scores = train(replicas, task, [best] * DRAWS, fresh).score.tolist()
     error = statistics.stdev(scores) / math.sqrt(DRAWS)
     return {"accuracy": statistics.mean(scores), "standard_error": error, "learning_rate": best}
 

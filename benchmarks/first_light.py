@@ -115,7 +115,7 @@ def accuracy(cell: Cell, method: str) -> dict[str, object]:
     replicas = Replicas.of(models)
     seeds = list(range(DRAWS))
     rates = [rate for rate in RATES for _ in seeds]
-    tried = train(replicas.repeat(len(RATES)), part, rates, seeds * len(RATES)).accuracy
+    tried = train(replicas.repeat(len(RATES)), part, rates, seeds * len(RATES)).score
     by_rate = tried.view(len(RATES), DRAWS).mean(1)
     best = RATES[int(by_rate.argmax())]
 
@@ -124,7 +124,7 @@ def accuracy(cell: Cell, method: str) -> dict[str, object]:
     # Other batches than those that chose the rate.
     fresh = [seed + 1000 for seed in seeds]
     final = train(Replicas.of(models), task, [best] * DRAWS, fresh)
-    scores = final.accuracy.tolist()
+    scores = final.score.tolist()
     return {
         "accuracy": statistics.mean(scores),
         "standard_error": statistics.stdev(scores) / math.sqrt(DRAWS),

@@ -35,6 +35,13 @@ def finite(name: str, value: float, remedy: str = "") -> float:
     return float(value)
 
 
+def in_unit_interval(name: str, value: float, remedy: str = "") -> float:
+    """Return ``value`` as a float; refuse what is not from 0 to 1."""
+    if not (_is_finite(value) and 0 <= value <= 1):
+        raise ArgumentError(_message(name, "from 0 to 1", value, remedy or "Pass a share."))
+    return float(value)
+
+
 def at_least(name: str, value: int, least: int, remedy: str = "") -> int:
     """Return ``value``; refuse integers below ``least``."""
     if isinstance(value, bool) or not _is_finite(value) or int(value) != value or value < least:

@@ -17,6 +17,22 @@ class PlanError(EquipoiseError):
     """A plan cannot be carried out on this model."""
 
 
+class WorkError(EquipoiseError):
+    """A unit of work failed, or took its workers down; what others gave has been kept.
+
+    Attributes:
+        key: of the unit.
+    """
+
+    def __init__(self, key: str, message: str):
+        super().__init__(message)
+        self.key = key
+
+    def __reduce__(self) -> tuple[type["WorkError"], tuple[str, str]]:
+        # What Exception does on its own passes the message alone.
+        return type(self), (self.key, str(self))
+
+
 class UnhealthyError(EquipoiseError):
     """Raised on request when a report holds a finding of severity 'error'."""
 

@@ -1,26 +1,59 @@
 """Many replicas of one network trained in one tensor program.
 
 Every replica has its own weights, learning rate and order of batches, and equals a run of its own.
-``lab/layers.py`` makes the forward pass one program; all parameters of a replica are a row of one
-matrix, and Adam is five elementwise passes over it.
+All parameters of a replica are a row of one matrix, and an optimizer is a few elementwise passes
+over it. Dense networks are run by ``lab/dense.py``, without a graph; convolutions, and losses that
+need derivatives by the inputs, by ``lab/layers.py``.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
-from equipoise.lab.data import Classification
+from equipoise.lab.dense import DenseProgram
 from equipoise.lab.layers import common_layers, forward
+from equipoise.lab.optimizers import NO_CLIPPING, Adam, Clipping, Optimizer, Schedule, constant
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
-# A test part of thousands of images would not fit as one batch of many replicas.
-_MOST_TEST_ROWS = 512
+Call = Callable[[torch.Tensor], torch.Tensor]
+_ADAM = Adam()
+
+
+class Task(Protocol):
+    """What replicas are trained on."""
+
+    @property
+    def x_train(self) -> torch.Tensor:
+        """Inputs, shape (rows, ...)."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that a network must have."""
+        ...
+
+    @property
+    def needs_derivatives(self) -> bool:
+        """Whether losses differentiate the network by its inputs."""
+        ...
+
+    def losses(self, call: Call, batch: torch.Tensor) -> torch.Tensor:
+        """Mean loss of each replica on its own rows.
+
+        Args:
+            call: outputs (R, B, outputs) for inputs (R, B, ...).
+            batch: numbers of training rows, shape (R, B).
+        """
+        ...
+
+    def scores(self, call: Call) -> torch.Tensor:
+        """Score of each replica on the test part, shape (R,), higher is better."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,40 +110,46 @@ class Training:
     Attributes:
         replicas: with their weights at the end.
         loss: mean training loss of each epoch, shape (epochs, R).
-        accuracy: on the test part, shape (R,); outputs that are not finite are wrong.
-        curve: test accuracy after each epoch, shape (epochs, R), empty unless asked for.
+        score: on the test part, shape (R,): accuracy, or what the task calls its score.
+        curve: test score after each epoch, shape (epochs, R), empty unless asked for.
         diverged_at: step at which the loss was first not finite, -1 where it never was; such a
             replica keeps the weights it had then.
     """
 
     replicas: Replicas
     loss: torch.Tensor
-    accuracy: torch.Tensor
+    score: torch.Tensor
     curve: torch.Tensor
     diverged_at: torch.Tensor = field(repr=False)
 
 
 def train(
     replicas: Replicas,
-    task: Classification,
+    task: Task,
     learning_rates: Sequence[float],
     seeds: Sequence[int],
     epochs: int = 20,
     batch_size: int = 64,
     with_curve: bool = False,
     progress: Callable[[int], None] = lambda epoch: None,
+    optimizer: Optimizer = _ADAM,
+    schedule: Schedule = constant,
+    clipping: Clipping = NO_CLIPPING,
 ) -> Training:
-    """Train every replica with Adam on the cross-entropy, each with its own rate and batches.
+    """Train every replica on a task, each with its own rate and batches.
 
     Args:
-        replicas: where to start; left as they are.
-        task: the data.
+        replicas: where to start; left as they are. They train on the device that they are on.
+        task: the data and the loss.
         learning_rates: one for each replica.
         seeds: one for each replica: of the generator that shuffles its batches.
         epochs: passes over the training part.
         batch_size: rows in a batch; the last one of an epoch may be smaller.
         with_curve: also test after each epoch.
         progress: called with the number of epochs done.
+        optimizer: how weights move.
+        schedule: factor of all rates by step, counted from 0.
+        clipping: what gradients are cut to.
 
     Returns:
         The training.
@@ -122,14 +161,86 @@ def train(
     for name, given in (("learning_rates", learning_rates), ("seeds", seeds)):
         if len(given) != count:
             raise ArgumentError(f"{name} must hold {count} numbers, got {len(given)}. Add some.")
+    for rate in learning_rates:
+        _checks.positive("learning_rates", rate)
     _refuse_unfit(replicas.layers, task)
     _checks.at_least("epochs", epochs, 1)
     _checks.at_least("batch_size", batch_size, 1)
-
+    run = _Run(replicas, task, learning_rates, optimizer, schedule, clipping)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    losses, curve = [], []
     with _one_thread():
-        return _train(
-            replicas, task, learning_rates, seeds, epochs, batch_size, with_curve, progress
-        )
+        for epoch in range(epochs):
+            losses.append(run.epoch(generators, batch_size))
+            if with_curve:
+                curve.append(run.scores())
+            progress(epoch + 1)
+        score = curve[-1] if curve else run.scores()
+    return Training(
+        Replicas(replicas.layers, run.weights.detach()),
+        torch.stack(losses),
+        score,
+        torch.stack(curve) if curve else torch.empty(0, count),
+        run.diverged_at,
+    )
+
+
+class _Run:
+    """The state of a training."""
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        task: Task,
+        rates: Sequence[float],
+        optimizer: Optimizer,
+        schedule: Schedule,
+        clipping: Clipping,
+    ) -> None:
+        self.weights = replicas.parameters.clone().requires_grad_()
+        self._task, self._schedule, self._clipping = task, schedule, clipping
+        device = self.weights.device
+        self._rates = torch.tensor(list(rates), device=device)[:, None]
+        self._stepper = optimizer.start(self.weights)
+        self.diverged_at = torch.full((len(self.weights),), -1, device=device)
+        self._steps = 0
+        layers = replicas.layers
+        # A graph is needed for second derivatives, and convolutions have no other way.
+        is_dense = not any(isinstance(x, nn.Conv2d | nn.Flatten) for x in layers)
+        if is_dense and not task.needs_derivatives:
+            program = DenseProgram(layers)
+            self._call: Call = lambda x: program(self.weights, x)
+        else:
+            self._call = lambda x: forward(self.weights, layers, x)
+
+    def epoch(self, generators: Sequence[torch.Generator], batch_size: int) -> torch.Tensor:
+        """One pass over the training part; the mean loss of each replica, shape (R,)."""
+        rows = len(self._task.x_train)
+        order = torch.stack([torch.randperm(rows, generator=g) for g in generators])
+        order = order.to(self.weights.device)
+        total = torch.zeros(len(self.weights), device=self.weights.device)
+        for batch in torch.split(order, batch_size, dim=1):
+            total += self._step(batch) * batch.shape[1]
+        return total / rows
+
+    def _step(self, batch: torch.Tensor) -> torch.Tensor:
+        loss = self._task.losses(self._call, batch)
+        (gradient,) = torch.autograd.grad(loss.sum(), self.weights)
+        gradient = self._clipping.cut(gradient)
+        self._steps += 1
+        failed = ~torch.isfinite(loss.detach())
+        if bool(failed.any()):
+            self.diverged_at[failed & (self.diverged_at < 0)] = self._steps
+            # A frozen replica must not write nan into its own moments either.
+            gradient[failed] = 0.0
+            self._rates[failed] = 0.0
+        self._stepper.step(gradient, self._rates * self._schedule(self._steps - 1))
+        return loss.detach()
+
+    @torch.no_grad()
+    def scores(self) -> torch.Tensor:
+        """Scores on the test part, shape (R,)."""
+        return self._task.scores(self._call)
 
 
 @contextmanager
@@ -146,100 +257,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(
-    replicas: Replicas,
-    task: Classification,
-    learning_rates: Sequence[float],
-    seeds: Sequence[int],
-    epochs: int,
-    batch_size: int,
-    with_curve: bool,
-    progress: Callable[[int], None],
-) -> Training:
-    count = len(replicas.parameters)
-    weights = replicas.parameters.clone().requires_grad_()
-    adam = _Adam(weights, torch.tensor([_checks.positive("learning_rates", r)
-                                        for r in learning_rates]))  # fmt: skip
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    rows, losses, curve = len(task.x_train), [], []
-    diverged_at = torch.full((count,), -1)
-    step = 0
-    for epoch in range(epochs):
-        order = torch.stack([torch.randperm(rows, generator=g) for g in generators])
-        total = torch.zeros(count)
-        for start in range(0, rows, batch_size):
-            batch = order[:, start : start + batch_size]
-            loss = _losses(weights, replicas, task, batch)
-            (gradient,) = torch.autograd.grad(loss.sum(), weights)
-            step += 1
-            failed = ~torch.isfinite(loss.detach())
-            if bool(failed.any()):
-                diverged_at[failed & (diverged_at < 0)] = step
-                # A frozen replica must not write nan into its own moments either.
-                gradient[failed] = 0.0
-                adam.freeze(failed)
-            adam.step(gradient)
-            total += loss.detach() * batch.shape[1]
-        losses.append(total / rows)
-        if with_curve:
-            curve.append(_accuracy(weights, replicas, task))
-        progress(epoch + 1)
-    final = weights.detach()
-    return Training(
-        Replicas(replicas.layers, final),
-        torch.stack(losses),
-        curve[-1] if curve else _accuracy(weights, replicas, task),
-        torch.stack(curve) if curve else torch.empty(0, count),
-        diverged_at,
-    )
-
-
-class _Adam:
-    """Adam with one learning rate for each row; the update of torch.optim.Adam."""
-
-    def __init__(self, weights: torch.Tensor, rates: torch.Tensor) -> None:
-        self._weights, self._rates = weights, rates[:, None]
-        self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
-        self._steps = 0
-
-    def freeze(self, rows: torch.Tensor) -> None:
-        """Never move these rows again."""
-        self._rates[rows] = 0.0
-
-    @torch.no_grad()
-    def step(self, gradient: torch.Tensor) -> None:
-        """One update, in place."""
-        self._steps += 1
-        self._mean.lerp_(gradient, 1 - _BETA1)
-        self._square.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-        root = self._square.sqrt().div_(math.sqrt(1 - _BETA2**self._steps)).add_(_EPSILON)
-        rates = self._rates / (1 - _BETA1**self._steps)
-        self._weights.addcdiv_(self._mean * rates, root, value=-1.0)
-
-
-def _losses(
-    weights: torch.Tensor, replicas: Replicas, task: Classification, batch: torch.Tensor
-) -> torch.Tensor:
-    """Mean cross-entropy of each replica on its own batch, shape (R,)."""
-    outputs = forward(weights, replicas.layers, task.x_train[batch])
-    loss = nn.functional.cross_entropy(
-        outputs.flatten(0, 1), task.y_train[batch].flatten(), reduction="none"
-    )
-    return loss.view(batch.shape).mean(1)
-
-
-@torch.no_grad()
-def _accuracy(weights: torch.Tensor, replicas: Replicas, task: Classification) -> torch.Tensor:
-    right = torch.zeros(len(weights))
-    rows = torch.split(task.x_test, _MOST_TEST_ROWS)
-    parts = zip(rows, torch.split(task.y_test, _MOST_TEST_ROWS), strict=True)
-    for x, y in parts:
-        outputs = forward(weights, replicas.layers, x)
-        right += ((outputs.argmax(-1) == y) & torch.isfinite(outputs).all(-1)).float().sum(1)
-    return right / len(task.y_test)
-
-
-def _refuse_unfit(layers: Sequence[nn.Module], task: Classification) -> None:
+def _refuse_unfit(layers: Sequence[nn.Module], task: Task) -> None:
     """Refuse a network whose first or last layer does not fit the task."""
     first, last = layers[0], layers[-1]
     shape = tuple(task.x_train.shape[1:])
@@ -248,9 +266,9 @@ def _refuse_unfit(layers: Sequence[nn.Module], task: Classification) -> None:
     else:
         channels = next((x.in_channels for x in layers if isinstance(x, nn.Conv2d)), 0)
         fits = len(shape) == 3 and shape[0] == channels
-    if not fits or not isinstance(last, nn.Linear) or last.out_features != task.classes:
+    if not fits or not isinstance(last, nn.Linear) or last.out_features != task.outputs:
         raise ArgumentError(
             f"the network must read inputs of shape {shape} and end with a Linear layer of "
-            f"{task.classes} outputs for this task, got {first!r} and {last!r}. "
+            f"{task.outputs} outputs for this task, got {first!r} and {last!r}. "
             "Change the first or the last, or pass task.images()."
         )

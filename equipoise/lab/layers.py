@@ -15,12 +15,13 @@ Why groups: milliseconds of one step (forward and backward) for each layer and r
     unfold, batched matrix product              1.68   6.82
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from equipoise.errors import ArgumentError
+from equipoise.lab.models import Residual
 
 
 def common_layers(models: Sequence[nn.Sequential]) -> tuple[nn.Module, ...]:
@@ -58,7 +59,8 @@ def common_layers(models: Sequence[nn.Sequential]) -> tuple[nn.Module, ...]:
         if not served:
             raise ArgumentError(
                 f"models must be made of Linear and Conv2d with bias (one group, zero padding), "
-                f"Flatten and parameter-free layers that mix no units, got {layer!r} at place {i}. "
+                f"Flatten, Residual branches of dense layers and parameter-free layers that mix no "
+                f"units, got {layer!r} at place {i}. "
                 "Build them with lab.models."
             )
         checked.add(key)
@@ -79,7 +81,7 @@ def forward(
         Shape (R, B, outputs).
     """
     count = len(weights)
-    owners = [x for x in layers if isinstance(x, nn.Linear | nn.Conv2d)]
+    owners = list(_owners(layers))
     sizes = [p.numel() for layer in owners for p in layer.parameters()]
     # One split has one backward pass: a slice for each layer would fill a whole matrix each.
     parts = iter(torch.split(weights, sizes, dim=1))
@@ -87,8 +89,25 @@ def forward(
     h = inputs.expand(count, *inputs.shape[-4 if is_image else -2 :])
     if is_image:
         h = h.transpose(0, 1).flatten(1, 2)
+    return _through(layers, h, parts, count)
+
+
+def _owners(layers: Sequence[nn.Module]) -> Iterator[nn.Linear | nn.Conv2d]:
+    """Layers with parameters, those of residual branches in their place."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            yield from _owners(tuple(layer.branch))
+        elif isinstance(layer, nn.Linear | nn.Conv2d):
+            yield layer
+
+
+def _through(
+    layers: Sequence[nn.Module], h: torch.Tensor, parts: Iterator[torch.Tensor], count: int
+) -> torch.Tensor:
     for layer in layers:
         match layer:
+            case Residual(branch=branch, scale=scale):
+                h = h + scale * _through(tuple(branch), h, parts, count)
             case nn.Linear(in_features=fan_in, out_features=fan_out):
                 weight = next(parts).view(count, fan_out, fan_in)
                 bias = next(parts).view(count, 1, fan_out)
@@ -110,6 +129,9 @@ def _is_served(layer: nn.Module, is_image: bool) -> bool:
     match layer:
         case nn.Linear():
             return layer.bias is not None
+        case Residual(branch=branch):
+            # Maps of images would share the channel axis with other replicas.
+            return not is_image and all(_is_served(x, is_image=False) for x in branch)
         case nn.Conv2d(groups=groups, padding_mode=mode):
             return is_image and layer.bias is not None and groups == 1 and mode == "zeros"
         case _:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from equipoise import _checks
@@ -75,3 +76,55 @@ def plain_cnn(
         layers += [nn.Conv2d(channels, channels, 3, padding=1), activation()]
     sites = math.ceil(side / stride) ** 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * sites, classes))
+
+
+class Residual(nn.Module):
+    """x + scale * branch(x).
+
+    Args:
+        branch: keeps the number of units.
+        scale: a number that does not learn.
+    """
+
+    def __init__(self, branch: nn.Sequential, scale: float = 1.0) -> None:
+        super().__init__()
+        self.branch, self.scale = branch, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum."""
+        return x + self.scale * self.branch(x)
+
+    def extra_repr(self) -> str:
+        """The scale, for display."""
+        return f"scale={self.scale:g}"
+
+
+def residual_mlp(
+    inputs: int, width: int, blocks: int, outputs: int, activation: Callable[[], nn.Module]
+) -> nn.Sequential:
+    """A linear layer, blocks x + W2 f(W1 x), and a linear head.
+
+    Args:
+        inputs: number of inputs.
+        width: of the stream and inside each block.
+        blocks: number of blocks, at least 1.
+        outputs: number of outputs.
+        activation: makes the activation, such as ``nn.GELU``.
+
+    Returns:
+        The network with the framework's default weights.
+
+    Raises:
+        ArgumentError: if a number is not positive.
+
+    >>> residual_mlp(8, 16, 3, 2, nn.Tanh)(torch.zeros(5, 8)).shape
+    torch.Size([5, 2])
+    """
+    for name, size in (("inputs", inputs), ("width", width), ("blocks", blocks)):
+        _checks.at_least(name, size, 1)
+    _checks.at_least("outputs", outputs, 1)
+    inner = [
+        Residual(nn.Sequential(nn.Linear(width, width), activation(), nn.Linear(width, width)))
+        for _ in range(blocks)
+    ]
+    return nn.Sequential(nn.Linear(inputs, width), *inner, nn.Linear(width, outputs))

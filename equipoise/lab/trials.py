@@ -106,4 +106,4 @@ def train_in_parts(
         here = slice(first, first + at_most)
         some = Replicas(replicas.layers, replicas.parameters[here])
         parts.append(train(some, task, learning_rates[here], seeds[here], epochs, batch_size))
-    return torch.cat([part.accuracy for part in parts])
+    return torch.cat([part.score for part in parts])

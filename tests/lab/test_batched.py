@@ -7,7 +7,8 @@ from torch import nn
 from equipoise.errors import ArgumentError
 from equipoise.lab.batched import Replicas, train
 from equipoise.lab.data import digits
-from equipoise.lab.models import mlp
+from equipoise.lab.models import mlp, residual_mlp
+from equipoise.lab.optimizers import SGD, AdamW, Clipping, warmup_cosine
 
 TASK = digits(300).validation(100)
 
@@ -46,7 +47,69 @@ def test_each_replica_equals_a_separate_run_over_50_steps(activation):
         mine = torch.cat([p.detach().flatten() for p in model.parameters()])
         gap = (together.replicas.parameters[i] - mine).norm() / mine.norm()
         assert float(gap) < 1e-5
-        assert float(together.accuracy[i]) == pytest.approx(accuracy, abs=1e-6)
+        assert float(together.score[i]) == pytest.approx(accuracy, abs=1e-6)
+
+
+@pytest.mark.parametrize("widths", [(64, 12, 7, 10), (64, 4, 3, 10)])
+@pytest.mark.parametrize(
+    ("optimizer", "make"),
+    [
+        (SGD(0.9), lambda p, rate: torch.optim.SGD(p, rate, 0.9)),
+        (AdamW(0.1), lambda p, rate: torch.optim.AdamW(p, rate, weight_decay=0.1)),
+    ],
+)
+def test_optimizers_schedules_and_clipping_are_those_of_separate_runs(optimizer, make, widths):
+    started = [*models(1, widths), residual_mlp(64, 6, 2, 10, nn.SiLU)]
+    rate, steps, factor = 1e-2, 4 * 13, warmup_cosine(52, 5)
+    for model in started:
+        together = train(
+            Replicas.of([model]), TASK, [rate], [4], 4, 16,
+            optimizer=optimizer, schedule=factor, clipping=Clipping(norm=0.5),
+        )  # fmt: skip
+        optimizer_alone = make(model.parameters(), rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer_alone, factor)
+        generator = torch.Generator().manual_seed(4)
+        taken = 0
+        for _ in range(4):
+            for rows in torch.randperm(200, generator=generator).split(16):
+                loss = nn.functional.cross_entropy(model(TASK.x_train[rows]), TASK.y_train[rows])
+                optimizer_alone.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+                optimizer_alone.step()
+                schedule.step()
+                taken += 1
+        assert taken == steps
+        mine = torch.cat([p.detach().flatten() for p in model.parameters()])
+        gap = (together.replicas.parameters[0] - mine).norm() / mine.norm()
+        assert float(gap) < 1e-5
+
+
+class Slope:
+    """An equation: the outputs' derivative by the input is cos x."""
+
+    needs_derivatives, outputs = True, 1
+
+    def __init__(self):
+        self.x_train = torch.linspace(-2, 2, 64)[:, None]
+
+    def losses(self, call, batch):
+        x = self.x_train[batch].requires_grad_()
+        (slope,) = torch.autograd.grad(call(x).sum(), x, create_graph=True)
+        return (slope - x.cos()).square().mean((1, 2))
+
+    def scores(self, call):
+        error = call(self.x_train)[..., 0]
+        wanted = self.x_train[:, 0].sin()
+        error = error - error.mean(1, keepdim=True) - wanted + wanted.mean()
+        return 1 - error.square().mean(1) / wanted.var()
+
+
+def test_equations_are_trained_with_derivatives_by_the_inputs():
+    started = [mlp([1, 16, 16, 1], nn.Tanh) for _ in range(3)]
+    done = train(Replicas.of(started), Slope(), [1e-2] * 3, [0, 1, 2], epochs=100, batch_size=32)
+    assert float(done.score.min()) > 0.95
+    assert float(done.loss[-1].max()) < 0.1 * float(done.loss[0].min())
 
 
 def test_losses_are_means_over_an_epoch():
@@ -93,7 +156,7 @@ def test_a_diverged_replica_is_frozen_and_does_not_touch_the_others():
     torch.testing.assert_close(
         both.replicas.parameters[1], one.replicas.parameters[0], rtol=1e-5, atol=1e-7
     )
-    assert float(both.accuracy[0]) == 0.0
+    assert float(both.score[0]) == 0.0
 
 
 def test_curve_and_progress():
@@ -104,13 +167,13 @@ def test_curve_and_progress():
     )
     assert seen == [1, 2, 3]
     assert done.curve.shape == (3, 4)
-    assert torch.equal(done.curve[-1], done.accuracy)
+    assert torch.equal(done.curve[-1], done.score)
 
 
 def test_training_learns():
     task = digits()
     done = train(Replicas.of(models(2, (64, 32, 10))), task, [3e-3] * 2, [0, 1], epochs=5)
-    assert float(done.accuracy.min()) > 0.9
+    assert float(done.score.min()) > 0.9
 
 
 BAD = [

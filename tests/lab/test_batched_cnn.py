@@ -56,7 +56,7 @@ def test_each_replica_equals_a_separate_run_over_50_steps(make):
         mine = torch.cat([p.detach().flatten() for p in model.parameters()])
         gap = (together.replicas.parameters[i] - mine).norm() / mine.norm()
         assert float(gap) < 1e-5
-        assert float(together.accuracy[i]) == pytest.approx(accuracy, abs=1e-6)
+        assert float(together.score[i]) == pytest.approx(accuracy, abs=1e-6)
 
 
 @pytest.mark.parametrize("make", [small, pooled])
@@ -85,7 +85,7 @@ def test_a_diverged_replica_is_frozen_and_does_not_touch_the_others():
     three = train(Replicas.of(models), TASK, [1e-3] * 3, [0, 1, 2], epochs=2)
     two = train(Replicas.of(models[::2]), TASK, [1e-3] * 2, [0, 2], epochs=2)
     assert three.diverged_at.tolist() == [-1, 1, -1]
-    assert float(three.accuracy[1]) == 0.0
+    assert float(three.score[1]) == 0.0
     kept = torch.cat([p.detach().flatten() for p in models[1].parameters()])
     assert torch.equal(three.replicas.parameters[1], kept)
     for mine, theirs in ((0, 0), (2, 1)):
@@ -99,7 +99,7 @@ def test_a_small_network_learns():
     task = digits().images()
     model = plain_cnn(2, nn.ReLU, stride=2)
     done = train(Replicas.of([model]), task, [3e-3], [0], epochs=5)
-    assert float(done.accuracy.min()) > 0.9
+    assert float(done.score.min()) > 0.9
 
 
 def test_the_plain_cnn_keeps_its_maps():

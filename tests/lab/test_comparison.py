@@ -80,7 +80,7 @@ def test_the_rate_is_the_best_of_separate_trainings():
     started, rates = replicas(2), (1e-4, 1e-3, 1e-2)
     search = pick_rate(started, TASK, rates, [3, 4], epochs=2, extensions=0)
     expected = {
-        rate: float(train(started, TASK, [rate] * 2, [3, 4], epochs=2).accuracy.mean())
+        rate: float(train(started, TASK, [rate] * 2, [3, 4], epochs=2).score.mean())
         for rate in rates
     }
     assert dict(search.by_rate) == pytest.approx(expected, abs=1e-6)
@@ -107,7 +107,7 @@ def test_nothing_is_tried_further_where_nothing_learns():
 
 def test_parts_give_what_the_whole_gives():
     started, rates, seeds = replicas(5), [1e-3, 3e-3, 1e-3, 1e-2, 3e-4], [1, 2, 3, 4, 5]
-    whole = train(started, TASK, rates, seeds, epochs=2).accuracy
+    whole = train(started, TASK, rates, seeds, epochs=2).score
     parts = train_in_parts(started, TASK, rates, seeds, epochs=2, at_most=2)
     torch.testing.assert_close(parts, whole, rtol=0.0, atol=1e-6)
 
