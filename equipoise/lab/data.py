@@ -36,29 +36,6 @@ class Classification:
         """Number of inputs."""
         return math.prod(self.x_train.shape[1:])
 
-    @property
-    def outputs(self) -> int:
-        """Number of outputs that a network must have."""
-        return self.classes
-
-    needs_derivatives = False
-
-    def losses(self, call, batch):
-        outputs = call(self.x_train[batch])
-        loss = torch.nn.functional.cross_entropy(
-            outputs.flatten(0, 1), self.y_train[batch].flatten(), reduction="none"
-        )
-        return loss.view(batch.shape).mean(1)
-
-    def scores(self, call):
-        right = 0.0
-        for x, y in zip(torch.split(self.x_test, 512), torch.split(self.y_test, 512)):
-            outputs = call(x)
-            right = right + (
-                (outputs.argmax(-1) == y) & torch.isfinite(outputs).all(-1)
-            ).float().sum(1)
-        return right / len(self.y_test)
-
     def validation(self, rows: int) -> "Classification":
         """The same task with the last rows of its training part for a test part.
 
