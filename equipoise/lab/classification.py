@@ -53,6 +53,11 @@ class Classification:
         """What ``scores`` measures."""
         return "accuracy"
 
+    @property
+    def needs_derivatives(self) -> bool:
+        """False: the loss is one of outputs alone."""
+        return False
+
     def losses(self, call: Forward, batch: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of each replica on its own batch, in nats.
 

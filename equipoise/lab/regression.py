@@ -76,6 +76,11 @@ class Regression:
         """What ``scores`` measures."""
         return "variance explained"
 
+    @property
+    def needs_derivatives(self) -> bool:
+        """False: the loss is one of outputs alone."""
+        return False
+
     def losses(self, call: Forward, batch: torch.Tensor) -> torch.Tensor:
         """Mean squared error of each replica on its own batch, over rows and columns.
 

@@ -43,6 +43,10 @@ class Task(Protocol):
     def score_name(self) -> str:
         """What ``scores`` measures."""
 
+    @property
+    def needs_derivatives(self) -> bool:
+        """Whether losses differentiate the network by its inputs, as those of equations do."""
+
     def losses(self, call: Forward, batch: torch.Tensor) -> torch.Tensor:
         """Mean loss of each replica on its own batch, shape (R,), for row numbers (R, B)."""
 
