@@ -77,7 +77,8 @@ def figure_curves(compared: Compared) -> go.Figure:
 
 def figure_draws(compared: Compared) -> go.Figure:
     """Test loss of every draw, at birth and at the end."""
-    traces, seen = [], []
+    traces: list[go.Scatter] = []
+    seen: list[float] = []
     names = [str(escape(row.scheme)) for row in compared.table]
     kinds = (("at birth", "circle-open", _GREY, -0.14), ("trained", "circle", _COLOURS[0], 0.14))
     for label, symbol, colour, shift in kinds:
@@ -119,7 +120,8 @@ def figure_draws(compared: Compared) -> go.Figure:
 
 def figure_rates(compared: Compared) -> go.Figure:
     """Mean loss on the rows held back by learning rate; filled where half of the draws trained."""
-    traces, seen = [], []
+    traces: list[go.Scatter] = []
+    seen: list[float] = []
     for i, row in enumerate(compared.table):
         colour, name = _COLOURS[i % len(_COLOURS)], str(escape(row.scheme))
         rates, losses, shares = zip(*row.by_rate, strict=True)

@@ -87,7 +87,7 @@ def constant_loss(outputs: Any, loss: Loss, training: Rows, test: Rows) -> float
     stepper = torch.optim.LBFGS([best], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
     try:
         with torch.enable_grad():
-            stepper.step(closure)
+            stepper.step(closure)  # type: ignore[no-untyped-call]
             closure()
         with torch.no_grad():
             found = float(loss(best.expand(len(test), *best.shape[1:]), test.y))
