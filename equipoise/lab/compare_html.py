@@ -69,7 +69,7 @@ def figure_curves(compared: Compared) -> go.Figure:
         traces,
         title + "deviation between draws",
         f"Training loss at the last step: {', '.join(ends)}.",
-        {"title": {"text": "step", "standoff": 8}, "showgrid": False},
+        _titled("step") | {"range": [0, compared.setting.steps], "showgrid": False},
         _loss_axis("training loss", seen),
         len(compared.curves),
     )
@@ -144,7 +144,7 @@ def figure_rates(compared: Compared) -> go.Figure:
         "Mean loss on the rows held back by learning rate; filled: at least half of the draws "
         "trained",
         "; ".join(f"{r.scheme} chose {shown(r.rate)}" for r in compared.table) + ".",
-        {"title": {"text": "learning rate", "standoff": 8}, "type": "log", "showgrid": False,
+        _titled("learning rate") | {"type": "log", "showgrid": False,
          "tickvals": rates, "ticktext": [shown(rate) for rate in rates]},
         _loss_axis("loss on held-back rows", seen),
         len(compared.table),
@@ -153,7 +153,7 @@ def figure_rates(compared: Compared) -> go.Figure:
 
 def _loss_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
     """Logarithmic where all losses are positive."""
-    axis: dict[str, Any] = {"title": {"text": title, "standoff": 8}}
+    axis = _titled(title)
     if not values or min(values) <= 0:
         return axis
     low, high = math.log10(min(values)), math.log10(max(values))
@@ -165,6 +165,10 @@ def _loss_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
     axis |= {"type": "log", "range": [low - room, high + room]}
     # With fewer marks than these plotly's own are better.
     return axis | ({"tickvals": at, "ticktext": [shown(y) for y in at]} if at[2:] else {})
+
+
+def _titled(title: str) -> dict[str, Any]:
+    return {"title": {"text": title, "standoff": 8, "font": {"size": 13}}}
 
 
 def _figure(

@@ -105,7 +105,7 @@ class Program:
         self._model.eval()
         parts = {name: part[0] for name, part in self._parts(starts.weights).items()}
         fixed = {name: value[0] for name, value in starts.fixed.items()}
-        return functional_call(self._model, {**parts, **fixed}, (rows.x,))
+        return functional_call(self._model, {**parts, **fixed}, (rows.x.clone(),))
 
     def try_out(self, starts: Starts, rows: Rows) -> None:
         """Run one replica on some rows, and refuse a model or a loss that cannot be trained.
@@ -122,7 +122,7 @@ class Program:
         shape = tuple(rows.x.shape)
         with torch.enable_grad():
             try:
-                outputs = functional_call(self._model, state, (rows.x,))
+                outputs = functional_call(self._model, state, (rows.x.clone(),))
             # Forward is the caller's: it may raise anything.
             except Exception as error:
                 raise TraceError(
@@ -191,7 +191,8 @@ class Program:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         # Buffers that forward replaces come back in the same dict.
         state = {**parts, **fixed}
-        loss = self._loss(functional_call(self._model, state, (x,)), y)
+        # Forward may write into its input.
+        loss = self._loss(functional_call(self._model, state, (x.clone(),)), y)
         return loss.reshape(()), {name: state[name] for name in fixed}
 
 

@@ -15,7 +15,7 @@ from equipoise.plan.plan_data import without_nan
 from equipoise.report.panels import shown
 
 _WIDTH = 110
-HEADINGS = ("start", "test loss", "error", "trained", "rate", "rates that work", "decades")
+HEADINGS = ("start", "test loss", "standard error", "trained", "rate", "rates that work", "decades")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SchemeRow:
             f"{round(self.trained_share * draws)} of {draws}{lost}",
             shown(self.rate),
             (f"{shown(low)} to {shown(high)}" if low < high else shown(low)) if some else "none",
-            ("at least " * self.is_window_cut + f"{self.window_decades:.1f}") if some else "-",
+            ("at least " * self.is_window_cut + f"{self.window_decades:.2g}") if some else "-",
         )
 
 
@@ -250,7 +250,7 @@ class Compared:
         console.print(self.description(), markup=False)
         table = Table(box=None, pad_edge=False)
         for name in HEADINGS:
-            is_number = name in ("test loss", "error", "rate", "decades")
+            is_number = name in ("test loss", "standard error", "rate", "decades")
             table.add_column(name, justify="right" if is_number else "left")
         for row in self.table:
             table.add_row(*row.cells())

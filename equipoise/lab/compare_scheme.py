@@ -1,5 +1,6 @@
 """One scheme in a comparison: its rate is chosen on rows held back, then it is trained anew."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -87,13 +88,19 @@ def finish(
     best = min(range(len(rates)), key=lambda i: means[i])
     again = train(program, starts, parts.final, [rates[best]] * count, seeds, course, progress)
     by_rate = tuple(zip(rates, means, shares, strict=True))
-    return Finished(scheme, rates[best], _window(rates, shares, best), by_rate, again)
+    return Finished(scheme, rates[best], window_around(rates, shares, best), by_rate, again)
 
 
-def _window(rates: Sequence[float], shares: Sequence[float], best: int) -> tuple[float, float]:
-    """Ends of the unbroken run of rates around the best one at which half of the draws trained."""
+def window_around(
+    rates: Sequence[float], shares: Sequence[float], best: int
+) -> tuple[float, float]:
+    """Ends of the unbroken run of rates around the best one at which half of the draws trained.
+
+    >>> window_around([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.5, 1.0], 3)
+    (3.0, 4.0)
+    """
     if shares[best] < 0.5:
-        return float("nan"), float("nan")
+        return math.nan, math.nan
     low = high = best
     while low and shares[low - 1] >= 0.5:
         low -= 1

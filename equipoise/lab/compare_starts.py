@@ -93,7 +93,7 @@ def draw(make_model: MakeModel, scheme: str, inputs: torch.Tensor, seeds: Sequen
     """
     models = [fresh(make_model, seed) for seed in seeds]
     if scheme != "default":
-        start = starter(models[0], scheme, inputs[:_READ])
+        start = starter(models[0], scheme, inputs[:_READ].clone())
         for model, seed in zip(models, seeds, strict=True):
             start(model, seed)
     return stacked(models)

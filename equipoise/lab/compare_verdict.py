@@ -13,7 +13,8 @@ from equipoise.lab.compare_scores import Scale, counted, have_trained, worst_of
 from equipoise.lab.comparison import Comparison
 from equipoise.lab.comparison import compare as compare_scores
 
-_POINTS = 100
+# Of a curve: enough to see its course, few enough that batches do not blur it.
+_POINTS = 50
 
 
 def judge(
