@@ -1,5 +1,6 @@
 """Which start trains a model best: the comparison on a person's own model and data."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -109,7 +110,7 @@ def compare(
     seeds = [seed + i for i in range(draws)]
     course = Course(steps, min(batch_size, len(choosing[0])), optimizer)
     total = steps * draws * (len(rates) + 1)
-    with generators_kept(), torch.inference_mode(False):
+    with generators_kept(), torch.inference_mode(False), _no_word_of_fallbacks():
         model = check_fresh(make_model, seed)
         device = next(model.parameters()).device
         training, test = training.to(device), test.to(device)
@@ -190,6 +191,14 @@ def _optimizer_name(optimizer: Optimizer) -> str:
     if isinstance(optimizer, Adam):
         return "AdamW" if optimizer.is_decoupled else "Adam"
     return f"SGD with momentum {optimizer.momentum:g}" if optimizer.momentum else "SGD"
+
+
+@contextmanager
+def _no_word_of_fallbacks() -> Iterator[None]:
+    """Keep torch from telling, at each new operation, which could be vectorised better."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
 
 
 @contextmanager

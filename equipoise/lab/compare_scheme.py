@@ -4,12 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from equipoise.lab.compare_program import Program, Starts
 from equipoise.lab.compare_rows import Rows
 from equipoise.lab.compare_scores import Scale, counted, have_trained, worst_of
-from equipoise.lab.compare_training import Course, Trained, train
+from equipoise.lab.compare_training import Course, Trained, train_in_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +71,12 @@ def finish(
     Returns:
         What came of it.
     """
-    count = len(starts)
-    every = starts.at(torch.arange(count).repeat(len(rates)))
+    count, all_seeds = len(starts), list(seeds) * len(rates)
+    which = list(range(count)) * len(rates)
     each = [rate for rate in rates for _ in range(count)]
-    tried = train(program, every, parts.choosing, each, list(seeds) * len(rates), course, progress)
+    tried = train_in_parts(
+        program, starts, which, parts.choosing, each, all_seeds, course, progress
+    )
     worst = worst_of(tried.at_birth, tried.at_end)
     ends, births = counted(tried.at_end, tried.at_birth, tried.has_diverged, worst)
     scale = Scale.of(ends.tolist(), births.tolist())
@@ -86,7 +86,9 @@ def finish(
     means = [scale.mean(row)[0] for row in ends.view(len(rates), count).tolist()]
     shares = trained.view(len(rates), count).float().mean(1).tolist()
     best = min(range(len(rates)), key=lambda i: means[i])
-    again = train(program, starts, parts.final, [rates[best]] * count, seeds, course, progress)
+    again = train_in_parts(
+        program, starts, range(count), parts.final, [rates[best]] * count, seeds, course, progress
+    )
     by_rate = tuple(zip(rates, means, shares, strict=True))
     return Finished(scheme, rates[best], window_around(rates, shares, best), by_rate, again)
 

@@ -19,15 +19,12 @@ class Trained:
     """What became of replicas.
 
     Attributes:
-        starts: with their weights at the end.
         curve: training loss by step, shape (steps, R); nan from where a replica diverged.
-        has_diverged: shape (R,): whether loss or gradient was ever not finite; such a replica
-            keeps the weights it had then.
+        has_diverged: shape (R,): whether loss or gradient was ever not finite.
         at_birth: test loss before the first step, shape (R,).
         at_end: test loss after the last one, shape (R,).
     """
 
-    starts: Starts
     curve: torch.Tensor
     has_diverged: torch.Tensor
     at_birth: torch.Tensor
@@ -49,6 +46,48 @@ class Course:
     optimizer: Optimizer
 
 
+def train_in_parts(
+    program: Program,
+    starts: Starts,
+    which: Sequence[int],
+    rows: tuple[Rows, Rows],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    course: Course,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> Trained:
+    """Train replicas, as many at a time as the program and the memory have room for.
+
+    Args:
+        program: of the model.
+        starts: where to start.
+        which: number of the start of each replica.
+        rows: as for ``train``.
+        rates: as for ``train``.
+        seeds: as for ``train``; where replicas are looped, also of what forward draws.
+        course: how.
+        progress: called with the steps of single replicas done since the last call.
+
+    Returns:
+        The training of all.
+    """
+    most = max(1, min(_REPLICAS, _ENTRIES // program.size)) if program.is_vectorised else 1
+    done = []
+    for first in range(0, len(which), most):
+        here = slice(first, first + most)
+        some = starts.at(torch.tensor(which[here]))
+        if not program.is_vectorised:
+            torch.manual_seed(seeds[first])
+        part, _ = train(program, some, rows, rates[here], seeds[here], course, progress)
+        done.append(part)
+    return Trained(
+        torch.cat([part.curve for part in done], 1),
+        torch.cat([part.has_diverged for part in done]),
+        torch.cat([part.at_birth for part in done]),
+        torch.cat([part.at_end for part in done]),
+    )
+
+
 def train(
     program: Program,
     starts: Starts,
@@ -57,58 +96,31 @@ def train(
     seeds: Sequence[int],
     course: Course,
     progress: Callable[[int], None] = lambda steps: None,
-) -> Trained:
-    """Train replicas; each equals a run of its own.
+) -> tuple[Trained, Starts]:
+    """Train replicas together; each equals a run of its own.
 
     Args:
         program: of the model.
         starts: where to start; left as they are.
         rows: to train on and to test on.
         rates: learning rate of each replica.
-        seeds: of each replica's batches, and of what its forward draws where they are looped.
+        seeds: of each replica's batches.
         course: how.
         progress: called with the steps of single replicas done since the last call.
 
     Returns:
-        The training.
+        The training, and the replicas at its end; one that diverged keeps the weights that it had
+        before.
     """
-    most = max(1, min(_REPLICAS, _ENTRIES // program.size)) if program.is_vectorised else 1
-    done = []
-    for first in range(0, len(starts), most):
-        index = torch.arange(first, min(first + most, len(starts)))
-        some = [(rates[i], seeds[i]) for i in index]
-        done.append(_train(program, starts.at(index), rows, some, course, progress))
-    return Trained(
-        Starts(
-            torch.cat([part.starts.weights for part in done]),
-            {name: torch.cat([p.starts.fixed[name] for p in done]) for name in starts.fixed},
-        ),
-        torch.cat([part.curve for part in done], 1),
-        torch.cat([part.has_diverged for part in done]),
-        torch.cat([part.at_birth for part in done]),
-        torch.cat([part.at_end for part in done]),
-    )
-
-
-def _train(
-    program: Program,
-    starts: Starts,
-    rows: tuple[Rows, Rows],
-    each: Sequence[tuple[float, int]],
-    course: Course,
-    progress: Callable[[int], None],
-) -> Trained:
+    starts = starts.at(torch.arange(len(starts)))
     training, test = rows
     device, count = starts.weights.device, len(starts)
     at_birth = program.test_losses(starts, test).cpu()
-    speeds = torch.tensor([rate for rate, _ in each], device=device)[:, None]
-    speeds = speeds.to(starts.weights.dtype)
+    speeds = torch.tensor(list(rates), device=device)[:, None].to(starts.weights.dtype)
     stepper = course.optimizer.start(starts.weights)
     lost = torch.zeros(count, dtype=torch.bool, device=device)
     curve = torch.full((course.steps, count), math.nan)
-    batches = _batches([seed for _, seed in each], len(training), course.batch_size)
-    if not program.is_vectorised:
-        torch.manual_seed(each[0][1])
+    batches = _batches(seeds, len(training), course.batch_size)
     for step in range(course.steps):
         losses, gradient = program.gradients(starts, training.at(next(batches).to(device)))
         lost |= ~(torch.isfinite(losses) & torch.isfinite(gradient).all(1))
@@ -121,7 +133,8 @@ def _train(
         if bool(lost.all()):
             progress(count * (course.steps - step - 1))
             break
-    return Trained(starts, curve, lost.cpu(), at_birth, program.test_losses(starts, test).cpu())
+    at_end = program.test_losses(starts, test).cpu()
+    return Trained(curve, lost.cpu(), at_birth, at_end), starts
 
 
 def _batches(seeds: Sequence[int], rows: int, size: int) -> Iterator[torch.Tensor]:

@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from equipoise.errors import ArgumentError, TraceError
-from equipoise.lab import compare, compare_run
+from equipoise.lab import compare, compare_run, compare_training
 from equipoise.lab.compare_loss import constant_loss, read_loss
 from equipoise.lab.compare_program import Program, trained_parameters
 from equipoise.lab.compare_rows import Rows, read_rows
 from equipoise.lab.compare_scores import Scale, counted, have_trained, worst_of
 from equipoise.lab.compare_starts import draw
-from equipoise.lab.compare_training import Course, train
+from equipoise.lab.compare_training import Course, train, train_in_parts
 from equipoise.lab.compare_vectorised import why_looped
 from equipoise.lab.compare_verdict import winner
 from equipoise.lab.optimizers import SGD, Adam
@@ -118,17 +118,17 @@ def both_ways(make, optimizer=None, rates=(1e-2, 3e-2, 1e-3), steps=12):
 def test_replicas_trained_at_once_equal_those_trained_alone(make):
     rows = rows_for(make)
     assert why_looped(make(), MSE, draw(make, "default", rows.x, [0, 1]), rows) == ""
-    together, alone = both_ways(make)
+    (together, at_end), (alone, alone_at_end) = both_ways(make)
     torch.testing.assert_close(together.curve, alone.curve, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(together.at_end, alone.at_end, rtol=1e-3, atol=1e-6)
-    for name, value in together.starts.fixed.items():
-        torch.testing.assert_close(value, alone.starts.fixed[name], rtol=1e-3, atol=1e-6)
+    for name, value in at_end.fixed.items():
+        torch.testing.assert_close(value, alone_at_end.fixed[name], rtol=1e-3, atol=1e-6)
 
 
 def test_a_replica_moves_as_under_torch():
     """A loop as a person writes it, with torch's own optimizer and batch norm."""
     seeds, size = [3, 4, 5], 16
-    for way in both_ways(normed):
+    for way, _ in both_ways(normed):
         for i, rate in enumerate((1e-2, 3e-2, 1e-3)):
             torch.manual_seed(seeds[i])
             model = normed()
@@ -145,19 +145,39 @@ def test_a_replica_moves_as_under_torch():
             assert way.curve[:, i].tolist() == pytest.approx(losses[:12], rel=1e-4)
 
 
+def test_parts_are_joined_in_order(monkeypatch):
+    monkeypatch.setattr(compare_training, "_REPLICAS", 2)
+    starts, course = draw(dense, "default", X, [0, 1, 2]), Course(5, 16, Adam())
+    given = [2, 0, 1, 2, 0], (ROWS, ROWS), [1e-2, 1e-3, 1e-3, 1e-3, 1e-2], [2, 0, 1, 2, 0]
+    joined = train_in_parts(Program(dense(), MSE, True), starts, *given, course)
+    whole, _ = train(
+        Program(dense(), MSE, True), starts.at(torch.tensor(given[0])), *given[1:], course
+    )
+    torch.testing.assert_close(joined.curve, whole.curve)
+    torch.testing.assert_close(joined.at_end, whole.at_end)
+
+
+def test_what_forward_draws_follows_the_seed():
+    starts, course = draw(dropping, "default", X, [0, 0]), Course(5, 16, Adam())
+    one = train_in_parts(
+        Program(dropping(), MSE, False), starts, [0, 1], (ROWS, ROWS), [1e-2] * 2, [4, 4], course
+    )
+    assert torch.equal(one.curve[:, 0], one.curve[:, 1])
+
+
 def test_running_statistics_are_the_replicas_own():
-    together, _ = both_ways(normed)
-    means = together.starts.fixed["1.running_mean"]
-    assert together.starts.fixed["1.num_batches_tracked"].tolist() == [12, 12, 12]
+    (_, at_end), _ = both_ways(normed)
+    means = at_end.fixed["1.running_mean"]
+    assert at_end.fixed["1.num_batches_tracked"].tolist() == [12, 12, 12]
     assert float((means[0] - means[1]).norm()) > 0.01
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["together", "alone"])
 def test_a_diverged_replica_is_frozen_and_harms_no_other(way):
-    steady = both_ways(dense, SGD(momentum=0.9), (1e-2, 1e-2, 1e-2))[way]
-    wild = both_ways(dense, SGD(momentum=0.9), (1e-2, 1e30, 1e-2))[way]
+    steady, _ = both_ways(dense, SGD(momentum=0.9), (1e-2, 1e-2, 1e-2))[way]
+    wild, at_end = both_ways(dense, SGD(momentum=0.9), (1e-2, 1e30, 1e-2))[way]
     assert wild.has_diverged.tolist() == [False, True, False]
-    assert bool(torch.isfinite(wild.starts.weights).all())
+    assert bool(torch.isfinite(at_end.weights).all())
     assert bool(torch.isnan(wild.curve[-1, 1]))
     for i in (0, 2):
         torch.testing.assert_close(wild.curve[:, i], steady.curve[:, i], rtol=1e-5, atol=1e-7)
@@ -167,7 +187,7 @@ def test_training_ends_where_all_have_diverged():
     done = []
     starts = draw(dense, "default", X, [0])
     course = Course(20, 16, SGD())
-    made = train(
+    made, _ = train(
         Program(dense(), MSE, True), starts, (ROWS, ROWS), [1e30], [0], course, done.append
     )
     assert bool(made.has_diverged.all())
@@ -417,6 +437,31 @@ def test_parts_share_no_row_and_follow_the_seed():
     assert read_rows((numbers, numbers), 0.2, 4)[1].x.tolist() != test.x.tolist()
     given = read_rows(((numbers[:9], numbers[:9]), (numbers[9:], numbers[9:])), 0.2, 0)
     assert [len(part) for part in given] == [9, 41]
+
+
+def test_operations_that_torch_vectorises_badly_bring_no_warning():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.GRUCell(6, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.head(self.cell(x, x[:, :4]))
+
+    assert compare(Recurrent, (X, ROWS.y), "mse", ["default"], 4, [1e-2], steps=2).is_vectorised
+
+
+def test_what_torch_cannot_vectorise_is_looped():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTM(6, 4, batch_first=True), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.head(self.cell(x[:, None])[0][:, -1])
+
+    found = compare(Recurrent, (X, ROWS.y), "mse", ["default"], 4, [1e-2], steps=2)
+    assert "lstm" in found.why_looped
 
 
 def test_a_model_given_in_double_precision_trains_in_it():
