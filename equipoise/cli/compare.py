@@ -8,10 +8,10 @@ from typer.core import TyperCommand
 
 from equipoise.cli.batch import LARGEST_SEED
 from equipoise.cli.files import check_target, read_data, writing
-from equipoise.cli.imported import imported, make_model, words
+from equipoise.cli.imported import imported, make_model
 from equipoise.cli.options import Factory
 from equipoise.cli.terminal import stdout_kept_clean, terminal
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, in_words
 
 if TYPE_CHECKING:
     from equipoise.lab.optimizers import Optimizer
@@ -134,7 +134,7 @@ def _data(data: str) -> Any:
     except (Exception, SystemExit) as error:
         raise ArgumentError(
             f"--data must name a function that is called without arguments, got {data!r}, which "
-            f"raised {words(error)}. Wrap it in one that passes what it needs."
+            f"raised {in_words(error)}. Wrap it in one that passes what it needs."
         ) from error
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from equipoise.errors import ArgumentError, TraceError
+from equipoise.errors import ArgumentError, TraceError, in_words
 from equipoise.lab.compare_loss import Loss
 from equipoise.lab.compare_rows import Rows
 
@@ -127,7 +127,7 @@ class Program:
             except Exception as error:
                 raise TraceError(
                     f"forward must take a batch of inputs, got one of shape {shape}, on which it "
-                    f"raised {words(error)}. Shape x as forward wants it."
+                    f"raised {in_words(error)}. Shape x as forward wants it."
                 ) from error
             try:
                 value = self._loss(outputs, rows.y)
@@ -137,7 +137,7 @@ class Program:
             except Exception as error:
                 raise ArgumentError(
                     f"loss must take outputs and targets of shape {tuple(rows.y.shape)}, on which "
-                    f"it raised {words(error)}. Check the shape and dtype of y."
+                    f"it raised {in_words(error)}. Check the shape and dtype of y."
                 ) from error
         is_number = isinstance(value, torch.Tensor) and value.numel() == 1
         if not is_number or not value.requires_grad:
@@ -226,9 +226,3 @@ def stacked(models: list[nn.Module]) -> Starts:
         held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         others.append({k: v.detach() for k, v in held.items() if k not in trained})
     return Starts(torch.stack(rows), {k: torch.stack([o[k] for o in others]) for k in others[0]})
-
-
-def words(error: BaseException) -> str:
-    """An error by its kind and the first line of its text."""
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from equipoise import _checks
-from equipoise.errors import ArgumentError, EquipoiseError
+from equipoise.errors import ArgumentError, EquipoiseError, in_words
 from equipoise.lab.compare_loss import Loss, constant_loss, read_loss
-from equipoise.lab.compare_program import Program, words
+from equipoise.lab.compare_program import Program
 from equipoise.lab.compare_result import Compared, Setting
 from equipoise.lab.compare_rows import read_rows
 from equipoise.lab.compare_scheme import Finished, Parts, finish
@@ -134,7 +134,7 @@ def compare(
                     try:
                         starts = draw(make_model, name, training.x, seeds)
                     except EquipoiseError as error:
-                        left_out.append((name, words(error).partition(": ")[2]))
+                        left_out.append((name, in_words(error).partition(": ")[2]))
                         progress.remove_task(bar)
                         continue
                     advance = _advance(progress, bar)

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from equipoise.errors import in_words
 from equipoise.lab.compare_loss import Loss
-from equipoise.lab.compare_program import Program, Starts, words
+from equipoise.lab.compare_program import Program, Starts
 from equipoise.lab.compare_rows import Rows
 
 TOLERANCE = 1e-4
@@ -40,7 +41,7 @@ def why_looped(model: nn.Module, loss: Loss, starts: Starts, batch: Rows) -> str
     # What runs alone and fails together is a reason to loop, whatever it raises.
     except Exception as error:
         said = str(error)
-        return next((name for sign, name in _KNOWN.items() if sign in said), words(error))
+        return next((name for sign, name in _KNOWN.items() if sign in said), in_words(error))
     for (name, a), (_, b) in zip(alone, together, strict=True):
         if not _agree(a, b):
             return f"{name} computed together differ from those computed one by one"
