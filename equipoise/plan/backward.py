@@ -6,9 +6,10 @@ the level it has removed, a sum all of it to every term. What two ways back brin
 up, since weights that were drawn apart turn them apart.
 
 Gradients of the sites of one row may be alike: behind a mean over sites they are one vector. What
-they share adds up as amplitudes wherever sites are summed, the rest as energies. Keys and values of an
-attention are taken to be unrelated; where both are made of n sites that lie in P directions, the
-gradient of the queries is sqrt(1 + n / P) times as large.
+they share adds up as amplitudes wherever sites are summed, the rest as energies.
+
+Keys and values of an attention are taken to be unrelated. Where both are made of n sites that lie
+in P directions, the gradient of the queries is sqrt(1 + n / P) times as large.
 """
 
 import math

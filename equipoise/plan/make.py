@@ -12,6 +12,7 @@ from equipoise.plan.backward import Chain, gradients
 from equipoise.plan.behind import Behind, Draws, Observer
 from equipoise.plan.branch_book import set_exit
 from equipoise.plan.branch_plan import BranchLaws
+from equipoise.plan.entry import Inputs
 from equipoise.plan.forms import gain_is_known, unfit_forms
 from equipoise.plan.fourier import SECOND_MOMENT, bandwidths, fourier_features
 from equipoise.plan.independent import plan_apart
@@ -149,7 +150,8 @@ def make_plan(
         is_known = inputs.is_known
         if not is_known:
             remarks.add(where, "the scale of what enters is not known; RMS 1 is assumed")
-            inputs = replace(inputs, mean_square=1.0)
+            # Of rows that are silent no axes can be taken.
+            inputs = Inputs(1.0, inputs.rows[:0], inputs.maps[:0])
         elif not levels.is_sure(stack.entry_value):
             remarks.add(where, "what enters may stray from what is planned for; nothing is told")
             is_known = False

@@ -49,7 +49,7 @@ SIGNAL_DOUBT, _GRADIENT_DOUBT = 0.1, 0.4
 _MEDIAN = 1.2533
 # The same for maps, in products: rows of a batch, draws at least and at most.
 _PRODUCTS, _TOO_MANY_PRODUCTS = 5e8, 2e9
-_MAP_ROWS, _MAPS, _LARGE_MAP = 4, (4, 200), 2e7
+_MAP_ROWS, _MAPS, _LARGE_MAP, _PASSES = 4, (4, 200), 2e7, 30
 _DOUBT = "draws or rows differ too much for a number within 10 % (signal) or 1.5 (gradient)"
 # Nats by which scales of first order in 1 / width may miss, about half of the sum of 1 / width.
 _NO_DRIFT = 0.15
@@ -205,8 +205,8 @@ def _by_scheme(stack: Stack, planned: StackPlan, inputs: Inputs) -> Expected:
 def _effort(stack: Stack, weights: Sequence[Law]) -> tuple[int, int, int]:
     """Rows of a batch, batches and single inputs that there is time for; no batches if too few."""
     if any(a.convolution.kernel for a in stack.affines):
-        # Kernels are drawn whole: their products are what takes time.
-        cost = products(stack)
+        # Kernels are drawn whole: their products take time, and passes over large maps.
+        cost = max(products(stack), _PASSES * numbers(stack))
         rows = _MAP_ROWS if cost < _LARGE_MAP else 2
         batches, singles = _draws(_PRODUCTS / cost / rows, _MAPS), _draws(_PRODUCTS / cost, _MAPS)
         return rows, batches * (cost * rows * batches <= _TOO_MANY_PRODUCTS), singles

@@ -120,9 +120,21 @@ def first_patches(stack: Stack, inputs: Inputs, block: tuple[int, ...], sites: i
         maps = math.sqrt(inputs.mean_square / 2) * (own + common)
     if not first.convolution.kernel:
         return Patches(maps, is_known)
+    some = maps
     if len(maps) > most:
-        maps = maps[np.linspace(0, len(maps) - 1, most).astype(int)]
-    return Patches(reads.joined(maps), is_known)
+        some = maps[np.linspace(0, len(maps) - 1, most).astype(int)]
+    read = reads.joined(some)
+    if not read.any() and len(maps) > most:
+        # Those in between are silent.
+        loudest = np.argsort(-np.square(maps).sum(axis=(1, 2)))
+        read = reads.joined(maps[loudest[:most]])
+    if not read.any():
+        # The block reads silence; what it would read of other maps is drawn.
+        read = math.sqrt(inputs.mean_square) * np.random.Generator(
+            np.random.Philox(0)
+        ).standard_normal(read.shape)
+        is_known = False
+    return Patches(read, is_known)
 
 
 def kernel_point(affine: Affine, block: tuple[int, ...], point: Array) -> Array:

@@ -257,9 +257,11 @@ def test_a_report_has_a_row_for_each_family_and_for_all(module):
     planned = {
         "status": "planned", "family": "vision", "parameters": 20, "matrices": 10, "assigned": 5,
         "untouched": {"no operation of the model uses it": 5}, "under_opaque": 10,
-        "predictions": 4, "finite_predictions": 2, "plan_seconds": 1.0, "unread": {"topk": 3},
+        "predictions": 4, "finite_predictions": 2, "told_gradients": 1, "plan_seconds": 1.0,
+        "unread": {"topk": 3},
         "initialize": {
             "status": "planned", "measured": 4, "compared": [1.0, 3.0], "within_factor": 1,
+            "gradients": [1.0], "gradients_within": 1,
             "gradient_ratio": 20.0, "forward_is_finite": True, "gradient_is_finite": True,
         },
     }  # fmt: skip
@@ -273,6 +275,7 @@ def test_a_report_has_a_row_for_each_family_and_for_all(module):
     assert numbers["all"]["crashes"] == 1
     vision = numbers["vision"]
     assert [vision[k] for k in ("assigned", "opaque", "predicted", "within 2")] == [0.5] * 4
+    assert (vision["gradients"], vision["in 2"]) == (0.25, 1.0)
     assert vision["gradient"] == 0
     console = Console(width=118, record=True, file=io.StringIO())
     report.show(console, results)

@@ -347,3 +347,36 @@ def test_a_layer_without_units_is_no_obstacle():
     model = Two(lambda m, x: m.b(m.a(x)))
     model.empty = nn.Parameter(torch.empty(0, 4))
     assert {u.reason for u in eq.plan(model, X).untouched} >= {"has no entries"}
+
+
+class Masked(nn.Module):
+    """An input that a mask silences wherever a layer reads it, beside one that is heard."""
+
+    def __init__(self, silent, heard):
+        super().__init__()
+        self.silent, self.heard = silent, heard
+        self.register_buffer("mask", torch.zeros(()))
+
+    def forward(self, x):
+        return self.silent(x * self.mask) + self.heard(x)
+
+
+@pytest.mark.parametrize(
+    "part", [lambda: nn.Linear(16, 8), lambda: nn.Sequential(nn.Linear(16, 8), nn.Tanh())]
+)
+def test_a_part_that_hears_nothing_starts_as_if_it_did(part):
+    model = Masked(part(), part())
+    report = eq.initialize(model, X, generator=seeded())
+    weight = next(p for name, p in model.silent.named_parameters() if name.endswith("weight"))
+    assert 0.1 < float(weight.detach().std()) < 1.0
+    assert any("RMS 1 is assumed" in note for note in report.plan.notes)
+
+
+def test_a_kernel_that_is_shown_the_silent_images_of_a_batch_knows_the_level_of_all():
+    x = torch.zeros(8, 1, 128, 128)
+    # Of large images some are looked at closely: seven of these eight, which leaves out this one.
+    x[6] = torch.randn(1, 128, 128, generator=seeded())
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Tanh(), nn.AdaptiveMaxPool2d(1),
+                        nn.Flatten(), nn.Linear(16, 4))  # fmt: skip
+    report = eq.initialize(net, x, generator=seeded())
+    assert 0.1 < report.measurements.layers[0].signal < 10.0
