@@ -39,3 +39,13 @@ class UnhealthyError(EquipoiseError):
 
 class EquipoiseWarning(UserWarning):
     """Something a caller should know that does not stop the call."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error of the caller's code by its kind and the first line of its text.
+
+    >>> in_words(KeyError("a"))
+    "KeyError: 'a'"
+    """
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

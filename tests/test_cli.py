@@ -290,7 +290,7 @@ def test_python_m_equipoise_in_a_process_of_its_own(folder):
 
 def test_help_has_an_example_for_each_command():
     assert call("--help").exit_code == 0
-    for command in ("demo", "init", "diagnose", "schemes", "theory"):
+    for command in ("compare", "demo", "init", "diagnose", "schemes", "theory"):
         assert "Example: equipoise" in call(command, "--help").output
 
 

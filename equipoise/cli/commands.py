@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from equipoise.cli.compare import ListCommand, compare
 from equipoise.cli.demo import demo
 from equipoise.cli.diagnose import diagnose
 from equipoise.cli.init import init
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 for command in (init, diagnose, schemes, theory, demo):
     app.command()(command)
+app.command(cls=ListCommand)(compare)
 
 
 def main() -> None:

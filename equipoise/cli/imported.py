@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from equipoise.cli.terminal import stdout_kept_clean
-from equipoise.errors import ArgumentError
+from equipoise.errors import ArgumentError, in_words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,7 @@ def imported(path: str, argument: str) -> Callable[..., Any]:
     except _ENDS as error:
         raise ArgumentError(
             f"{argument} must name a module that can be imported, got {module_name!r}, which "
-            f"raised {_words(error)}. Mend it; what only a script does belongs under "
+            f"raised {in_words(error)}. Mend it; what only a script does belongs under "
             "if __name__ == '__main__'."
         ) from error
     finally:
@@ -81,7 +81,7 @@ def make_model(factory: str, seed: int) -> "nn.Module":
     except _ENDS as error:
         raise ArgumentError(
             f"factory must make a model when it is called without arguments, got {factory!r}, "
-            f"which raised {_words(error)}. Wrap it in a function that passes what it needs."
+            f"which raised {in_words(error)}. Wrap it in a function that passes what it needs."
         ) from error
     if not isinstance(model, nn.Module):
         raise ArgumentError(
@@ -89,8 +89,3 @@ def make_model(factory: str, seed: int) -> "nn.Module":
             "Return the model itself."
         )
     return model
-
-
-def _words(error: BaseException) -> str:
-    first = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -9,7 +9,6 @@ need derivatives by the inputs, by ``lab/layers.py``.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,41 +18,9 @@ from equipoise.errors import ArgumentError
 from equipoise.lab.dense import DenseProgram
 from equipoise.lab.layers import common_layers, forward
 from equipoise.lab.optimizers import NO_CLIPPING, Adam, Clipping, Optimizer, Schedule, constant
+from equipoise.lab.task import Forward, Task
 
-Call = Callable[[torch.Tensor], torch.Tensor]
 _ADAM = Adam()
-
-
-class Task(Protocol):
-    """What replicas are trained on."""
-
-    @property
-    def x_train(self) -> torch.Tensor:
-        """Inputs, shape (rows, ...)."""
-        ...
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs that a network must have."""
-        ...
-
-    @property
-    def needs_derivatives(self) -> bool:
-        """Whether losses differentiate the network by its inputs."""
-        ...
-
-    def losses(self, call: Call, batch: torch.Tensor) -> torch.Tensor:
-        """Mean loss of each replica on its own rows.
-
-        Args:
-            call: outputs (R, B, outputs) for inputs (R, B, ...).
-            batch: numbers of training rows, shape (R, B).
-        """
-        ...
-
-    def scores(self, call: Call) -> torch.Tensor:
-        """Score of each replica on the test part, shape (R,), higher is better."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +176,7 @@ class _Run:
         is_dense = not any(isinstance(x, nn.Conv2d | nn.Flatten) for x in layers)
         if is_dense and not task.needs_derivatives:
             program = DenseProgram(layers)
-            self._call: Call = lambda x: program(self.weights, x)
+            self._call: Forward = lambda x: program(self.weights, x)
         else:
             self._call = lambda x: forward(self.weights, layers, x)
 

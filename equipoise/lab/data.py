@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,95 +9,19 @@ from sklearn.datasets import load_digits
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
+from equipoise.lab.classification import Classification, split
+
+__all__ = [
+    "Classification",
+    "checkerboard",
+    "digits",
+    "sign_products",
+    "split",
+    "teacher",
+    "two_spirals",
+]
 
 _ROWS = 2000
-
-
-@dataclass(frozen=True, eq=False)
-class Classification:
-    """A classification task.
-
-    Attributes:
-        x_train, x_test: float32, shape (rows, features) or (rows, channels, height, width),
-            standardized by the training part's mean and standard deviation over all entries.
-        y_train, y_test: int64 class numbers, shape (rows,).
-        classes: number of classes.
-    """
-
-    x_train: torch.Tensor
-    y_train: torch.Tensor
-    x_test: torch.Tensor
-    y_test: torch.Tensor
-    classes: int
-
-    @property
-    def features(self) -> int:
-        """Number of inputs."""
-        return math.prod(self.x_train.shape[1:])
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs that a network must have."""
-        return self.classes
-
-    needs_derivatives = False
-
-    def losses(self, call, batch):
-        outputs = call(self.x_train[batch])
-        loss = torch.nn.functional.cross_entropy(
-            outputs.flatten(0, 1), self.y_train[batch].flatten(), reduction="none"
-        )
-        return loss.view(batch.shape).mean(1)
-
-    def scores(self, call):
-        right = 0.0
-        for x, y in zip(torch.split(self.x_test, 512), torch.split(self.y_test, 512)):
-            outputs = call(x)
-            right = right + (
-                (outputs.argmax(-1) == y) & torch.isfinite(outputs).all(-1)
-            ).float().sum(1)
-        return right / len(self.y_test)
-
-    def validation(self, rows: int) -> "Classification":
-        """The same task with the last rows of its training part for a test part.
-
-        Raises:
-            ArgumentError: if no rows would be left to train on.
-        """
-        _checks.at_least("rows", rows, 1)
-        if rows >= len(self.x_train):
-            raise ArgumentError(
-                f"rows must be below the {len(self.x_train)} training rows, got {rows}. "
-                "Hold back fewer."
-            )
-        return Classification(
-            self.x_train[:-rows],
-            self.y_train[:-rows],
-            self.x_train[-rows:],
-            self.y_train[-rows:],
-            self.classes,
-        )
-
-    def images(self) -> "Classification":
-        """The same rows as square images of one channel, shape (rows, 1, side, side).
-
-        Raises:
-            ArgumentError: if the number of inputs is no square.
-        """
-        side = math.isqrt(self.features)
-        if side * side != self.features:
-            raise ArgumentError(
-                f"features must be a square number to make images, got {self.features}. "
-                "Use digits, MNIST or Fashion-MNIST."
-            )
-        shape = (-1, 1, side, side)
-        return Classification(
-            self.x_train.reshape(shape),
-            self.y_train,
-            self.x_test.reshape(shape),
-            self.y_test,
-            self.classes,
-        )
 
 
 def digits(train_rows: int = 1400, seed: int = 0) -> Classification:
@@ -119,7 +42,8 @@ def digits(train_rows: int = 1400, seed: int = 0) -> Classification:
     >>> task.images().x_test.shape
     torch.Size([397, 1, 8, 8])
     """
-    if not 10 <= train_rows <= 1700:
+    _checks.at_least("seed", seed, 0)
+    if _checks.at_least("train_rows", train_rows, 10) > 1700:
         raise ArgumentError(f"train_rows must be 10 to 1700, got {train_rows}. Take fewer.")
     raw = load_digits()
     order = torch.randperm(len(raw.target), generator=torch.Generator().manual_seed(seed)).numpy()
@@ -142,6 +66,8 @@ def two_spirals(
 
     Returns:
         The task.
+
+    Source: Lang and Witbrock 1988, Learning to tell two spirals apart.
 
     >>> two_spirals().x_train.shape
     torch.Size([2000, 2])
@@ -176,6 +102,8 @@ def sign_products(
     Returns:
         The task.
 
+    Source: parity, Minsky and Papert 1969, Perceptrons.
+
     >>> task = sign_products(order=3)
     >>> bool(((task.x_test[:, :3].prod(1) > 0) == (task.y_test == 1)).float().mean() > 0.95)
     True
@@ -200,6 +128,8 @@ def checkerboard(rows: int = _ROWS, cells: int = 4, seed: int = 0) -> Classifica
 
     Returns:
         The task.
+
+    Source: Ho and Kleinberg 1996, Building projectable classifiers of arbitrary complexity.
 
     >>> checkerboard().classes
     2
@@ -231,6 +161,9 @@ def teacher(
     Returns:
         The task.
 
+    Source: the setting of Gardner and Derrida 1989, with a deeper teacher: Poole et al. 2016,
+    arXiv 1606.05340.
+
     >>> task = teacher()
     >>> 0.45 < float(task.y_train.float().mean()) < 0.55
     True
@@ -249,29 +182,6 @@ def teacher(
         return x, (output > np.median(output)).astype(int)
 
     return _drawn(make, rows, seed)
-
-
-def split(x: np.ndarray, y: np.ndarray, train_rows: int, classes: int) -> Classification:
-    """The first rows to train on, the others to test on, standardized by the former.
-
-    Args:
-        x: shape (rows, features).
-        y: class numbers, shape (rows,).
-        train_rows: 1 to rows - 1.
-        classes: number of classes.
-
-    Returns:
-        The task.
-
-    >>> split(np.eye(4), np.arange(4) % 2, 3, 2).y_test.tolist()
-    [1]
-    """
-    inputs, labels = torch.from_numpy(x).float(), torch.from_numpy(y).long()
-    train = inputs[:train_rows]
-    inputs = (inputs - train.mean()) / train.std()
-    return Classification(
-        inputs[:train_rows], labels[:train_rows], inputs[train_rows:], labels[train_rows:], classes
-    )
 
 
 def _drawn(

@@ -135,7 +135,7 @@ class _Function(torch.autograd.Function):
         return held.leaving(values)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         program, held, kept = ctx.state
         g, around = held.arriving(gradient), list[torch.Tensor]()

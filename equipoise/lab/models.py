@@ -92,7 +92,8 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
-        return x + self.scale * self.branch(x)
+        added: torch.Tensor = self.branch(x)
+        return x + self.scale * added
 
     def extra_repr(self) -> str:
         """The scale, for display."""

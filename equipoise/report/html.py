@@ -60,6 +60,17 @@ def section(title: str, body_html: str) -> str:
     return str(_pieces().section(title, Markup(body_html)))
 
 
+def table_html(columns: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> str:
+    """A table of texts; the first column names the row, the others hold numbers.
+
+    Args:
+        columns: headings.
+        rows: cells, as texts.
+        label: what the table holds, for those who do not see it.
+    """
+    return str(_pieces().table(columns, list(rows), label, len(columns) - 1))
+
+
 def figure_html(figure: go.Figure) -> str:
     """A figure as a div that ``document`` draws, with its caption and its text alternative.
 
