@@ -10,6 +10,46 @@ from torch import nn
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 
+_ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "celu": nn.CELU, "elu": nn.ELU, "gelu": nn.GELU, "hardswish": nn.Hardswish,
+    "identity": nn.Identity, "leaky_relu": nn.LeakyReLU, "mish": nn.Mish, "relu": nn.ReLU,
+    "selu": nn.SELU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "softplus": nn.Softplus,
+    "softsign": nn.Softsign, "tanh": nn.Tanh,
+}  # fmt: skip
+# Those that take a number: a slope or a scale.
+_WITH_NUMBER = frozenset({"celu", "elu", "leaky_relu", "softplus"})
+
+
+def activation_module(text: str) -> nn.Module:
+    """A module of torch from its name, with its one number in brackets where it has one.
+
+    Args:
+        text: such as ``tanh`` or ``leaky_relu(0.1)``.
+
+    Returns:
+        A new module.
+
+    Raises:
+        ArgumentError: for another name, or a number that it does not take.
+
+    >>> activation_module("leaky_relu(0.1)")
+    LeakyReLU(negative_slope=0.1)
+    """
+    name, bracket, rest = text.strip().partition("(")
+    make = _ACTIVATIONS[_checks.one_of("activation", name.strip(), _ACTIVATIONS)]
+    if not bracket:
+        return make()
+    try:
+        number = float(rest.removesuffix(")"))
+    except ValueError:
+        number = math.nan
+    if name.strip() not in _WITH_NUMBER or not math.isfinite(number) or not rest.endswith(")"):
+        raise ArgumentError(
+            f"activation must be a name, or one of {', '.join(sorted(_WITH_NUMBER))} with one "
+            f"number in brackets, got {text!r}. Write leaky_relu(0.1)."
+        )
+    return make(number)
+
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:
     """Linear layers with an activation after each but the last.
