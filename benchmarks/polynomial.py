@@ -82,7 +82,7 @@ def main() -> int:
     console.print(table)
     console.print(
         f"{trainings:,} trainings, {taken:,} steps: {1e6 * work / taken:.1f} us a step on one "
-        f"core, {work / 60:.1f} core minutes; {wall / 60:.1f} minutes now, of {os.cpu_count()} cores"
+        f"core, {work / 60:.1f} core minutes; {wall / 60:.1f} minutes on {os.cpu_count()} cores"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     data = {"share": results, "trainings": trainings, "steps": taken, "core_seconds": work}
