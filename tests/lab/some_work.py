@@ -155,6 +155,8 @@ def _main():
     """Run as a script: do units in processes until somebody ends it."""
     from equipoise.lab.work import run_units
 
+    # What was started in the background of a script ignores Ctrl-C from birth.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(sys.argv[1])
     names = [("a", 0), ("b", 0), ("c", 60), ("d", 60)]
     units = {n: {"folder": str(folder), "name": n, "seconds": s} for n, s in names}
