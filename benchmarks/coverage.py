@@ -47,10 +47,11 @@ from zoo_processes import each
 
 import equipoise.torch as eq
 from equipoise.errors import EquipoiseError
-from equipoise.measurement import LayerMeasurement
+from equipoise.measurement import Measurements
 from equipoise.plan.layer_nodes import Opaque
 from equipoise.plan.plan import Plan
 from equipoise.plan.trace import Trace
+from equipoise.rules.against_plan import predictions_by_layer
 from equipoise.torch.program import Read
 
 FACTOR = 2.0
@@ -175,9 +176,9 @@ def measured(report: eq.Initialization) -> dict[str, Any]:
     return {
         "gradient_is_finite": all(math.isfinite(x.gradient + x.weight_gradient) for x in known),
         "measured": len(layers),
-        "compared": (ratios := prediction_ratios(report.plan, layers)),
+        "compared": (ratios := prediction_ratios(report.plan, report.measurements)),
         "within_factor": sum(1 / FACTOR <= r <= FACTOR for r in ratios),
-        "gradients": (across := gradient_ratios(report.plan, layers)),
+        "gradients": (across := gradient_ratios(report.plan, report.measurements)),
         "gradients_within": sum(1 / FACTOR <= r <= FACTOR for r in across),
         "gradient_ratio": ratio(layers, "weight_gradient"),
         "signal_ratio": ratio(layers, "signal"),
@@ -186,33 +187,18 @@ def measured(report: eq.Initialization) -> dict[str, Any]:
     }
 
 
-def gradient_ratios(plan: Plan, layers: tuple[LayerMeasurement, ...]) -> list[float]:
+def gradient_ratios(plan: Plan, m: Measurements) -> list[float]:
     """Measured over predicted gradients of the whole model, relative to the middle of all."""
-    waiting: dict[str, list[float]] = {}
-    for prediction in plan.predictions:
-        waiting.setdefault(prediction.weight, []).append(prediction.across)
-    found = []
-    for layer in layers:
-        told = waiting.get(layer.weight)
-        across = told.pop(0) if told else math.nan
-        if across > 0 and layer.gradient > 0:
-            found.append(layer.gradient / across)
+    pairs = zip(predictions_by_layer(m, plan), m.layers, strict=True)
+    found = [x.gradient / p.across for p, x in pairs if p.across > 0 and x.gradient > 0]
     middle = statistics.median(found) if found else 1.0
     return [r / middle for r in found]
 
 
-def prediction_ratios(plan: Plan, layers: tuple[LayerMeasurement, ...]) -> list[float]:
+def prediction_ratios(plan: Plan, m: Measurements) -> list[float]:
     """Measured over predicted RMS, by weight and turn of its use."""
-    waiting: dict[str, list[float]] = {}
-    for prediction in plan.predictions:
-        waiting.setdefault(prediction.weight, []).append(prediction.signal)
-    found = []
-    for layer in layers:
-        signals = waiting.get(layer.weight)
-        signal = signals.pop(0) if signals else math.nan
-        if signal > 0 and math.isfinite(signal):
-            found.append(layer.signal / signal)
-    return found
+    pairs = zip(predictions_by_layer(m, plan), m.layers, strict=True)
+    return [x.signal / p.signal for p, x in pairs if p.signal > 0 and math.isfinite(p.signal)]
 
 
 def main() -> int:

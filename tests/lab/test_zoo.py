@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from equipoise.measurement import LayerMeasurement
+from equipoise.measurement import LayerMeasurement, Measurements
 from equipoise.plan.plan import Plan, Prediction
 
 pytest.importorskip("transformers")
@@ -209,7 +209,7 @@ def test_predictions_are_compared_by_weight_and_turn(module):
         predictions=tuple(Prediction("", w, signal, 1.0, 0) for w, signal in predictions),
     )  # fmt: skip
     seen = (layer("a", 2.0, 1.0), layer("b", 1.0, 1.0), layer("a", 2.0, 1.0))
-    assert ratios(plan, seen) == [2.0, 0.5]
+    assert ratios(plan, Measurements(seen, 1.0, 0.0, 0.0, 1.0, True, 64)) == [2.0, 0.5]
 
 
 def test_layers_are_compared_where_they_differ_in_their_blocks_only(module):
