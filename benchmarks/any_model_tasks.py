@@ -202,8 +202,8 @@ TASKS_BY_NAME = {
             published={"gpt-2": gpt2}, steps=200, **SEQUENCES,
         ),
         Task(
-            "LSTM x 2, adding over 50 steps",
-            Adder, partial(generated, partial(adding, 50)), functional.mse_loss, explained,
+            "LSTM x 2, adding over 200 steps",
+            Adder, partial(generated, partial(adding, 200)), functional.mse_loss, explained,
             "variance explained", {"open forget": open_forget}, rate=1e-2, steps=1500, batch=32,
         ),
         Task(
