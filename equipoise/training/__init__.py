@@ -1,1 +1,1 @@
-"""What keeps a PyTorch model stable while it trains; its public names are in ``equipoise.torch``."""
+"""What keeps a PyTorch model stable while it trains; ``equipoise.torch`` makes its names public."""
