@@ -24,6 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from equipoise.lab.setting import Setting
 from equipoise.lab.study import Outcome, Runs, run_study
 
 METHODS = ("auto", "shifted", "mirrored", "lyapunov", "orthogonal", "he", "xavier")
@@ -35,11 +36,14 @@ STEPS_AN_EPOCH = -(-ROWS // BATCH)
 
 def study(draws: int, steps: int) -> dict[str, Runs]:
     """All trainings, by start and slope."""
-    epochs = -(-steps // STEPS_AN_EPOCH)
+    epochs = math.ceil(steps / STEPS_AN_EPOCH)
     return {
         f"{method}, slope {slope:g}": Runs(
-            f"polynomial(degree=5, rows={ROWS})", (2,) * 40, f"leaky_relu({slope:g})", method,
-            RATES, draws, epochs=epochs, batch_size=BATCH,
+            Setting(
+                f"polynomial(degree=5, rows={ROWS})", (2,) * 40, f"leaky_relu({slope:g})",
+                epochs, BATCH,
+            ),
+            method, RATES, draws,
         )
         for method in METHODS
         for slope in SLOPES
@@ -70,7 +74,7 @@ def main() -> int:
     found = run_study(runs, store, options.on, options.jobs)
     wall, work = time.perf_counter() - begun, sum(o.seconds for o in found.values())
     trainings = sum(o.scores.size for o in found.values())
-    taken = trainings * STEPS_AN_EPOCH * next(iter(runs.values())).epochs
+    taken = trainings * STEPS_AN_EPOCH * next(iter(runs.values())).setting.epochs
     table = Table("start", *(f"slope {slope:g}" for slope in SLOPES), title="share solved")
     results: dict[str, dict[str, list[float]]] = {}
     for method in METHODS:
