@@ -18,7 +18,7 @@ from equipoise.lab.data import (
     two_spirals,
 )
 from equipoise.lab.image_files import image_task
-from equipoise.lab.models import mlp, plain_cnn
+from equipoise.lab.models import Arctan, Erf, Sine, mlp, plain_cnn
 
 
 class QuickGELU(nn.Module):
@@ -27,30 +27,6 @@ class QuickGELU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Entry by entry."""
         return x * torch.sigmoid(1.702 * x)
-
-
-class Arctan(nn.Module):
-    """arctan(x)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Entry by entry."""
-        return torch.atan(x)
-
-
-class Erf(nn.Module):
-    """erf(x)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Entry by entry."""
-        return torch.erf(x)
-
-
-class Sin(nn.Module):
-    """sin(x)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Entry by entry."""
-        return torch.sin(x)
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -70,7 +46,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softsign": nn.Softsign,
     "arctan": Arctan,
     "erf": Erf,
-    "sin": Sin,
+    "sin": Sine,
 }
 # Rows held back to pick the learning rate: of 1,400 digits, of 2,000 drawn rows.
 _DIGITS, _DRAWN, _IMAGES = 200, 400, 1000

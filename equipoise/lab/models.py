@@ -10,11 +10,36 @@ from torch import nn
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 
+
+class Arctan(nn.Module):
+    """arctan(x)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Entry by entry."""
+        return torch.atan(x)
+
+
+class Erf(nn.Module):
+    """erf(x), the error function."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Entry by entry."""
+        return torch.erf(x)
+
+
+class Sine(nn.Module):
+    """sin(x)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Entry by entry."""
+        return torch.sin(x)
+
+
 _ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
-    "celu": nn.CELU, "elu": nn.ELU, "gelu": nn.GELU, "hardswish": nn.Hardswish,
-    "identity": nn.Identity, "leaky_relu": nn.LeakyReLU, "mish": nn.Mish, "relu": nn.ReLU,
-    "selu": nn.SELU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "softplus": nn.Softplus,
-    "softsign": nn.Softsign, "tanh": nn.Tanh,
+    "arctan": Arctan, "celu": nn.CELU, "elu": nn.ELU, "erf": Erf, "gelu": nn.GELU,
+    "hardswish": nn.Hardswish, "identity": nn.Identity, "leaky_relu": nn.LeakyReLU,
+    "mish": nn.Mish, "relu": nn.ReLU, "selu": nn.SELU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU,
+    "sin": Sine, "softplus": nn.Softplus, "softsign": nn.Softsign, "tanh": nn.Tanh,
 }  # fmt: skip
 # Those that take a number: a slope or a scale.
 _WITH_NUMBER = frozenset({"celu", "elu", "leaky_relu", "softplus"})
