@@ -8,6 +8,7 @@ from equipoise.cli.compare import ListCommand, compare
 from equipoise.cli.demo import demo
 from equipoise.cli.diagnose import diagnose
 from equipoise.cli.init import init
+from equipoise.cli.lab import lab
 from equipoise.cli.schemes import schemes
 from equipoise.cli.terminal import terminal
 from equipoise.cli.theory import theory
@@ -23,6 +24,7 @@ app = typer.Typer(
 for command in (init, diagnose, schemes, theory, demo):
     app.command()(command)
 app.command(cls=ListCommand)(compare)
+app.add_typer(lab, name="lab")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from equipoise.errors import ArgumentError, in_words
 if TYPE_CHECKING:
     from equipoise.lab.optimizers import Optimizer
 
-_LISTS = ("--schemes", "--rates")
+_LISTS = ("--schemes", "--rates", "--starts")
 # What a shell reports of a program that was interrupted.
 _INTERRUPTED = 130
 

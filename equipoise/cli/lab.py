@@ -1,0 +1,91 @@
+"""``equipoise lab``: experiments that anyone can run again."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from equipoise.cli.compare import ListCommand
+from equipoise.cli.files import check_target, writing
+from equipoise.cli.terminal import terminal
+
+if TYPE_CHECKING:
+    from equipoise.lab.grid_cells import Sample
+    from equipoise.lab.work import Place
+
+lab = typer.Typer(
+    help="Experiments behind the library, each one command.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+# What a shell reports of a program that was interrupted.
+_INTERRUPTED = 130
+
+
+@lab.callback()
+def _alone() -> None:
+    """Keep the name of a command even while there is one alone."""
+
+
+@lab.command(cls=ListCommand)
+def grid(
+    sample: Annotated[
+        str, typer.Option(help="scoreboard (80 cells), held-out (40 others) or quick.")
+    ] = "quick",
+    starts: Annotated[
+        list[str] | None,
+        typer.Option(help="Starts to compare, such as: auto he default. Left out: all."),
+    ] = None,
+    survey: Annotated[int, typer.Option(help="Draws of every start at every rate.")] = 2,
+    draws: Annotated[int, typer.Option(help="Of the starts compared, at least 4.")] = 8,
+    cells: Annotated[str, typer.Option(help="Only cells whose name holds this text.")] = "",
+    on: Annotated[str, typer.Option(help="here, processes, ray or auto.")] = "processes",
+    jobs: Annotated[int, typer.Option(help="Units at a time, 0 for one on each core.")] = 0,
+    data_dir: Annotated[
+        str, typer.Option(help="Folder of MNIST and Fashion-MNIST; else EQUIPOISE_DATA.")
+    ] = "",
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of results; results/grid-SAMPLE if left out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Save the grid as .html.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Save the numbers as .json.")] = None,
+) -> None:
+    """Which start trains which network: the trainability grid.
+
+    Activations, depths, widths and tasks in a fixed, balanced sample. Each start gets the learning
+    rate that suits it, and auto is compared with the best of the others in each cell. Interrupted,
+    the same command goes on from what is finished.
+
+    Example: equipoise lab grid --sample scoreboard --out grid.html
+    """
+    check_target("--out", out, (".html",))
+    check_target("--json", json, (".json",))
+    from equipoise import _checks
+    from equipoise.errors import ArgumentError
+    from equipoise.lab.grid_cells import SAMPLES
+    from equipoise.lab.grid_cells import cells as cells_of
+    from equipoise.lab.grid_run import Effort, run_grid
+
+    settings = cells_of(cast("Sample", _checks.one_of("--sample", sample, SAMPLES)))
+    chosen = tuple(s for s in settings if cells in s.name)
+    if not chosen:
+        names = ", ".join(repr(s.name) for s in settings[:3])
+        raise ArgumentError(f"--cells must be part of a name such as {names}, got {cells!r}.")
+    folder = store or Path("results") / f"grid-{sample}"
+    effort = Effort(survey=survey, draws=draws, most_draws=max(draws, 32))
+    place = cast("Place", _checks.one_of("--on", on, ("here", "processes", "ray", "auto")))
+    try:
+        found = run_grid(
+            chosen, starts or (), effort, folder, place, jobs, data_dir,
+            is_quiet=not terminal(stderr=True).is_terminal,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. The same command goes on from what is in {folder}.", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    found.print(terminal())
+    if out is not None:
+        with writing("--out", out):
+            typer.echo(f"page: {found.to_html(out)}")
+    if json is not None:
+        with writing("--json", json):
+            typer.echo(f"numbers: {found.to_json(json)}")
