@@ -27,25 +27,25 @@ class _Shape:
     is_residual: bool = False
 
 
-# Rows held back and passes, such that each task takes about 600 steps of 64 rows.
+# Rows held back and passes, such that each task takes about 500 steps of 64 rows.
 _TASKS = {
-    "digits": (200, 32),
-    "spirals": (400, 24),
-    "sign_products(features=4)": (400, 24),
-    "checkerboard(cells=3)": (400, 24),
-    "teacher": (400, 24),
-    "polynomial(inputs=2)": (400, 24),
-    "friedman": (400, 24),
-    "sine(frequency=2)": (400, 24),
-    "diabetes": (60, 120),
-    "mnist(rows=5000)": (1000, 10),
-    "fashion_mnist(rows=5000)": (1000, 10),
-    "spirals(turns=1.5)": (400, 24),
-    "sign_products(order=3, features=5)": (400, 24),
-    "checkerboard": (400, 24),
-    "teacher(features=4, seed=1)": (400, 24),
-    "polynomial(degree=7, inputs=3)": (400, 24),
-    "friedman(function=2)": (400, 24),
+    "digits": (200, 26),
+    "spirals": (400, 20),
+    "sign_products(features=4)": (400, 20),
+    "checkerboard(cells=3)": (400, 20),
+    "teacher": (400, 20),
+    "polynomial(inputs=2)": (400, 20),
+    "friedman": (400, 20),
+    "sine(frequency=2)": (400, 20),
+    "diabetes": (60, 100),
+    "mnist(rows=5000)": (1000, 8),
+    "fashion_mnist(rows=5000)": (1000, 8),
+    "spirals(turns=1.5)": (400, 20),
+    "sign_products(order=3, features=5)": (400, 20),
+    "checkerboard": (400, 20),
+    "teacher(features=4, seed=1)": (400, 20),
+    "polynomial(degree=7, inputs=3)": (400, 20),
+    "friedman(function=2)": (400, 20),
 }
 _ACTIVATIONS = (
     "relu", "leaky_relu(0.1)", "gelu", "silu", "mish", "hardswish", "elu", "selu", "softplus",

@@ -36,7 +36,7 @@ class Row:
         trained_share: share of these draws that came half of the way from a constant answer to the
             best mean of the cell.
         window_decades: width of the longest run of neighbouring rates at which the mean on the rows
-            held back came as far; half a decade for each.
+            held back came as far; each rate stands for half of the way to its neighbours.
         steps_to_loss: steps until half of the draws had a training loss below half of a guess's,
             as means of epochs show it; inf if that never was.
         scores: of each draw.

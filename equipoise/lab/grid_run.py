@@ -1,8 +1,9 @@
 """The trainability grid: which start trains which network, over learning rates and draws.
 
-Every method is surveyed in every cell at all rates with few draws, going on where the best rate
-lies at an end. Then ``auto`` and the best of its rivals train many draws at the rate that suits
-each, and more draws while the verdict is open. Rates are chosen on rows held back, with other draws
+Every method is surveyed in every cell with few draws at rates a decade apart, going on where the
+best lies at an end. For ``auto`` and the best of its rivals the rates between are tried too, with
+more draws around the best; then they train many draws at the rate that suits each, and more while
+the verdict is open. Rates are chosen on rows held back, with other draws
 than those that are compared; scores are of the test part. Trainings of all cells are units of work,
 so that any number of cores is busy to the end.
 """
@@ -30,8 +31,8 @@ from equipoise.lab.work import Finished, Place, run_units
 
 # Of what a unit computes; results of an earlier one are refused.
 _VERSION = "1"
-# Rates go on past an end of the window where the best lies there.
-_EXTENSIONS = 2
+# Between rates of the survey, in half decades; they go on by as much where the best lies at an end.
+_SPACING = 2
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,21 @@ class Effort:
     """How much work a grid is.
 
     Attributes:
-        steps: learning rates on each side of the first guess, half a decade apart.
+        decades: that the rates of the survey span, around the first guess.
         survey: draws of every method at every rate.
-        again: further draws that choose between the three best rates of those compared.
+        again: further draws that choose between the best rate and its neighbours.
         draws: of those that are compared, even and at least 4.
         most_draws: of an open verdict.
     """
 
-    steps: int = 3
+    decades: int = 3
     survey: int = 2
     again: int = 4
     draws: int = 8
     most_draws: int = 32
 
     def __post_init__(self) -> None:
-        _checks.at_least("steps", self.steps, 0)
+        _checks.at_least("decades", self.decades, 0)
         _checks.at_least("survey", self.survey, 1)
         _checks.at_least("again", self.again, 0)
         _checks.at_least("draws", self.draws, 4)
@@ -140,8 +141,7 @@ class _Run:
             return self._stage(progress, what, {n: wanted(s) for n, s in self._states.items()})
 
         seconds = stage("survey", self._survey)
-        for _ in range(_EXTENSIONS):
-            seconds += stage("rates beyond", self._beyond)
+        seconds += stage("rates beyond", self._beyond)
         for state in self._states.values():
             state.choose_finalists(self._starts)
         seconds += stage("rates again", self._again)
@@ -193,8 +193,8 @@ class _Run:
 
     def _survey(self, state: CellState) -> list[Trial]:
         """Every method at the same rates."""
-        places = range(-self._effort.steps, self._effort.steps + 1)
-        rates = [rate_of(state.setting, place) for place in places]
+        end = self._effort.decades
+        rates = [rate_of(state.setting, place) for place in range(-end, end + 1, _SPACING)]
         draws = range(self._effort.survey)
         return [Trial(m, rate, seed) for m in self._starts for rate in rates for seed in draws]
 
@@ -207,21 +207,24 @@ class _Run:
             if not means or max(means.values()) == min(means.values()):
                 continue
             best = state.best_rate(method)
-            for end, step in ((min(means), -1), (max(means), 1)):
+            for end, step in ((min(means), -_SPACING), (max(means), _SPACING)):
                 if best == end:
                     rate = rate_of(state.setting, place_of(state.setting, best) + step)
                     found += [Trial(method, rate, seed) for seed in range(self._effort.survey)]
         return found
 
     def _again(self, state: CellState) -> list[Trial]:
-        """More draws of the finalists at their best rate and its neighbours."""
-        seeds = range(self._effort.survey, self._effort.survey + self._effort.again)
-        return [
-            Trial(method, rate, seed)
-            for method in state.finalists
-            for rate in state.around_the_best(method)
-            for seed in seeds
-        ]
+        """The rates between for the finalists, with more draws around the best."""
+        few, many = range(self._effort.survey), range(self._effort.survey + self._effort.again)
+        found: list[Trial] = []
+        for method in state.finalists:
+            tried = [place_of(state.setting, rate) for rate in state.means(method)]
+            best = place_of(state.setting, state.best_rate(method))
+            for place in range(min(*tried, best - 1), max(*tried, best + 1) + 1):
+                rate = rate_of(state.setting, place)
+                seeds = many if abs(place - best) <= 1 else few
+                found += [Trial(method, rate, seed) for seed in seeds]
+        return [trial for trial in found if trial not in state.found]
 
     def _finals(self, count: int, state: CellState) -> list[Trial]:
         """More draws of ours and of the best rivals, where the verdict asks for them."""

@@ -5,13 +5,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from equipoise.lab.classification import Classification
 from equipoise.lab.comparison import Comparison, compare
 from equipoise.lab.grid_result import GridCell, Row
 from equipoise.lab.regression import Regression
 from equipoise.lab.setting import Setting, Trial
-from equipoise.lab.trials import STEP
 
 OURS = "auto"
 # Seeds of the draws that are compared; others have chosen rates and finalists.
@@ -72,12 +72,6 @@ class CellState:
                 draws[trial.rate] += 1
         means, most = self.means(method), max(draws.values())
         return max((r for r in sorted(means) if draws[r] == most), key=lambda r: means[r])
-
-    def around_the_best(self, method: str) -> tuple[float, ...]:
-        """The best rate and its neighbours, as far as they were tried."""
-        rates = sorted(self.means(method))
-        place = rates.index(self.best_rate(method))
-        return tuple(rates[max(0, place - 1) : place + 2])
 
     def choose_finalists(self, starts: Sequence[str]) -> None:
         """Ours and the best rivals of those surveyed; none where ours is refused."""
@@ -141,11 +135,15 @@ class CellState:
 
     def _window(self, method: str, bar: float) -> float:
         """Width of the longest run of neighbouring rates that work, in decades."""
-        longest = current = 0
-        for _, mean in sorted(self.means(method).items()):
-            current = current + 1 if mean >= bar else 0
+        means = sorted(self.means(method).items())
+        at = [math.log10(rate) for rate, _ in means]
+        # A rate stands for half of the way to its neighbours, at an end as on the other side.
+        gaps = [b - a for a, b in pairwise(at)] or [0.0]
+        longest = current = 0.0
+        for left, right, (_, mean) in zip([gaps[0], *gaps], [*gaps, gaps[-1]], means, strict=False):
+            current = current + (left + right) / 2 if mean >= bar else 0.0
             longest = max(longest, current)
-        return longest * math.log10(STEP)
+        return longest
 
 
 def _constant_score(task: Classification | Regression) -> float:

@@ -15,12 +15,11 @@ from equipoise.lab.batched import Replicas, train
 from equipoise.lab.dense import DenseProgram
 from equipoise.lab.models import activation_module, mlp, residual_mlp
 from equipoise.lab.optimizers import SGD, Adam, AdamW, Clipping, Optimizer
-from equipoise.lab.rivals import OUTSIDE, starter
+from equipoise.lab.rivals import starters
 from equipoise.lab.task import Task
 from equipoise.lab.task_names import task_named
-from equipoise.schemes.catalogue import SCHEMES
 
-_NARROW, _WIDE = 256, 64
+_NARROW, _WIDE = 256, 128
 _OPTIMIZERS: dict[str, Optimizer] = {
     "adam": Adam(), "adamw": AdamW(), "sgd": SGD(), "momentum": SGD(0.9),
 }  # fmt: skip
@@ -142,7 +141,7 @@ def most_at_once(setting: Setting, data_dir: str = "") -> int:
         ArgumentError: for a task or activation that is not known.
 
     >>> most_at_once(Setting("digits", (16,) * 10, "tanh"))
-    64
+    128
     """
     network = setting.network(task_named(setting.task, data_dir or None))
     return _NARROW if DenseProgram(tuple(network)).is_unrolled else _WIDE
@@ -202,14 +201,14 @@ def _started(
     network = setting.network(task)
     seeds: dict[str, set[int]] = {}
     for trial in trials:
-        _checks.one_of("method", trial.method.partition("(")[0].strip(), (*SCHEMES, *OUTSIDE))
         seeds.setdefault(trial.method, set()).add(trial.seed)
     models: dict[tuple[str, int], nn.Sequential] = {}
     refused: dict[str, str] = {}
-    for method, wanted in seeds.items():
+    for method, start in starters(network, tuple(seeds), task.x_train).items():
         try:
-            start = starter(network, method, task.x_train)
-            for seed in sorted(wanted):
+            if isinstance(start, EquipoiseError):
+                raise start
+            for seed in sorted(seeds[method]):
                 models[method, seed] = setting.network(task)
                 start(models[method, seed], seed)
         except EquipoiseError as error:

@@ -1,13 +1,14 @@
 """The calls a user makes to start a model: plan, initialize."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from equipoise.diagnose import diagnose as find
-from equipoise.errors import PlanError
+from equipoise.errors import EquipoiseError, PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.make import make_plan
 from equipoise.plan.plan import Plan
@@ -24,6 +25,7 @@ from equipoise.torch.measure import measure
 from equipoise.torch.observe import Runner
 from equipoise.torch.parameters import parameters_of
 from equipoise.torch.parametrized import originals, slots
+from equipoise.torch.program import Read
 from equipoise.torch.refusals import (
     refuse_meta,
     refuse_mixed_meta,
@@ -243,20 +245,83 @@ def planned(
         ArgumentError, TraceError, PlanError: as ``plan`` does.
     """
     parse_scheme(scheme)
-    kept = selection.kept(parameters_of(model))
     rule_named(residual)
+    seen = _seen(model, inputs)
+    made = _made(model, seen, scheme, aim, selection, residual)
+    return made, seen.found.trace, seen.arguments
+
+
+def plans(
+    model: nn.Module, inputs: Inputs, schemes: Sequence[str]
+) -> dict[str, Plan | EquipoiseError]:
+    """What ``plan`` gives for each of several schemes; the model is read once.
+
+    Args:
+        model: as for ``plan``.
+        inputs: as for ``plan``.
+        schemes: as for ``plan``.
+
+    Returns:
+        By scheme, a plan, or the reason why it cannot serve the model.
+
+    Raises:
+        ArgumentError: for an unknown scheme, an empty model or inputs that are not usable.
+        TraceError: if forward fails or cannot be followed.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> [type(p).__name__ for p in plans(net, None, ("he", "odd_sigmoid")).values()]
+    ['Plan', 'PlanError']
+    """
+    for scheme in schemes:
+        parse_scheme(scheme)
+    with torch.inference_mode(False):
+        model = usable(model)
+        refuse_mixed_meta(model)
+        seen, everything = _seen(model, inputs), read_selection(model, None, None)
+        found: dict[str, Plan | EquipoiseError] = {}
+        for scheme in schemes:
+            try:
+                found[scheme] = _made(model, seen, scheme, Aim(), everything, "auto")
+            except PlanError as error:
+                found[scheme] = error
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A model as it was read.
+
+    Attributes:
+        found: its trace and graph.
+        arguments: of forward.
+        has_storage: whether its parameters have values.
+    """
+
+    found: Read
+    arguments: ModelInputs
+    has_storage: bool
+
+
+def _seen(model: nn.Module, inputs: Inputs) -> _Seen:
     arguments = read_inputs(model, inputs)
     # A model without storage is traced without data; their scale and axes are read all the same.
     has_storage = not any(p.is_meta for p in model.parameters())
     found = read(model, arguments if has_storage else arguments.on_meta())
-    traced = found.trace
+    return _Seen(found, arguments, has_storage)
+
+
+def _made(
+    model: nn.Module, seen: _Seen, scheme: str, aim: Aim, selection: Selection, residual: str
+) -> Plan:
+    kept = selection.kept(parameters_of(model))
+    traced, arguments = seen.found.trace, seen.arguments
     samples = dict(zip(traced.inputs, arguments.rows(), strict=True))
     runner: Runner | None = None
     if not arguments.is_given:
         # Made-up inputs tell a scale of 1 and nothing more.
         samples = {}
-    elif has_storage:
-        runner = Runner(model, found.program, found.places, arguments, traced)
+    elif seen.has_storage:
+        runner = Runner(model, seen.found.program, seen.found.places, arguments, traced)
     made = make_plan(traced, scheme, samples, aim, residual, kept, runner)
     if kept and not made.assignments:
         why = [u for u in made.untouched if u.parameter not in kept]
@@ -265,4 +330,4 @@ def planned(
             f"only and skip must select something that can be drawn, got {selection}, of which "
             f"every parameter keeps its values ({reasons}). Select others, or unfreeze these."
         )
-    return replace(made, selection=selection), traced, arguments
+    return replace(made, selection=selection)
