@@ -8,17 +8,9 @@ import plotly.graph_objects as go
 from markupsafe import escape
 
 from equipoise.lab.compare_result import HEADINGS, Compared
+from equipoise.lab.figures import COLOURS, DASHES, GREY, figure, titled
 from equipoise.report.html import document, figure_html, section, table_html
 from equipoise.report.panels import shown
-
-# Told apart by the colour-blind; a contrast of 3 on white and on near black.
-_COLOURS = ("#3b82d6", "#d2691e", "#2a9d6f", "#b8558f", "#8a7a1c", "#7b68c8", "#808080")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_GREY, _GRID = "#808080", "rgba(128,128,128,0.25)"
-_AXIS: dict[str, Any] = {
-    "gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "fixedrange": True,
-    "automargin": True,
-}  # fmt: skip
 
 
 def page(compared: Compared) -> str:
@@ -43,7 +35,7 @@ def figure_curves(compared: Compared) -> go.Figure:
     """Mean training loss by step, with a band of one standard deviation between draws."""
     traces, seen = [], []
     for i, curve in enumerate(compared.curves):
-        line = {"color": _COLOURS[i % len(_COLOURS)], "dash": _DASHES[i % len(_DASHES)]}
+        line = {"color": COLOURS[i % len(COLOURS)], "dash": DASHES[i % len(DASHES)]}
         both = {"legendgroup": curve.scheme, "hoverinfo": "text", "mode": "lines"}
         seen += [*curve.low, *curve.high]
         traces.append(
@@ -65,11 +57,11 @@ def figure_curves(compared: Compared) -> go.Figure:
         )  # fmt: skip
     title = f"Mean of {compared.setting.draws} draws at the rate chosen; the band is one standard "
     ends = [f"{c.scheme} {shown(c.mean[-1])}" for c in compared.curves if c.mean]
-    return _figure(
+    return figure(
         traces,
         title + "deviation between draws",
         f"Training loss at the last step: {', '.join(ends)}.",
-        _titled("step") | {"range": [0, compared.setting.steps], "showgrid": False},
+        titled("step") | {"range": [0, compared.setting.steps], "showgrid": False},
         _loss_axis("training loss", seen),
         len(compared.curves),
     )
@@ -80,7 +72,7 @@ def figure_draws(compared: Compared) -> go.Figure:
     traces: list[go.Scatter] = []
     seen: list[float] = []
     names = [str(escape(row.scheme)) for row in compared.table]
-    kinds = (("at birth", "circle-open", _GREY, -0.14), ("trained", "circle", _COLOURS[0], 0.14))
+    kinds = (("at birth", "circle-open", GREY, -0.14), ("trained", "circle", COLOURS[0], 0.14))
     for label, symbol, colour, shift in kinds:
         x, y, texts = [], [], []
         for i, row in enumerate(compared.table):
@@ -103,10 +95,10 @@ def figure_draws(compared: Compared) -> go.Figure:
         traces.append(
             go.Scatter(
                 x=[-0.5, len(names) - 0.5], y=[constant] * 2, mode="lines", hoverinfo="skip",
-                name="best constant output", line={"color": _COLOURS[1], "dash": "dash"},
+                name="best constant output", line={"color": COLOURS[1], "dash": "dash"},
             )
         )  # fmt: skip
-    return _figure(
+    return figure(
         traces,
         "Test loss of every draw before and after training",
         "; ".join(f"{r.scheme} {shown(min(r.losses))} to {shown(max(r.losses))}"
@@ -123,7 +115,7 @@ def figure_rates(compared: Compared) -> go.Figure:
     traces: list[go.Scatter] = []
     seen: list[float] = []
     for i, row in enumerate(compared.table):
-        colour, name = _COLOURS[i % len(_COLOURS)], str(escape(row.scheme))
+        colour, name = COLOURS[i % len(COLOURS)], str(escape(row.scheme))
         rates, losses, shares = zip(*row.by_rate, strict=True)
         seen += losses
         texts = [
@@ -134,17 +126,17 @@ def figure_rates(compared: Compared) -> go.Figure:
         traces.append(
             go.Scatter(
                 x=rates, y=losses, name=name, mode="lines+markers", hoverinfo="text",
-                hovertext=texts, line={"color": colour, "dash": _DASHES[i % len(_DASHES)]},
+                hovertext=texts, line={"color": colour, "dash": DASHES[i % len(DASHES)]},
                 marker={"symbol": symbols, "size": 9, "color": colour},
             )
         )  # fmt: skip
     rates = compared.setting.learning_rates
-    return _figure(
+    return figure(
         traces,
         "Mean loss on the rows held back by learning rate; filled: at least half of the draws "
         "trained",
         "; ".join(f"{r.scheme} chose {shown(r.rate)}" for r in compared.table) + ".",
-        _titled("learning rate") | {"type": "log", "showgrid": False,
+        titled("learning rate") | {"type": "log", "showgrid": False,
          "tickvals": rates, "ticktext": [shown(rate) for rate in rates]},
         _loss_axis("loss on held-back rows", seen),
         len(compared.table),
@@ -153,7 +145,7 @@ def figure_rates(compared: Compared) -> go.Figure:
 
 def _loss_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
     """Logarithmic where all losses are positive."""
-    axis = _titled(title)
+    axis = titled(title)
     if not values or min(values) <= 0:
         return axis
     low, high = math.log10(min(values)), math.log10(max(values))
@@ -165,35 +157,3 @@ def _loss_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
     axis |= {"type": "log", "range": [low - room, high + room]}
     # With fewer marks than these plotly's own are better.
     return axis | ({"tickvals": at, "ticktext": [shown(y) for y in at]} if at[2:] else {})
-
-
-def _titled(title: str) -> dict[str, Any]:
-    return {"title": {"text": title, "standoff": 8, "font": {"size": 13}}}
-
-
-def _figure(
-    traces: Sequence[go.Scatter],
-    title: str,
-    summary: str,
-    x: dict[str, Any],
-    y: dict[str, Any],
-    names: int,
-) -> go.Figure:
-    """A picture in the manner of the reports, with a legend below."""
-    # A narrow screen has room for two names side by side.
-    below = {"wide": 80, "narrow": 70 + 22 * math.ceil(names / 2)}
-    sizes = {
-        kind: {"height": 330 + below[kind] - 20, "margin.b": below[kind]} for kind in below
-    }  # fmt: skip
-    layout: dict[str, Any] = {
-        "title": {"text": str(escape(title))}, "template": "none", "dragmode": False,
-        "font": {"color": _GREY, "family": "system-ui, sans-serif", "size": 13},
-        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 64, "r": 12, "t": 12}, "hoverlabel": {"align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom",
-                   "itemclick": False, "itemdoubleclick": False},
-        "xaxis": _AXIS | x, "yaxis": _AXIS | y,
-        "meta": {"title": title, "alt": f"{title}. {summary}", **sizes},
-    }  # fmt: skip
-    changes = {key.replace(".", "_"): value for key, value in sizes["wide"].items()}
-    return go.Figure(list(traces), layout).update_layout(changes)

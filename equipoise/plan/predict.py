@@ -25,6 +25,7 @@ from equipoise.plan.predict_chain import Draws, Laws, draw_chain, together
 from equipoise.plan.predict_exact import exact_means
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack
+from equipoise.plan.typical import lack, spread, typical
 from equipoise.schemes.laws import Array, BestOf, Frame, Law, Zero
 from equipoise.schemes.lyapunov import is_two_lines
 
@@ -45,8 +46,6 @@ _MOST_ROWS = 32
 _DEEP_NUMBERS = 8e6
 # A log RMS is told where what few rows lack, and twice its standard error, are below these, nats.
 SIGNAL_DOUBT, _GRADIENT_DOUBT = 0.1, 0.4
-# Standard error of a median of normal numbers over that of their mean.
-_MEDIAN = 1.2533
 # The same for maps, in products: rows of a batch, draws at least and at most.
 _PRODUCTS, _TOO_MANY_PRODUCTS = 5e8, 2e9
 _MAP_ROWS, _MAPS, _LARGE_MAP, _PASSES = 4, (4, 200), 2e7, 30
@@ -56,10 +55,6 @@ _NO_DRIFT = 0.15
 # What was found of stacks that differ from another in names only, oldest first.
 _MOST_FOUND = 512
 _FOUND: dict[Hashable, Expected] = {}
-# Share of draws that must live for the law of survivors to be that of the middle.
-_MOST_ALIVE = 0.95
-# Standard deviations of a log that are rounding.
-_NO_SPREAD = 1e-6
 
 
 def forget_alike() -> None:
@@ -136,9 +131,9 @@ def _predict(
     widths = [h.width for h in stack.hidden]
 
     def settled(found: Draws) -> bool:
-        spread = max(_spread(found.signal).max(), _spread(found.gradient).max())
+        widest = max(spread(found.signal).max(), spread(found.gradient).max())
         alive = np.isfinite(found.signal).all() and np.isfinite(found.gradient).all()
-        return bool(alive and spread < _ENOUGH * math.sqrt(len(found.signal)))
+        return bool(alive and widest < _ENOUGH * math.sqrt(len(found.signal)))
 
     def certain(found: Draws) -> bool:
         return len(found.signal) > _SURE and usable_share(found, widths) in (0.0, 1.0)
@@ -264,8 +259,8 @@ def _summary(
     most_doubt: float,
 ) -> Expected:
     known = exact or (None, None)
-    log_signal, error = _typical(batch.signal, batch.norm, single.norm, known[0])
-    log_gradient, back_error = _typical(batch.gradient, batch.back_norm, single.back_norm, known[1])
+    log_signal, error = typical(batch.signal, batch.norm, single.norm, known[0])
+    log_gradient, back_error = typical(batch.gradient, batch.back_norm, single.back_norm, known[1])
     alive = np.isfinite(batch.cosine)
     cosine = np.where(alive, batch.cosine, 0.0).sum(axis=0) / np.maximum(alive.sum(axis=0), 1)
     odds = usable_share(single, widths)
@@ -276,74 +271,16 @@ def _summary(
     return Expected(
         _floats(np.where(lost[0], math.nan, np.exp(log_signal))),
         _floats(np.where(lost[1], math.nan, np.exp(log_gradient))),
-        _floats(_spread(batch.signal)),
-        _floats(_spread(batch.gradient)),
+        _floats(spread(batch.signal)),
+        _floats(spread(batch.gradient)),
         _floats(np.where(alive.any(axis=0), cosine, math.nan)),
         odds,
         math.sqrt(max(odds * (1 - odds), 1 / count) / count),
         "sampled exactly in law" + (", with exact exponents" if exact else ""),
         _DOUBT if lost[0].any() or lost[1].any() else "",
-        _floats(_spread(batch.cosine)),
+        _floats(spread(batch.cosine)),
         float(np.exp(log_signal[-1])),
     )
-
-
-def lack(unlike: Array, rows: int) -> Array:
-    """How far the log RMS of a few rows lies below that of very many, nats, layer by layer.
-
-    Squared norms whose logs are normal of variance v over the rows have a mean over K rows of
-    relative variance (exp(v) - 1) / K, and half of that over 2 is missing in its log.
-
-    Args:
-        unlike: v of each draw, shape (draws, layers).
-        rows: K.
-
-    Returns:
-        Shape (layers,), for the median draw.
-    """
-    return np.asarray(np.expm1(np.minimum(np.median(unlike, axis=0), 100.0)) / (4 * rows))
-
-
-def _typical(rms: Array, norms: Array, single: Array, exact: Array | None) -> tuple[Array, Array]:
-    """Middle of the log RMS of batches and its standard error, layer by layer.
-
-    The middle is Tukey's trimean: the median where the law is symmetric, and steadier. Its control
-    variate, where that helps, is the mean log norm of one vector, which is known exactly or from
-    many more draws.
-    """
-    found, error = np.median(rms, axis=0), np.zeros(rms.shape[1])
-    for layer in range(rms.shape[1]):
-        x, y = rms[:, layer], norms[:, layer]
-        alive = np.isfinite(x) & np.isfinite(y)
-        if alive.mean() < _MOST_ALIVE:
-            continue
-        x, y = x[alive], y[alive]
-        alone = single[:, layer][np.isfinite(single[:, layer])]
-        shifts = y - y.mean()
-        energy = float(shifts @ shifts)
-        share = float(shifts @ x) / energy if energy > _NO_SPREAD**2 * len(y) else 0.0
-        mean = float(alone.mean()) if exact is None else float(exact[layer])
-        rest = float(np.std(x - share * y))
-        chance = share * float(alone.std()) / math.sqrt(len(alone)) if exact is None else 0.0
-        with_control = math.hypot(_MEDIAN * rest / math.sqrt(len(x)), chance)
-        without = _MEDIAN * float(np.std(x)) / math.sqrt(len(x))
-        if with_control > without:
-            # Few single vectors know their mean worse than the batches know theirs.
-            share = 0.0
-        found[layer] = np.quantile(x, [0.25, 0.5, 0.5, 0.75]).mean() + share * (mean - y.mean())
-        error[layer] = min(with_control, without)
-    return found, error
-
-
-def _spread(logs: Array) -> Array:
-    """Standard deviation over the draws that live, 0 where it is rounding."""
-    alive = np.isfinite(logs)
-    count = np.maximum(alive.sum(axis=0), 1)
-    values = np.where(alive, logs, 0.0)
-    mean = values.sum(axis=0) / count
-    variance = (np.where(alive, values - mean, 0.0) ** 2).sum(axis=0) / np.maximum(count - 1, 1)
-    std = np.sqrt(variance)
-    return np.where(std < _NO_SPREAD, 0.0, std)
 
 
 def _floats(values: Array) -> tuple[float, ...]:

@@ -10,11 +10,12 @@ import pytest
 from equipoise.plan.entry import Inputs
 from equipoise.plan.make import make_plan
 from equipoise.plan.nodes import Affine, Nonlinearity
-from equipoise.plan.predict import expect, lack, predict
+from equipoise.plan.predict import expect, predict
 from equipoise.plan.predict_chain import Laws, draw_chain
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Hidden, Stack, find_stacks
 from equipoise.plan.trace import Parameter, Trace
+from equipoise.plan.typical import lack, typical
 from equipoise.schemes.draw import Streams, draw
 from equipoise.schemes.laws import (
     BestOf,
@@ -335,3 +336,17 @@ def test_signals_that_leave_the_range_of_floats_are_no_warning():
     stack = chain([16] * 60, activations.squared_relu())
     found = predict(stack, [Normal(1.0)] * 59, 1.0)
     assert not any(math.isfinite(s) for s in found.signal[-3:])
+
+
+def test_batches_alone_tell_what_no_single_input_does():
+    batches = np.random.default_rng(0).normal(1.0, 0.5, (40, 3))
+    none = np.full((200, 3), -math.inf)
+    found, error = typical(batches, batches + 0.1, none, None)
+    assert found == pytest.approx(np.median(batches, axis=0), abs=0.2)
+    assert (error > 0.5 / math.sqrt(40) * 0.7).all()
+
+
+def test_rectifiers_that_all_die_are_planned():
+    stack = chain([8] * 400, activations.relu())
+    found = predict(stack, [Normal(1 / math.sqrt(8))] * 399, 1.0)
+    assert not math.isfinite(found.signal[-1]) or found.signal[-1] == 0.0

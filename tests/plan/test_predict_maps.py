@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from equipoise.plan.predict import _typical
 from equipoise.plan.predict_entries import moments, power, whole
 from equipoise.plan.predict_maps import Entries, Rotation, triangular
+from equipoise.plan.typical import typical
 from equipoise.schemes.laws import Normal, Sparse, TruncatedNormal, Uniform
 
 
@@ -53,7 +53,7 @@ def test_moments_of_entries(law):
 def test_few_single_inputs_do_not_blur_what_batches_know():
     """The middle of steady batches, whose control variate is known from a few noisy vectors."""
     rng = np.random.default_rng(0)
-    found, error = _typical(
+    found, error = typical(
         0.01 * rng.standard_normal((200, 1)), 0.01 * rng.standard_normal((200, 1)),
         0.5 + rng.standard_normal((24, 1)), None,
     )  # fmt: skip
