@@ -13,6 +13,8 @@ from equipoise.schemes.part_laws import Each
 
 # A mean over so many sites at most leaves half of the RMS whatever they are.
 _FEW_SITES = 4
+# RMS whose square is still in the range of floats.
+_LARGEST = 1e150
 
 
 def as_drawn(
@@ -72,5 +74,7 @@ def leaving(
     told = expected.signal[-1]
     # What the scheme aims at serves where nothing is predicted.
     signal = expected.exit_rms if expected.exit_rms >= 0 else planned.signal[-1]
+    # Python refuses to square numbers whose square is out of range.
+    signal = signal if signal < _LARGEST else math.inf
     steady = is_steady(stack.exit_activation, signal**2, stack.affines[-1].out_size)
     return signal, told >= 0 and steady

@@ -1,7 +1,7 @@
 """Predictions of dense stacks against networks that are drawn whole, and against exact theory."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +14,7 @@ from equipoise.plan.predict import expect, predict
 from equipoise.plan.predict_chain import Laws, draw_chain
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Hidden, Stack, find_stacks
+from equipoise.plan.telling import leaving
 from equipoise.plan.trace import Parameter, Trace
 from equipoise.plan.typical import lack, typical
 from equipoise.schemes.draw import Streams, draw
@@ -350,3 +351,13 @@ def test_rectifiers_that_all_die_are_planned():
     stack = chain([8] * 400, activations.relu())
     found = predict(stack, [Normal(1 / math.sqrt(8))] * 399, 1.0)
     assert not math.isfinite(found.signal[-1]) or found.signal[-1] == 0.0
+
+
+def test_signals_whose_squares_leave_the_range_of_floats_are_planned():
+    stack = chain([4] * 3, activations.gelu())
+    planned = StackPlan(
+        (Normal(1.0),) * 2, (Constant(0.0),) * 2, (1e200,) * 2, (1.0,) * 2, "loud", 0.0
+    )
+    nothing = expect(stack, planned, Inputs(1.0, np.zeros((0, 0))))
+    leaves, _ = leaving(stack, planned, replace(nothing, exit_rms=1e200), 1.0)
+    assert leaves == math.inf
