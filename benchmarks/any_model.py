@@ -1,6 +1,6 @@
 """equipoise's default against other starts on real architectures, trained without warm-up.
 
-    python benchmarks/any_model.py                        # everything, half an hour on one core
+    python benchmarks/any_model.py                        # everything, an hour on one core
     python benchmarks/any_model.py --quick                # little of everything, 5 minutes
     python benchmarks/any_model.py --only transformer     # tasks whose name holds a word
     python benchmarks/any_model.py --seeds 16             # more draws of what is there

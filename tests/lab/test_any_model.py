@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = (
     "residual MLP x 24, no norm, digits", "plain CNN x 20, digits",
     "post-norm transformer x 12, sorting", "pre-norm transformer x 24, sorting",
-    "LSTM x 2, adding over 50 steps", "SIREN x 4, image of 64 x 64",
+    "LSTM x 2, adding over 200 steps", "SIREN x 4, image of 64 x 64",
 )  # fmt: skip
 
 

@@ -355,9 +355,9 @@ def test_rectifiers_that_all_die_are_planned():
 
 def test_signals_whose_squares_leave_the_range_of_floats_are_planned():
     stack = chain([4] * 3, activations.gelu())
-    planned = StackPlan(
-        (Normal(1.0),) * 2, (Constant(0.0),) * 2, (1e200,) * 2, (1.0,) * 2, "loud", 0.0
-    )
-    nothing = expect(stack, planned, Inputs(1.0, np.zeros((0, 0))))
-    leaves, _ = leaving(stack, planned, replace(nothing, exit_rms=1e200), 1.0)
+    zeros = (Constant(0.0),) * 2
+    planned = StackPlan((Normal(1.0),) * 2, zeros, (1e200,) * 2, (1.0,) * 2, "loud", 0.0)
+    found = expect(stack, planned, Inputs(1.0, np.zeros((0, 0))))
+    loud = replace(found, signal=(1.0, math.nan), at_exit=1e200)
+    leaves, _ = leaving(stack, planned, loud, 1.0)
     assert leaves == math.inf
