@@ -104,9 +104,7 @@ def log_of_0(at: int) -> Planted:
     tokens = torch.randint(16, (4, 13))
     step = descent(
         model,
-        lambda: cross_entropy_by_hand(
-            model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
-        ),
+        lambda: cross_entropy_by_hand(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()),
     )
     return Planted(model, step, ("log",), None, "log of 0")
 
@@ -140,15 +138,16 @@ def half_overflow(at: int) -> Planted:
 
 
 def half_backward(at: int) -> Planted:
-    at %= DEPTH
+    at = 1 + at % (DEPTH - 1)
     model = Dense(DEPTH, 64).half()
     with torch.no_grad():
-        for layer in model.layers:
-            layer.weight *= 2.0
-        # Small going forward, since hardly anything enters; large coming back.
+        # Hardly anything enters, so that only what comes back is large.
+        for layer in (*model.layers, model.head):
+            layer.bias.zero_()
         model.layers[at].weight.copy_(torch.randn(64, 64).half() * 2e3)
     x = torch.randn(8, 64).half() * 1e-3
-    step = descent(model, lambda: (model(x) * 400.0).sum())
+    step = descent(model, lambda: (model(x).float() * 4e3).sum(),
+                   torch.optim.SGD(model.parameters(), 1e-6))  # fmt: skip
     return Planted(model, step, ("mm",), f"layers.{at}", "half precision overflows")
 
 

@@ -78,9 +78,7 @@ class Transformer(nn.Module):
     def __init__(self, depth: int, width: int, fault: str = "", at: int = -1) -> None:
         super().__init__()
         self.embed = nn.Embedding(16, width)
-        self.blocks = nn.ModuleList(
-            Block(width, 2, fault if i == at else "") for i in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(width, 2, fault if i == at else "") for i in range(depth))
         self.head = nn.Linear(width, 16)
         self.register_buffer("mask", torch.ones(64, 64, dtype=torch.bool).triu(1)[None, None])
 
@@ -107,13 +105,13 @@ class Stage(nn.Module):
             centred = h - h.mean((0, 2, 3), keepdim=True)
             h = centred / h.var((0, 2, 3), keepdim=True).sqrt()  # plant: 0 / 0
         if self.fault == "in place":
-            h = h * 60.0
+            h = h * 10.0 + 120.0
             h.exp_()  # plant: in place
         if self.fault == "logarithm behind where":
-            kept = h.relu()
+            kept = h * (h > 0)
             h = torch.where(kept > 0, kept.log(), kept)  # plant: logarithm behind where
         if self.fault == "division behind where":
-            kept = h.relu()
+            kept = h * (h > 0)
             h = torch.where(kept > 0, h / kept, kept)  # plant: division behind where
         return F.max_pool2d(F.relu(h), 2, padding=1)
 
@@ -169,11 +167,11 @@ class Recurrent(nn.Module):
             if fault == "broken power":
                 h = h.pow(1.5)  # plant: broken power
             if fault == "power at 0":
-                h = h.relu().pow(0.5)  # plant: power at 0
+                h = (h * (h > 0)).pow(0.5)  # plant: power at 0
             if fault == "arc cosine at 1":
                 h = torch.acos(h / h.abs().clamp_min(1e-12))  # plant: arc cosine at 1
             if fault == "backward of its own":
-                h = Reciprocal.apply(h.relu()).tanh()
+                h = Reciprocal.apply(h * (h > 0)).tanh()
         return self.head(h)
 
 

@@ -3,11 +3,14 @@
 import inspect
 import sys
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError, NonFiniteError, in_words
@@ -72,22 +75,33 @@ def explain_nonfinite(
     return Explaining(model, on_found, read_every)
 
 
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """What a block that is open has set up, to be taken down again."""
+
+    judge: Judge
+    watch: Watch
+    stack: Stack
+    hooks: tuple[RemovableHandle, ...]
+    stance: AbstractContextManager[None]
+
+
 class Explaining:
     """A block that is watched, and what was found in it; ``explain_nonfinite`` makes it.
 
     Attributes:
-        ran_eagerly: whether compiled functions were told to run eagerly. What only their compiled
-            form does is not seen then.
+        has_compiled: whether parts of the model are compiled. They run eagerly inside of the
+            block, so that what only their compiled form does is not seen.
     """
 
     def __init__(self, model: nn.Module, on_found: str, read_every: int) -> None:
         self._model, self._on_found, self._read_every = model, on_found, read_every
         self._judge: Judge | None = None
-        self._watch: Watch | None = None
-        self._stack: Stack | None = None
-        self._hooks = list[Any]()
-        self._stance: Any = None
-        self.ran_eagerly = False
+        self._open: _Open | None = None
+        self.has_compiled = any(
+            type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None
+            for m in model.modules()
+        )
 
     @property
     def result(self) -> NonFinite | None:
@@ -121,32 +135,36 @@ class Explaining:
         if self.skipped_steps:
             said.append(f"a gradient scaler left out {self.skipped_steps} steps; the first:")
             said.append(str(self.handled[0]))
-        if self.ran_eagerly:
+        if self.has_compiled:
             said.append(
-                "Compiled functions ran eagerly: what only their compiled form does was not seen."
+                "Compiled parts ran eagerly: what only their compiled form does was not seen."
             )
         return "\n".join(said)
 
     def __enter__(self) -> "Explaining":
-        if self._watch is not None:
+        if self._open is not None:
             raise ArgumentError(
                 "explain_nonfinite must be entered once at a time, got a block that is open. "
                 "Call it again for a block inside of another."
             )
-        entered: FrameType | None = sys._getframe(1)
         self._judge = judge = Judge(self._model, self._conclude)
-        self._stack = Stack(self._model, entered)
-        self._watch = Watch(judge, self._stack, self._read_every)
-        self._hooks = [
-            self._model.register_forward_pre_hook(self._enters, with_kwargs=True),
-            self._model.register_forward_hook(self._leaves),
-        ]
-        # Nothing can have been compiled where torch's compiler was never loaded.
-        if "torch._dynamo" in sys.modules:
-            self._stance = torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call]
-            self._stance.__enter__()
-            self.ran_eagerly = True
-        self._watch.__enter__()
+        stack = Stack(self._model, sys._getframe(1))
+        watch = Watch(judge, stack, self._read_every)
+
+        def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            judge.enters(_arguments(module, args, kwargs))
+
+        def leaves(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+            watch.read()
+            judge.leaves(_tensors(output))
+
+        hooks = (
+            self._model.register_forward_pre_hook(enters, with_kwargs=True),
+            self._model.register_forward_hook(leaves),
+        )
+        self._open = _Open(judge, watch, stack, hooks, _eagerly())
+        self._open.stance.__enter__()
+        watch.__enter__()
         return self
 
     def __exit__(
@@ -155,38 +173,40 @@ class Explaining:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._watch is not None and self._judge is not None and self._stack is not None
-        watch, judge = self._watch, self._judge
-        watch.__exit__(kind, error, traceback)
-        if self._stance is not None:
-            self._stance.__exit__(kind, error, traceback)
-        for hook in self._hooks:
+        if self._open is None:
+            return
+        block, self._open = self._open, None
+        block.watch.__exit__(kind, error, traceback)
+        block.stance.__exit__(kind, error, traceback)
+        for hook in block.hooks:
             hook.remove()
-        self._stack.leave()
-        self._watch = self._stance = None
+        block.stack.leave()
         if error is None:
-            watch.read()
-            judge.closes()
+            block.watch.read()
+            block.judge.closes()
         elif isinstance(error, Exception) and not isinstance(error, NonFiniteError):
-            on_found, self._on_found = self._on_found, "report"
-            watch.read()
-            self._on_found = on_found
-            judge.fails(in_words(error))
-            if judge.verdict is not None:
-                error.add_note(str(judge.verdict))
+            self._fails(block, error)
+
+    def _fails(self, block: _Open, error: Exception) -> None:
+        """Add what was found to an error of the block's own, and raise no other."""
+        on_found, self._on_found = self._on_found, "report"
+        block.watch.read()
+        self._on_found = on_found
+        block.judge.fails(in_words(error))
+        if block.judge.verdict is not None:
+            error.add_note(str(block.judge.verdict))
 
     def _conclude(self, result: NonFinite) -> None:
         if self._on_found == "raise":
             raise NonFiniteError(str(result), result)
 
-    def _enters(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        assert self._judge is not None
-        self._judge.enters(_arguments(module, args, kwargs))
 
-    def _leaves(self, module: nn.Module, args: Any, output: Any) -> None:
-        assert self._judge is not None and self._watch is not None
-        self._watch.read()
-        self._judge.leaves(_tensors(output))
+def _eagerly() -> AbstractContextManager[None]:
+    """Compiled functions run eagerly; nothing to do where torch's compiler was never loaded."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _arguments(

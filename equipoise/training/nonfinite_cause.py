@@ -42,7 +42,9 @@ def cause_of(operation: Operation) -> Cause:
 
 def _forward(op: Operation, name: str) -> Cause:
     values = op.inputs
-    if any(x.span.non_finite > 0 for x in values):
+    if any(x.span.non_finite > 0 for x in values) or any(
+        not math.isfinite(number) for _, number in op.numbers
+    ):
         return _of_infinities(op, name)
     match name:
         case _ if name in _EXPONENTIALS:

@@ -153,7 +153,7 @@ class Judge:
         """Conclude where the block ended in an error of its own."""
         lost = tuple(filter(self._counts, self._book.alive()))
         if lost and not self.is_settled:
-            self.verdict = self._result(_Harm(f"an error: {error}", lost))
+            self.verdict = self._result(_Harm(f"nothing yet when the block ended in {error}", lost))
 
     def _counts(self, origin: Origin) -> bool:
         return not origin.is_meant and origin.order not in self._forgiven
@@ -169,10 +169,10 @@ class Judge:
         for i in bad:
             owner = self._owners.of(seen.outputs[i]) if i in seen.written else ""
             if owner.startswith("parameter"):
-                return self._settle(_Harm(owner, origins))
+                return self._settle(self._harm or _Harm(owner, origins))
             state = self._owners.state(seen.outputs[i]) if seen.place.is_update else ""
             if state:
-                return self._settle(_Harm(state, origins))
+                return self._settle(self._harm or _Harm(state, origins))
         return None
 
     def _origins(self, name: str, tensor: torch.Tensor, kind: Kind) -> tuple[Origin, ...]:
@@ -180,8 +180,8 @@ class Judge:
         known = self._book.origins(tensor)
         if known:
             return known
-        source = self._owners.of(tensor)
-        span = span_of(tensor, rows=True)
+        source, whole = self._owners.whole(tensor)
+        span = span_of(whole, rows=True)
         # Minus infinity, or a tensor of nothing but infinity, is a mask or a constant.
         looks_meant = not kind.nan and (not kind.positive or span.non_finite == 1.0)
         origin = Origin(

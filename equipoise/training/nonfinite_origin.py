@@ -75,10 +75,10 @@ class Book:
         key = key_of(tensor)
         if key is None:
             return
-        reference = StorageWeakRef(tensor.untyped_storage())
+        reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         self._marks[key] = reference, tuple(origins[:_KEPT]), tensor.numel()
         if len(self._marks) > self._next_sweep:
-            self._marks = {k: m for k, m in self._marks.items() if not m[0].expired()}
+            self._marks = {k: m for k, m in self._marks.items() if not _is_gone(m[0])}
             self._next_sweep = max(_SWEEP, 2 * len(self._marks))
 
     def origins(self, tensor: torch.Tensor) -> tuple[Origin, ...]:
@@ -88,11 +88,15 @@ class Book:
 
     def scalars(self) -> list[Origin]:
         """Origins of scalars that are alive, such as losses and metrics."""
-        return [x for m in self._marks.values() if m[2] == 1 and not m[0].expired() for x in m[1]]
+        return [x for m in self._marks.values() if m[2] == 1 and not _is_gone(m[0]) for x in m[1]]
 
     def alive(self) -> list[Origin]:
         """Origins of all tensors that are alive."""
-        return [x for m in self._marks.values() if not m[0].expired() for x in m[1]]
+        return [x for m in self._marks.values() if not _is_gone(m[0]) for x in m[1]]
+
+
+def _is_gone(memory: StorageWeakRef) -> bool:
+    return bool(memory.expired())  # type: ignore[no-untyped-call]
 
 
 def key_of(tensor: torch.Tensor) -> int | None:

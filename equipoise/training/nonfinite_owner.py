@@ -7,7 +7,7 @@ from torch import nn
 
 from equipoise.training.nonfinite_operation import Operand
 from equipoise.training.nonfinite_origin import key_of
-from equipoise.training.nonfinite_place import optimizer_running
+from equipoise.training.nonfinite_place import optimizer_running, plain_name
 from equipoise.training.nonfinite_span import kind_in, span_of
 
 
@@ -20,7 +20,7 @@ class Owners:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._names = {id(p): plain_name(name) for name, p in model.named_parameters()}
         self._arguments: dict[int, str] = {}
 
     def take_arguments(self, arguments: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -34,13 +34,21 @@ class Owners:
 
     def of(self, tensor: torch.Tensor) -> str:
         """What a tensor is, '' where that is not known."""
+        return self.whole(tensor)[0]
+
+    def whole(self, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+        """What a tensor is, and the parameter, buffer or gradient that it is a view of.
+
+        Returns:
+            '' and the tensor itself where that is not known.
+        """
         key = key_of(tensor)
         if key is None:
-            return ""
+            return "", tensor
         for name, held in self._held():
             if key_of(held) == key:
-                return name
-        return self._arguments.get(key, "")
+                return name, held
+        return self._arguments.get(key, ""), tensor
 
     def state(self, tensor: torch.Tensor) -> str:
         """What a tensor is to the optimizer whose step is under way, '' where it is not its."""
@@ -62,9 +70,10 @@ class Owners:
                     yield Operand(name, "", span_of(tensor, rows=True))
 
     def _held(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self._model.named_parameters():
+        for path, parameter in self._model.named_parameters():
+            name = plain_name(path)
             yield f"parameter '{name}'", parameter
             if parameter.grad is not None:
                 yield f"gradient of parameter '{name}'", parameter.grad
         for name, buffer in self._model.named_buffers():
-            yield f"buffer '{name}'", buffer
+            yield f"buffer '{plain_name(name)}'", buffer

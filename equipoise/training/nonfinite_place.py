@@ -80,7 +80,9 @@ class Stack:
     """Reads places off the stack of the running thread."""
 
     def __init__(self, model: nn.Module, entered: FrameType | None = None) -> None:
-        self._names: Mapping[int, str] = {id(m): name for name, m in model.named_modules()}
+        self._names: Mapping[int, str] = {
+            id(m): plain_name(name) for name, m in model.named_modules()
+        }
         self._parts: dict[CodeType, _Part] = {}
         self._places: dict[Any, Place] = {}
         # Nothing behind the block's own frame is of interest.
@@ -90,18 +92,22 @@ class Stack:
         """Let go of the frame that the block stands in."""
         self._entered = None
 
-    def here(self, frame: FrameType | None = None) -> Place:
-        """The place of the caller's caller."""
-        at = frame or sys._getframe(2)
+    def here(self, lines: int = _LINES) -> Place:
+        """The place that the running operation was asked for.
+
+        Args:
+            lines: of user code that are looked for, at least 1.
+        """
+        at: FrameType | None = sys._getframe(2)
         found = list[tuple[CodeType, int]]()
         module, is_update, is_again, parts = None, False, False, self._parts
         while at is not None:
             code = at.f_code
             part = parts.get(code) or self._part(code)
             if part is _Part.USER:
-                if len(found) < _LINES:
+                if len(found) < lines:
                     found.append((code, at.f_lineno))
-                elif module is not None:
+                if len(found) == lines and module is not None:
                     break
             elif part is _Part.CALL:
                 if module is None:
@@ -118,13 +124,22 @@ class Stack:
         key = (module, is_update, is_again, *found)
         place = self._places.get(key)
         if place is None:
-            lines = tuple(Line(code.co_filename, number, code.co_name) for code, number in found)
-            place = self._places[key] = Place(module, lines, is_update, is_again)
+            said = tuple(Line(code.co_filename, number, code.co_name) for code, number in found)
+            place = self._places[key] = Place(module, said, is_update, is_again)
         return place
 
     def _part(self, code: CodeType) -> _Part:
         part = self._parts[code] = _part(code)
         return part
+
+
+def plain_name(path: str) -> str:
+    """A name inside of a model without what torch.compile puts around it.
+
+    >>> plain_name("_orig_mod.blocks.0")
+    'blocks.0'
+    """
+    return ".".join(word for word in path.split(".") if word != "_orig_mod")
 
 
 def optimizer_running() -> torch.optim.Optimizer | None:

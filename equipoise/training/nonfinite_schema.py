@@ -31,9 +31,10 @@ class Signature:
         is_detach: a view that autograd's engine hands gradients over with.
         is_like: makes the gradient that a backward pass starts from.
         is_scaler: the check of a gradient scaler, which deals with what is not finite.
-        updated: positions of arguments that are read and written.
+        updated: positions of arguments that are read and written, running statistics among them,
+            which the schema leaves out.
         overwritten: positions, and names of keyword arguments, that are written only.
-        hidden: positions of statistics that it changes without saying so.
+        returns_all: whether all that it writes is what it returns.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Signature:
     is_scaler: bool
     updated: tuple[int, ...]
     overwritten: tuple[int | str, ...]
-    hidden: tuple[int, ...]
+    returns_all: bool
 
 
 def signature_of(func: OpOverload) -> Signature:
@@ -64,6 +65,12 @@ def signature_of(func: OpOverload) -> Signature:
     blind = plain in _OVERWRITING
     returns_tensors = any("Tensor" in str(x.type) for x in schema.returns)
     is_scaler = "non_finite_check_and_unscale" in name
+    hidden = tuple(
+        i
+        for i, x in enumerate(schema.arguments)
+        if "batch_norm" in name and x.name in ("running_mean", "running_var")
+        and "backward" not in name and x.alias_info is None
+    )  # fmt: skip
     return Signature(
         name=name,
         arguments=tuple(x.name for x in schema.arguments),
@@ -74,15 +81,14 @@ def signature_of(func: OpOverload) -> Signature:
         is_detach=func is torch.ops.aten.detach.default,
         is_like=func is torch.ops.aten.ones_like.default,
         is_scaler=is_scaler,
-        updated=tuple(
-            i for i, x in written if not x.kwarg_only and not (blind and i == 0)
+        updated=(
+            *(i for i, x in written if not x.kwarg_only and not (blind and i == 0)),
+            *hidden,
         ),
-        overwritten=tuple(x.name if x.kwarg_only else i for i, x in written
-                          if x.kwarg_only or (blind and i == 0)),
-        hidden=tuple(
-            i
-            for i, x in enumerate(schema.arguments)
-            if "batch_norm" in name and x.name in ("running_mean", "running_var")
-            and "backward" not in name and x.alias_info is None
+        overwritten=tuple(
+            x.name if x.kwarg_only else i for i, x in written if x.kwarg_only or (blind and i == 0)
         ),
-    )  # fmt: skip
+        returns_all=not hidden
+        and all(i == 0 and not x.kwarg_only for i, x in written)
+        and (not written or bool(schema.returns)),
+    )

@@ -11,7 +11,8 @@ FLOATS = frozenset(
     if isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex)
 )
 # Those that reductions are written for.
-_REDUCED = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+REDUCED = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,13 @@ def values_of(tensor: torch.Tensor) -> torch.Tensor | None:
         return None
     if tensor.layout is not torch.strided:
         tensor = tensor._values() if tensor.is_sparse else tensor.values()
-    local = getattr(tensor, "to_local", None)
-    if local is not None:
-        tensor = local()
+    if type(tensor) not in _PLAIN and hasattr(tensor, "to_local"):
+        tensor = tensor.to_local()
     if tensor.numel() == 0:
         return None
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor if tensor.dtype in _REDUCED else tensor.float()
+    return tensor if tensor.dtype in REDUCED else tensor.float()
 
 
 def ends(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -154,15 +154,15 @@ def span_of(tensor: torch.Tensor, rows: bool = False) -> Span:
     if kept.numel():
         low, high = kept.min().item(), kept.max().item()
         least = kept.abs().min().item()
-    shares = [
+    nan, positive, negative = (
         float(mask.sum().item()) / count
         for mask in (torch.isnan(values), torch.isposinf(values), torch.isneginf(values))
-    ]
+    )
     bad = tuple[int, ...]()
     if rows and values.dim() > 0:
         by_row = (~is_finite).reshape(len(values), -1).any(1)
         bad = tuple(by_row.nonzero().flatten()[:8].tolist())
-    return Span(shape, dtype, low, high, least, *shares, largest, bad)
+    return Span(shape, dtype, low, high, least, nan, positive, negative, largest, bad)
 
 
 def span_between(tensor: torch.Tensor, low: float, high: float) -> Span:

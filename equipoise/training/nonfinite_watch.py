@@ -4,7 +4,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from equipoise.training.nonfinite_judge import Judge
 from equipoise.training.nonfinite_place import Place, Stack
 from equipoise.training.nonfinite_schema import Signature, signature_of
 from equipoise.training.nonfinite_seen import Ends, Input, Seen
-from equipoise.training.nonfinite_span import FLOATS, ends, values_of
+from equipoise.training.nonfinite_span import FLOATS, REDUCED, ends, values_of
 
 # Forward places that are kept, by number of the node: several steps of a large model.
 _PLACES = 400_000
@@ -26,14 +26,27 @@ _RECENT = 8
 
 
 @dataclass(frozen=True, eq=False)
-class _Waiting:
-    """An operation whose outputs nobody has looked at yet."""
+class _Call:
+    """A call whose outputs nobody has looked at yet, or that are not finite.
 
-    seen: Seen
+    Attributes:
+        flags: finite only if the outputs are.
+        versions: of the inputs when it ran, () where nobody can have changed them since.
+    """
+
+    signature: Signature
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[torch.Tensor, ...]
+    before: Mapping[int, Ends]
+    place: Place
+    node: Any
+    recent: tuple[tuple[str, Place | None], ...]
     flags: tuple[torch.Tensor, ...]
+    versions: tuple[int, ...]
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at the outputs of every operation, one reduction each.
 
     A sum is finite only if every entry is: neither infinity nor nan ever gets back to a number. The
@@ -41,14 +54,21 @@ class Watch(TorchDispatchMode):
     """
 
     def __init__(self, judge: Judge, stack: Stack, read_every: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._judge, self._stack, self._read_every = judge, stack, read_every
         self._signatures: dict[OpOverload, Signature] = {}
         self._places: dict[int, Place] = {}
         self._sequence = torch._C._autograd._get_sequence_nr()
         self._thread = threading.get_ident()
-        self._waiting = list[_Waiting]()
+        self._waiting = list[_Call]()
+        self._is_backward = False
         self._recent: deque[tuple[str, Place | None]] = deque(maxlen=_RECENT)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The wrapper that keeps torch's compiler out costs as much as the rest of a look, and
+        # compiled functions run eagerly while this watches.
+        return False
 
     def __torch_dispatch__(
         self,
@@ -67,7 +87,12 @@ class Watch(TorchDispatchMode):
         if signature.is_scaler:
             self.read()
             judge.forgive()
-        elif judge.is_pending and not signature.is_unseen:
+        elif self._is_backward and not signature.is_unseen:
+            # Gradients that wait are judged before anything is done with them.
+            self._is_backward = torch._C._current_autograd_node() is not None
+            if not self._is_backward:
+                self.read()
+        if judge.is_pending and not signature.is_unseen:
             judge.settle_before_step(self._stack.here())
         if signature.is_like:
             self._starts_backward(args[0])
@@ -78,9 +103,24 @@ class Watch(TorchDispatchMode):
         if sequence != self._sequence and threading.get_ident() == self._thread:
             self._sequence = sequence
             place = self._note(sequence - 1)
-        if not signature.is_unseen or signature.is_detach:
+        if signature.is_unseen and not signature.is_detach:
+            return out
+        if not self._is_sound(signature, out):
             self._look(func, signature, args, given, out, before, place)
         return out
+
+    def _is_sound(self, signature: Signature, out: Any) -> bool:
+        """The short way through the most frequent case: one plain tensor, read at once."""
+        if self._read_every > 1 or signature.is_detach or not signature.returns_all:
+            return False
+        if type(out) is not torch.Tensor and type(out) is not torch.nn.Parameter:
+            return False
+        if out.dtype not in REDUCED:
+            return out.dtype not in FLOATS
+        if out.layout is not torch.strided or out.is_meta or not math.isfinite(out.sum().item()):
+            return False
+        self._recent.append((signature.name, None))
+        return True
 
     def _look(
         self,
@@ -102,36 +142,49 @@ class Watch(TorchDispatchMode):
         else:
             self._recent.append((signature.name, place))
         outputs = list(_tensors(out))
-        for i in (*signature.updated, *signature.overwritten, *signature.hidden):
+        for i in (*signature.updated, *signature.overwritten):
             value = (args[i] if i < len(args) else None) if isinstance(i, int) else kwargs.get(i)
             outputs += [t for t in _tensors(value) if not any(t is x for x in outputs)]
         outputs, flags = _flags(outputs)
         if not outputs:
             return
-        is_now = self._read_every == 1
-        if is_now and all(_is_finite(flag) for flag in flags):
+        if self._read_every == 1 and all(_is_finite(flag) for flag in flags):
             return
         node = node or torch._C._current_autograd_node()
-        if place is None or node is not None:
+        # The stack is still that of the operation, so that all of it can be told where it counts.
+        if self._read_every == 1:
             place = self._stack.here()
-        made = self._made_at(node) if node is not None else None
-        inputs = tuple(
-            Input(name, t, before.get(id(t)), None if is_now else _version(t))
-            for name, t in _named(signature, args, kwargs)
-        )
-        written = frozenset(
-            i for i, t in enumerate(outputs) if id(t) in before or signature.overwritten
-        )
-        seen = Seen(
-            signature, inputs, tuple(outputs), written, tuple(_numbers(signature, args, kwargs)),
-            place, made, node, tuple(self._recent),
+        elif place is None or node is not None:
+            place = self._stack.here(lines=2)
+        self._is_backward = node is not None and self._read_every > 1
+        call = _Call(
+            signature, args, kwargs, tuple(outputs), before, place, node, tuple(self._recent),
+            tuple(flags),
+            tuple(_version(t) for _, t in _named(signature, args, kwargs))
+            if self._read_every > 1 else (),
         )  # fmt: skip
-        if is_now:
-            self._judge.see(seen)
+        if self._read_every == 1:
+            self._judge.see(self._seen(call))
             return
-        self._waiting.append(_Waiting(seen, tuple(flags)))
+        self._waiting.append(call)
         if len(self._waiting) >= self._read_every:
             self.read()
+
+    def _seen(self, call: _Call) -> Seen:
+        """All that the judge wants to know of a call."""
+        before, signature = call.before, call.signature
+        named = _named(signature, call.args, call.kwargs)
+        inputs = tuple(
+            Input(name, t, before.get(id(t)), call.versions[i] if call.versions else None)
+            for i, (name, t) in enumerate(named)
+        )
+        written = frozenset(
+            i for i, t in enumerate(call.outputs) if id(t) in before or signature.overwritten
+        )
+        made = self._made_at(call.node) if call.node is not None else None
+        numbers = tuple(_numbers(signature, call.args, call.kwargs))
+        return Seen(signature, inputs, call.outputs, written, numbers, call.place, made, call.node,
+                    call.recent)  # fmt: skip
 
     def read(self) -> None:
         """Look at the flags that wait: one transfer for each device."""
@@ -147,7 +200,7 @@ class Watch(TorchDispatchMode):
             numbers = torch.stack([flag for _, flag in flags]).tolist()
             bad |= {i for (i, _), x in zip(flags, numbers, strict=True) if not math.isfinite(x)}
         for i in sorted(bad):
-            self._judge.see(waiting[i].seen)
+            self._judge.see(self._seen(waiting[i]))
 
     def _starts_backward(self, loss: torch.Tensor) -> None:
         """Judge a loss before it is differentiated."""
@@ -156,10 +209,14 @@ class Watch(TorchDispatchMode):
 
     def _note(self, number: int) -> Place:
         """Remember where the operation that a node belongs to was asked for."""
-        node = torch._C._current_autograd_node()
-        # In a backward pass that can be differentiated itself, nodes belong where theirs did.
-        place = self._made_at(node) if node is not None else None
-        place = place or self._stack.here(None)
+        place, node = self._stack.here(lines=2), torch._C._current_autograd_node()
+        if node is not None:
+            # Nodes that a backward pass makes, to be differentiated itself or by checkpointing.
+            made = self._made_at(node)
+            if made is not None and not place.lines:
+                place = made
+            elif made is not None and place.module is None:
+                place = replace(place, module=made.module)
         self._places[number] = place
         if len(self._places) > _PLACES:
             for old in list(self._places)[: _PLACES // 2]:
