@@ -1,10 +1,12 @@
+# ruff: noqa: D102
 """Faults planted in small trainings, and trainings without one: what a tool should find.
 
 What is right is written here, from the networks alone; no tool is read for it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from nonfinite_networks import (
@@ -33,7 +35,9 @@ class Planted:
             tensor was bad when it came in.
         module: path of the module it runs in, None outside; for updates and what came in, the name
             of the parameter or tensor.
-        plant: name of the line, '' where the line is that of the step itself.
+        plant: name of the line that the fault lies on, '' where it lies on none.
+        node: the node of the backward pass that anomaly detection should name, without its
+            ending.
     """
 
     model: nn.Module
@@ -41,6 +45,16 @@ class Planted:
     operations: tuple[str, ...]
     module: str | None
     plant: str
+    node: str = ""
+
+    @property
+    def line(self) -> tuple[str, int]:
+        """File and number of the line, ('', 0) where it lies on none."""
+        for path in sorted(Path(__file__).parent.glob("nonfinite_*.py")):
+            for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if self.plant and text.rstrip().endswith(f"# plant: {self.plant}"):
+                    return str(path), number
+        return "", 0
 
 
 def descent(model: nn.Module, loss_of: Callable[[], torch.Tensor], optimizer=None) -> Step:
@@ -145,7 +159,7 @@ def half_backward(at: int) -> Planted:
         for layer in (*model.layers, model.head):
             layer.bias.zero_()
         model.layers[at].weight.copy_(torch.randn(64, 64).half() * 2e3)
-    x = torch.randn(8, 64).half() * 1e-3
+    x = torch.randn(8, 64).half() * 1e-5
     step = descent(model, lambda: (model(x).float() * 4e3).sum(),
                    torch.optim.SGD(model.parameters(), 1e-6))  # fmt: skip
     return Planted(model, step, ("mm",), f"layers.{at}", "half precision overflows")
@@ -203,30 +217,149 @@ def pictures_loss(model: nn.Module) -> torch.Tensor:
     return F.cross_entropy(model(x), y)
 
 
+def _with_node(node: str, plant: Callable[[int], Planted]) -> Callable[[int], Planted]:
+    return lambda at: replace(plant(at), node=node)
+
+
 FAULTS: dict[str, tuple[str, Callable[[int], Planted]]] = {
-    "exp overflow": ("forward", in_transformer("exp overflow", "exp")),
+    "exp overflow": ("forward", _with_node("Exp", in_transformer("exp overflow", "exp"))),
     "0 * inf mask": ("forward", in_transformer("0 * inf mask", "mul")),
-    "masked row": ("forward", in_transformer("masked row", "_softmax")),
-    "root of rounding": ("forward", in_transformer("root of rounding", "sqrt")),
-    "std of one": ("forward", in_transformer("std of one", "std")),
-    "0 / 0": ("forward", in_convolutions("0 / 0", "div")),
-    "in place": ("forward", in_convolutions("in place", "exp_")),
-    "state explodes": ("forward", in_recurrence("state explodes", "mm")),
-    "broken power": ("forward", in_recurrence("broken power", "pow")),
-    "log of 0": ("forward", log_of_0),
-    "no target": ("forward", nothing_to_learn),
-    "cast": ("forward", cast),
-    "float16 forward": ("forward", half_overflow),
-    "root at 0": ("backward", in_transformer("root at 0", "div")),
-    "logarithm behind where": ("backward", in_convolutions("logarithm behind where", "div")),
-    "division behind where": ("backward", in_convolutions("division behind where", "div")),
-    "power at 0": ("backward", in_recurrence("power at 0", "pow")),
-    "arc cosine at 1": ("backward", in_recurrence("arc cosine at 1", "rsqrt")),
-    "backward of its own": ("backward", in_recurrence("backward of its own", "div")),
-    "float16 backward": ("backward", half_backward),
+    "masked row": ("forward", _with_node("Softmax", in_transformer("masked row", "_softmax"))),
+    "root of rounding": ("forward", _with_node("Sqrt", in_transformer("root of rounding", "sqrt"))),
+    "std of one": ("forward", _with_node("Std", in_transformer("std of one", "std"))),
+    "0 / 0": ("forward", _with_node("Div", in_convolutions("0 / 0", "div"))),
+    "in place": ("forward", _with_node("Exp", in_convolutions("in place", "exp_"))),
+    "state explodes": ("forward", _with_node("Mm", in_recurrence("state explodes", "mm"))),
+    "broken power": ("forward", _with_node("Pow", in_recurrence("broken power", "pow"))),
+    "log of 0": ("forward", _with_node("Log", log_of_0)),
+    "no target": ("forward", _with_node("NllLoss", nothing_to_learn)),
+    "cast": ("forward", _with_node("ToCopy", cast)),
+    "float16 forward": ("forward", _with_node("Addmm", half_overflow)),
+    "root at 0": ("backward", _with_node("Sqrt", in_transformer("root at 0", "div"))),
+    "logarithm behind where": (
+        "backward",
+        _with_node("Log", in_convolutions("logarithm behind where", "div")),
+    ),
+    "division behind where": (
+        "backward",
+        _with_node("Div", in_convolutions("division behind where", "div")),
+    ),
+    "power at 0": ("backward", _with_node("Pow", in_recurrence("power at 0", "pow"))),
+    "arc cosine at 1": ("backward", _with_node("Acos", in_recurrence("arc cosine at 1", "rsqrt"))),
+    "backward of its own": (
+        "backward",
+        _with_node("Reciprocal", in_recurrence("backward of its own", "div")),
+    ),
+    "float16 backward": ("backward", _with_node("Addmm", half_backward)),
     "Adam without eps": ("update", no_epsilon),
     "Adam in float16": ("update", half_adam),
     "wild rate": ("update", wild_rate),
     "nan in a weight": ("given", bad_weight),
     "bad batch": ("given", bad_batch),
+}
+
+
+class Masked(nn.Module):
+    """A layer whose output is -inf by design."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(16, 16), nn.Linear(16, 16)
+        self.register_buffer(
+            "banned", torch.zeros(16).masked_fill(torch.arange(16) > 12, -torch.inf)
+        )
+        self.ban = Ban()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.ban(self.head(self.embed(tokens)), self.banned)
+
+
+class Ban(nn.Module):
+    """Adds -inf to logits that must not be chosen."""
+
+    def forward(self, logits: torch.Tensor, banned: torch.Tensor) -> torch.Tensor:
+        return logits + banned
+
+
+def healthy_masked() -> tuple[nn.Module, Step]:
+    model, tokens = Masked(), torch.randint(12, (4, 12))
+    loss = lambda: F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())  # noqa: E731
+    return model, descent(model, loss)
+
+
+def healthy_padding() -> tuple[nn.Module, Step]:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    x, padding = torch.randn(4, 9, 16), torch.arange(9) >= torch.tensor([[9], [7], [4], [2]])
+    causal = nn.Transformer.generate_square_subsequent_mask(9)
+
+    def loss() -> torch.Tensor:
+        shut = torch.zeros(4, 9).masked_fill(padding, -torch.inf)
+        return model(x, mask=causal, src_key_padding_mask=shut)[~padding].square().mean()
+
+    return model, descent(model, loss)
+
+
+def healthy_logarithm() -> tuple[nn.Module, Step]:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Softmax(-1))
+    x, y = torch.randn(16, 8), F.one_hot(torch.randint(4, (16,)), 4).float()
+
+    def loss() -> torch.Tensor:
+        p = model(x)
+        entropy = torch.where(y > 0, y * y.log(), 0.0).sum()
+        return entropy - (y * p.clamp_min(1e-9).log()).sum()
+
+    return model, descent(model, loss)
+
+
+def healthy_scaler() -> tuple[nn.Module, Step]:
+    model = Dense(DEPTH, 32)
+    sgd = torch.optim.SGD(model.parameters(), 1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    x, y = torch.randn(16, 32), torch.randint(10, (16,))
+
+    def step() -> None:
+        sgd.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            logits = model(x)
+        scaler.scale(F.cross_entropy(logits.float(), y)).backward()
+        scaler.unscale_(sgd)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(sgd)
+        scaler.update()
+
+    return model, step
+
+
+def healthy_rows() -> tuple[nn.Module, Step]:
+    """Rows that are masked altogether and filled again."""
+    model = nn.Linear(8, 8)
+    x, shut = torch.randn(4, 6, 8), torch.arange(4)[:, None, None] == 0
+
+    def loss() -> torch.Tensor:
+        q = model(x)
+        with torch.no_grad():
+            old = (q @ q.mT).masked_fill(shut, -torch.inf).softmax(-1).nan_to_num(0.0)
+        return (old @ q).square().mean()
+
+    return model, descent(model, loss)
+
+
+def _plain(make: Callable[[], nn.Module], loss_of: Callable[..., Callable[[], torch.Tensor]]):
+    def build() -> tuple[nn.Module, Step]:
+        model = make()
+        return model, descent(model, loss_of(model))
+
+    return build
+
+
+HEALTHY: dict[str, Callable[[], tuple[nn.Module, Step]]] = {
+    "transformer": _plain(lambda: Transformer(DEPTH, 16), symbols),
+    "convolutions": _plain(Convolutions, pictures),
+    "recurrence": _plain(lambda: Recurrent(16), series),
+    "banned logits": healthy_masked,
+    "padding of -inf": healthy_padding,
+    "logarithm of 0 behind where": healthy_logarithm,
+    "gradient scaler": healthy_scaler,
+    "rows masked and filled": healthy_rows,
 }

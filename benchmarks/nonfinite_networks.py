@@ -1,23 +1,15 @@
+# ruff: noqa: D102
 """Small real networks with one line each that a fault can be planted in.
 
-The line that a fault lies on ends in ``# plant: NAME``; ``line_of`` finds it, so that what a tool
-names is held against the source itself.
+The line that a fault lies on ends in ``# plant: NAME``, so that what a tool names is held against
+the source itself.
 """
 
 import math
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-
-def line_of(name: str) -> int:
-    """Number of the line that a fault lies on, 0 where it lies on none."""
-    for number, text in enumerate(Path(__file__).read_text(encoding="utf-8").splitlines(), 1):
-        if text.rstrip().endswith(f"# plant: {name}"):
-            return number
-    return 0
 
 
 class Attention(nn.Module):
@@ -42,8 +34,8 @@ class Attention(nn.Module):
         else:
             if self.fault == "masked row":
                 mask = mask.clone()
-                mask[0, 0, 2] = True
-            scores = scores.masked_fill(mask, float("-inf"))
+                mask[0, 0, 2] = 1.0
+            scores = scores.masked_fill(mask > 0, float("-inf"))
             shares = scores.softmax(-1)  # plant: masked row
         return self.out((shares @ v).transpose(1, 2).reshape(rows, length, width))
 
@@ -80,7 +72,7 @@ class Transformer(nn.Module):
         self.embed = nn.Embedding(16, width)
         self.blocks = nn.ModuleList(Block(width, 2, fault if i == at else "") for i in range(depth))
         self.head = nn.Linear(width, 16)
-        self.register_buffer("mask", torch.ones(64, 64, dtype=torch.bool).triu(1)[None, None])
+        self.register_buffer("mask", torch.ones(64, 64).triu(1)[None, None])
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x = self.embed(tokens)

@@ -164,7 +164,7 @@ class Explaining:
         )
         self._open = _Open(judge, watch, stack, hooks, _eagerly())
         self._open.stance.__enter__()
-        watch.__enter__()
+        watch.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -176,7 +176,7 @@ class Explaining:
         if self._open is None:
             return
         block, self._open = self._open, None
-        block.watch.__exit__(kind, error, traceback)
+        block.watch.__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
         block.stance.__exit__(kind, error, traceback)
         for hook in block.hooks:
             hook.remove()

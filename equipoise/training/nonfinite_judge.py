@@ -60,6 +60,7 @@ class Judge:
         self._harm: _Harm | None = None
         self._output: _Harm | None = None
         self._forgiven = set[int]()
+        self._has_differentiated = False
         self.verdict: NonFinite | None = None
         self.handled = list[NonFinite]()
         self.skipped_steps = 0
@@ -119,7 +120,7 @@ class Judge:
         kind = kind_in(loss)
         if not is_called_from("_make_grads", "__init__.py"):
             return
-        self._output = None
+        self._output, self._has_differentiated = None, True
         if kind:
             self._settle(_Harm("the loss", self._origins("loss", loss, kind)))
 
@@ -143,7 +144,8 @@ class Judge:
         if self.is_settled:
             return
         harm = self._harm or self._output
-        if harm is None:
+        if harm is None and not self._has_differentiated:
+            # Where there was a backward pass, other scalars are no more than metrics.
             lost = tuple(filter(self._counts, self._book.scalars()))
             harm = _Harm("a scalar, such as a loss or metric", lost) if lost else None
         if harm is not None:
@@ -160,11 +162,11 @@ class Judge:
 
     def _note_harm(self, seen: Seen, bad: Sequence[int], origins: tuple[Origin, ...]) -> None:
         """Whether what came out lies where it does harm."""
-        if seen.accumulates:
+        if seen.accumulates and not seen.place.is_update:
             owner = self._owners.parameter(seen.node.variable)
             reached = f"the gradient of {owner}" if owner else "the gradient of an input"
             self._harm = self._harm or _Harm(reached, origins)
-        if seen.node is not None:
+        if seen.node is not None and not seen.place.is_update:
             return
         for i in bad:
             owner = self._owners.of(seen.outputs[i]) if i in seen.written else ""
@@ -212,6 +214,11 @@ class Judge:
         origin = eldest(harm.origins)
         assert origin is not None
         operation, operand = origin.operation, origin.operand
+        is_step = harm.reached.startswith(("parameter", "the optimizer"))
+        if operation is not None and is_step and operation.module is None:
+            # Code of the user's own that moves weights by hand.
+            is_forward = operation.phase == "forward"
+            operation = replace(operation, phase="update") if is_forward else operation
         if operation is None:
             assert operand is not None
             cause = given_cause(operand)

@@ -1,6 +1,5 @@
 """What an explanation says: where numbers stopped being finite, why, and what helps."""
 
-import math
 from dataclasses import dataclass
 
 from equipoise.rules.finding import Finding, Severity
@@ -126,16 +125,3 @@ class NonFinite:
         if self.recent:
             lines += ["operations before it:", *(f"  {x}" for x in self.recent)]
         return lines
-
-
-def headroom(operation: Operation) -> float:
-    """Doublings that were left before the dtype of the largest input overflows.
-
-    Args:
-        operation: with the ranges of its inputs.
-
-    Returns:
-        log2, nan where there is no input that is not 0.
-    """
-    rooms = [x.span.headroom for x in operation.inputs if math.isfinite(x.span.headroom)]
-    return min(rooms, default=math.nan)

@@ -104,15 +104,6 @@ class Seen:
         return self.node_name == "torch::autograd::AccumulateGrad"
 
     @property
-    def phase(self) -> Phase:
-        """Part of the step."""
-        if self.place.is_update:
-            return "update"
-        # User code that an engine runs is recomputation, unless a function of its own says
-        # backward.
-        return "backward" if self.node is not None and not self.is_recomputed else "forward"
-
-    @property
     def is_recomputed(self) -> bool:
         """Whether user code ran in the backward pass to make the forward one again."""
         return self.node is not None and bool(self.place.lines) and self.place.is_recomputed
@@ -133,6 +124,15 @@ class Seen:
                 written=frozenset(n for n, j in enumerate(places) if j in self.written),
             )  # fmt: skip
 
+    def _phase(self, owners: Owners) -> Phase:
+        """Part of the step; an update by hand writes parameters too."""
+        if self.place.is_update:
+            return "update"
+        if self.node is not None:
+            return "forward" if self.is_recomputed else "backward"
+        written = (owners.of(self.outputs[i]) for i in self.written)
+        return "update" if any(x.startswith("parameter") for x in written) else "forward"
+
     def evidence(self, owners: Owners) -> Operation:
         """The operation with the ranges of what went in and came out.
 
@@ -146,7 +146,7 @@ class Seen:
         if module is None and self.made_at is not None:
             module = self.made_at.module
         return Operation(
-            aten=self.signature.name, phase=self.phase, node=self.node_name,
+            aten=self.signature.name, phase=self._phase(owners), node=self.node_name,
             module=module, lines=at.lines, is_recomputed=self.is_recomputed,
             inputs=tuple(Operand(x.name, owners.of(x.tensor), x.span) for x in self.inputs),
             outputs=tuple(Operand("output", owners.of(t), span_of(t)) for t in self.outputs),

@@ -223,6 +223,44 @@ def test_a_step_that_overflows_by_size():
     assert "overflows float32" in result.cause.what
 
 
+def test_an_update_by_hand():
+    torch.manual_seed(0)
+    model = Net(torch.tanh)
+
+    def update():
+        for p in model.parameters():
+            p -= 1e39 * p.grad
+
+    with eq.explain_nonfinite(model, on_found="report") as found:
+        model(torch.randn(6, 4)).mean().backward()
+        with torch.no_grad():
+            update()
+    assert found.result.code == "non-finite-update"
+    assert found.result.reached == "parameter 'first.weight'"
+    assert found.result.operation.lines[0].number == line(update, "1e39")
+
+
+def test_a_step_inside_of_the_backward_pass():
+    torch.manual_seed(0)
+    model = Net(torch.tanh)
+    for p in model.parameters():
+        sgd = torch.optim.SGD([p], float("inf"))
+        p.register_post_accumulate_grad_hook(lambda _, sgd=sgd: sgd.step())
+    with eq.explain_nonfinite(model, on_found="report") as found:
+        model(torch.randn(6, 4)).mean().backward()
+    assert found.result.code == "non-finite-update"
+    assert found.result.reached == "parameter 'second.bias'"
+
+
+def test_no_target_is_left():
+    torch.manual_seed(0)
+    model = Net(torch.tanh)
+    with eq.explain_nonfinite(model, on_found="report") as found:
+        F.cross_entropy(model(torch.randn(6, 4)), torch.full((6,), -100)).backward()
+    assert "no target" in found.result.cause.what
+    assert found.result.where == "outside the model"
+
+
 def test_half_precision_tells_the_room_that_was_left():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1)).half()

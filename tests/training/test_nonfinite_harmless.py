@@ -152,6 +152,16 @@ def test_a_loss_that_nobody_differentiates_is_judged_too():
     assert found.result.reached == "a scalar, such as a loss or metric"
 
 
+def test_a_metric_beside_a_loss_is_no_alarm():
+    model = Net(torch.tanh)
+    with eq.explain_nonfinite(model) as found:
+        loss = model(torch.randn(6, 4)).square().mean()
+        perplexity = (loss.detach() + 1000).exp()
+        loss.backward()
+    assert perplexity == INF
+    assert not found
+
+
 def test_a_written_infinity_that_gets_through_is_named():
     model = Net(torch.tanh)
     with eq.explain_nonfinite(model, on_found="report") as found:
@@ -182,7 +192,7 @@ def test_compiled_functions_run_eagerly_and_are_seen():
     with eq.explain_nonfinite(model, on_found="report") as found:
         model(torch.randn(6, 4)).mean().backward()
     assert found.result.operation.aten == "exp"
-    assert found.result.where == "between"
+    assert found.result.where == "the model's own forward"
     assert found.has_compiled
     assert "ran eagerly" in str(found)
 
