@@ -84,9 +84,16 @@ def _forward(op: Operation, name: str) -> Cause:
                 "the loss averages over no target at all (all are ignored), or overflows",
                 "Skip batches whose targets are all ignore_index, or sum and divide by max(n, 1).",
             )
+        case _ if any(word in name for word in _NORMS) and _squares_overflow(op):
+            return Cause(
+                f"the squares in the norm overflow {dtype_of(op)}: inputs go up to "
+                f"{op.absmax_in:.4g}",
+                "Weights or activations have exploded before it: lower the learning rate, clip "
+                "gradients, initialize anew.",
+            )
         case _ if any(word in name for word in _NORMS):
             return Cause(
-                "the norm divides by a spread of 0, or its sums overflow",
+                "the norm divides by a spread of 0",
                 "Raise eps (1e-5 in float32, more in half precision); look why the inputs are all "
                 "equal.",
             )
@@ -271,6 +278,11 @@ def given_cause(operand: Operand) -> Cause:
 def _log_of_largest(op: Operation) -> float:
     scale = {"exp2": math.log(2.0)}.get(stem(op.aten), 1.0)
     return math.log(largest_of(op)) / scale
+
+
+def _squares_overflow(op: Operation) -> bool:
+    """Whether sums of squares leave the dtype, with some room for the number of terms."""
+    return op.absmax_in > 1e-3 * math.sqrt(largest_of(op))
 
 
 def _least(values: Sequence[Operand]) -> float:

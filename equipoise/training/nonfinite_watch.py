@@ -105,11 +105,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             place = self._note(sequence - 1)
         if signature.is_unseen and not signature.is_detach:
             return out
-        if not self._is_sound(signature, out):
+        if not self._is_sound(signature, out, place):
             self._look(func, signature, args, given, out, before, place)
         return out
 
-    def _is_sound(self, signature: Signature, out: Any) -> bool:
+    def _is_sound(self, signature: Signature, out: Any, place: Place | None) -> bool:
         """The short way through the most frequent case: one plain tensor, read at once."""
         if self._read_every > 1 or signature.is_detach or not signature.returns_all:
             return False
@@ -119,7 +119,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out.dtype not in FLOATS
         if out.layout is not torch.strided or out.is_meta or not math.isfinite(out.sum().item()):
             return False
-        self._recent.append((signature.name, None))
+        self._recent.append((signature.name, place))
         return True
 
     def _look(
@@ -139,8 +139,6 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             node = torch._C._current_autograd_node()
             if node is None or not _accumulates(node):
                 return
-        else:
-            self._recent.append((signature.name, place))
         outputs = list(_tensors(out))
         for i in (*signature.updated, *signature.overwritten):
             value = (args[i] if i < len(args) else None) if isinstance(i, int) else kwargs.get(i)
@@ -148,6 +146,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs, flags = _flags(outputs)
         if not outputs:
             return
+        recent = tuple(self._recent)
+        if not signature.is_detach:
+            self._recent.append((signature.name, place))
         if self._read_every == 1 and all(_is_finite(flag) for flag in flags):
             return
         node = node or torch._C._current_autograd_node()

@@ -86,6 +86,9 @@ FORWARD = {
     "norm without eps": (
         lambda x: F.layer_norm(x * 0, (8,), eps=0.0), "native_layer_norm", "spread of 0",
     ),
+    "norm of large numbers": (
+        lambda x: F.layer_norm(x * 1e30, (8,)), "native_layer_norm", "squares in the norm",
+    ),
     "cast": (lambda x: (x + 1e6).half().float(), "_to_copy", "float16"),
     "in place": (lambda x: (x + 100).exp_(), "exp_", "overflows"),
     "by a number": (lambda x: (x + 9) / 0.0, "div", "division by 0"),
@@ -396,6 +399,9 @@ def test_the_first_of_two_is_named_and_carriers_are_not():
     assert result.operation.inputs[0].span.maximum < 150
     assert result.turned.aten == "sub"
     assert "became nan in difference" in str(result)
+    # What ran before it, with its place, and not the operation itself.
+    assert result.recent[-1].startswith("sum of two in between, ")
+    assert "linear layer" in result.recent[0]
 
 
 def test_checkpointing_names_the_line_that_is_recomputed():
