@@ -159,7 +159,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             place = self._stack.here(lines=2)
         self._is_backward = node is not None and self._read_every > 1
         call = _Call(
-            signature, args, kwargs, tuple(outputs), before, place, node, tuple(self._recent),
+            signature, args, kwargs, tuple(outputs), before, place, node, recent,
             tuple(flags),
             tuple(_version(t) for _, t in _named(signature, args, kwargs))
             if self._read_every > 1 else (),
