@@ -37,6 +37,22 @@ class UnhealthyError(EquipoiseError):
     """Raised on request when a report holds a finding of severity 'error'."""
 
 
+class NonFiniteError(EquipoiseError, ArithmeticError):
+    """A number that is not finite did harm; raised on request while a model trains.
+
+    Attributes:
+        result: what made it, where and why.
+    """
+
+    def __init__(self, message: str, result: object):
+        super().__init__(message)
+        self.result = result
+
+    def __reduce__(self) -> tuple[type["NonFiniteError"], tuple[str, object]]:
+        # What Exception does on its own passes the message alone.
+        return type(self), (str(self), self.result)
+
+
 class EquipoiseWarning(UserWarning):
     """Something a caller should know that does not stop the call."""
 

@@ -8,6 +8,10 @@ Severity = Literal["error", "warning", "info"]
 
 CODES: Mapping[str, str] = {
     "non-finite": "nan or infinity in a weight, in the forward pass or in the loss",
+    "non-finite-forward": "an operation of the forward pass made nan or infinity that did harm",
+    "non-finite-backward": "an operation of the backward pass made nan or infinity",
+    "non-finite-update": "the optimizer's step made nan or infinity out of finite numbers",
+    "non-finite-given": "nan or infinity came in with the weights, the buffers or the batch",
     "vanished-signal": "the signal is exactly 0 from a layer on",
     "vanishing-signal": "the signal falls by a factor of 30 or more over the hidden layers",
     "exploding-signal": "the signal grows by a factor of 30 or more over the hidden layers",

@@ -7,18 +7,23 @@ from equipoise.torch.apply import apply, draw_
 from equipoise.torch.diagnosis import Diagnosis, diagnose
 from equipoise.torch.initialize import Initialization, initialize, plan
 from equipoise.torch.transfer import Transfer, transfer
+from equipoise.training.nonfinite import Explaining, explain_nonfinite
+from equipoise.training.nonfinite_result import NonFinite
 
 __all__ = [
     "Assignment",
     "Diagnosis",
+    "Explaining",
     "Finding",
     "Initialization",
+    "NonFinite",
     "Plan",
     "Transfer",
     "Untouched",
     "apply",
     "diagnose",
     "draw_",
+    "explain_nonfinite",
     "init",
     "initialize",
     "plan",
