@@ -7,7 +7,7 @@ from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
 from equipoise.plan.vectors import is_matrix
-from equipoise.schemes.laws import Law, Matrix, Turned, Uniform, Zero
+from equipoise.schemes.laws import Law, Matrix, SpreadBias, Turned, Uniform, Zero
 from equipoise.schemes.part_laws import Each, Rows
 
 
@@ -65,6 +65,8 @@ def bias_reason(bias: Law) -> str:
             return "starts at 0"
         case Uniform():
             return "spreads the phases of its units"
+        case SpreadBias(std=std) if std > 0:
+            return "moves the kinks of its pairs apart"
         case _:
             return "centres its layer"
 

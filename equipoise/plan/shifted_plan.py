@@ -10,10 +10,10 @@ from dataclasses import replace
 from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.choose import Choice
-from equipoise.plan.entry import Inputs
+from equipoise.plan.entry import Inputs, principal_axes
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.stack_plan import StackPlan
-from equipoise.plan.stacks import Stack
+from equipoise.plan.stacks import Hidden, Stack
 from equipoise.schemes.laws import Framed, Law, Mirrored, OffsetBias, Plain, SpreadBias
 from equipoise.theory.activations import linear
 from equipoise.theory.oddpart import affine_departure, mirrored_pair
@@ -21,6 +21,8 @@ from equipoise.theory.shift import departure, shift_for_departure
 
 # One input in ten leaves the linear range of some unit where no shift is given.
 _LEAVING = 0.1
+# In more directions than these inputs are told apart as well where all kinks meet at one point.
+_MOST_DIRECTIONS = 12.0
 
 
 def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackPlan:
@@ -99,12 +101,51 @@ def plan_spread(stack: Stack, spread: float, inputs: Inputs, aim: Aim) -> StackP
     """
     _refuse_maps(stack, "mirrored(spread=...)")
     for affine, h in zip(stack.affines, stack.hidden, strict=False):
-        if affine_departure(mirrored_pair(h.activation)) != 0.0:
+        if not _is_line(h):
             raise PlanError(
                 f"activation behind layer {affine.layer!r} must have an odd part that is a line "
                 f"for its kinks to be spread, got {h.activation}. Use 'mirrored' without spread."
             )
     planned = plan_framed(stack, named_choice(stack, "mirrored"), inputs, aim)
+    return _spread(stack, planned, spread, "")
+
+
+def spread_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPlan:
+    """The same plan with the kinks of its mirrored pairs apart, where inputs ask for it.
+
+    Without biases all kinks meet at one point: a network of rectifiers is homogeneous there, and
+    of one input it bends nowhere else. In many directions planes through one point tell inputs
+    apart as well as others; in d of them kinks are spread by 1 / sqrt(d) RMS.
+
+    Args:
+        stack: the layers.
+        planned: their laws on frames.
+        inputs: what enters.
+
+    Returns:
+        The plan with spread kinks, or as it was where inputs vary in many directions, a layer has
+        no bias of its own, or pairs would not stay lines.
+    """
+    are_pairs = [
+        isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
+        for weight in planned.weights[:-1]
+    ]
+    can_move = all(stack.can_shift) and not any(a.convolution.kernel for a in stack.affines)
+    are_lines = all(_is_line(h) for h in stack.hidden)
+    if not stack.hidden or not can_move or not all(are_pairs) or not are_lines:
+        return planned
+    directions = float(stack.affines[0].in_size)
+    known = min(stack.affines[0].in_size, len(inputs.rows) // 2 - 1)
+    axes = principal_axes(inputs.rows, known) if known > 0 else None
+    if axes is not None:
+        directions = min(directions, axes.participation)
+    if directions > _MOST_DIRECTIONS:
+        return planned
+    why = f", since inputs vary in {directions:.2g} direction{'s' * (directions != 1)}"
+    return _spread(stack, planned, 1.0 / math.sqrt(max(1.0, directions)), why)
+
+
+def _spread(stack: Stack, planned: StackPlan, spread: float, why: str) -> StackPlan:
     biases: list[Law] = []
     signal = []
     before, before_std, slope = "", 0.0, 1.0
@@ -125,8 +166,13 @@ def plan_spread(stack: Stack, spread: float, inputs: Inputs, aim: Aim) -> StackP
         planned,
         biases=tuple(biases),
         signal=tuple(signal),
-        reason=f"{planned.reason}; kinks of pairs are spread by {spread:g} RMS",
+        reason=f"{planned.reason}; kinks of pairs are spread by {spread:.3g} RMS{why}",
     )
+
+
+def _is_line(h: Hidden) -> bool:
+    """Whether a pair of such units is exactly a line."""
+    return affine_departure(mirrored_pair(h.activation)) == 0.0
 
 
 def _refuse_maps(stack: Stack, scheme: str) -> None:
