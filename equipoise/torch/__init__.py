@@ -7,6 +7,7 @@ from equipoise.torch.apply import apply, draw_
 from equipoise.torch.diagnosis import Diagnosis, diagnose
 from equipoise.torch.initialize import Initialization, initialize, plan
 from equipoise.torch.transfer import Transfer, transfer
+from equipoise.training import losses
 
 __all__ = [
     "Assignment",
@@ -21,6 +22,7 @@ __all__ = [
     "draw_",
     "init",
     "initialize",
+    "losses",
     "plan",
     "transfer",
 ]
