@@ -14,7 +14,7 @@ from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.training.masked_softmax import fitting, floating
 from equipoise.training.reading import can_read
-from equipoise.training.reduction import Reduction, is_finite, reduced, result_dtype, wide
+from equipoise.training.reduction import REDUCTIONS, Reduction, is_finite, reduced, result_dtype, wide
 
 Tensor = torch.Tensor
 
@@ -58,8 +58,8 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(x, t, reduction="none")
     tensor([0.0000, 0.0000, 0.6931])
     """
-    if reduction not in ("mean", "sum", "none"):
-        _checks.one_of("reduction", reduction, ("mean", "sum", "none"))
+    if reduction not in REDUCTIONS:
+        _checks.one_of("reduction", reduction, REDUCTIONS)
     _checks.in_unit_interval("label_smoothing", label_smoothing)
     floating(input)
     _check_shapes(input, target, {"weight": weight, "pos_weight": pos_weight})

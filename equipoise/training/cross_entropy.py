@@ -19,11 +19,13 @@ from torch.nn import functional as F
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
-from equipoise.training.masked_softmax import empty_rows, floating, masked, may_have_empty_rows
+from equipoise.training.masked_softmax import empty_rows, floating, has_empty_rows, masked
 from equipoise.training.reading import can_read
-from equipoise.training.reduction import Reduction, is_finite, reduced, result_dtype, wide
+from equipoise.training.reduction import REDUCTIONS, Reduction, is_finite, reduced, result_dtype, wide
 
 Tensor = torch.Tensor
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_WIDE = (torch.float32, torch.float64)
 
 
 def cross_entropy(
@@ -74,25 +76,31 @@ def cross_entropy(
     >>> round(loss.item(), 4), x.grad[1].tolist()
     (0.1269, [0.0, 0.0, 0.0])
     """
-    if reduction not in ("mean", "sum", "none"):
-        _checks.one_of("reduction", reduction, ("mean", "sum", "none"))
-    _checks.in_unit_interval("label_smoothing", label_smoothing)
-    _checks.not_negative("z_loss", z_loss)
-    dim = _class_axis(floating(input))
-    of_probabilities = target.is_floating_point()
-    _check_shapes(input, target, weight, dim)
+    if mask is None and not z_loss and input.dtype in _WIDE and can_read(input):
+        # What torch accepts needs no check of ours, and on small inputs each check shows.
+        try:
+            loss = F.cross_entropy(
+                input, target, weight, ignore_index=ignore_index, reduction=reduction,
+                label_smoothing=label_smoothing,
+            )  # fmt: skip
+        except (IndexError, RuntimeError, ValueError):
+            pass
+        else:
+            if _is_sound(loss, input, target, ignore_index):
+                return loss
+    dim = _checked(input, target, weight, reduction, label_smoothing, z_loss)
     dtype = result_dtype(input)
     x = masked(wide(input), mask)
-    y = wide(target) if of_probabilities else target.long()
+    y = wide(target) if target.is_floating_point() else target.long()
     w = None if weight is None else weight.to(x.dtype)
     if can_read(x) and x.numel():
         loss = _torchs(x, y, w, ignore_index, reduction, label_smoothing)
-        if is_finite(loss) and not may_have_empty_rows(x, dim):
+        if _is_sound(loss, x, y, ignore_index):
             if z_loss:
-                counts = None if of_probabilities else y != ignore_index
+                counts = None if y.is_floating_point() else y != ignore_index
                 loss = loss + z_loss * _penalty(x, dim, counts, reduction)
-            return loss if loss.dtype == dtype else loss.to(dtype)
-    if of_probabilities:
+            return loss if loss.dtype is dtype else loss.to(dtype)
+    if y.is_floating_point():
         rows = _rows_of_probabilities(x, y, w, label_smoothing, dim)
     else:
         rows = _rows_of_classes(x, y, w, label_smoothing, ignore_index, dim)
@@ -191,10 +199,28 @@ def _torchs(
         )
     except IndexError as error:
         raise ArgumentError(
-            f"target must hold classes from 0 to {x.shape[_class_axis(x)] - 1} or ignore_index = "
+            f"target must hold classes from 0 to {x.shape[0 if x.ndim == 1 else 1] - 1} or ignore_index = "
             f"{ignored}, got {y.min().item()} to {y.max().item()}. Count classes from 0, or set "
             "ignore_index."
         ) from error
+
+
+def _is_sound(loss: Tensor, x: Tensor, y: Tensor, ignored: int) -> bool:
+    """Whether torch's loss and its gradients are right; for tensors that may be read.
+
+    An empty row makes the loss nan, and an excluded target makes it infinite. Only an empty row whose
+    target is ignored goes unseen until its gradient is nan.
+    """
+    if not is_finite(loss):
+        return False
+    if y.dtype is not torch.int64:
+        return True
+    # A kernel costs more than a short list in Python.
+    if y.numel() <= 256:
+        has_ignored = ignored in y.flatten().tolist()
+    else:
+        has_ignored = bool((y == ignored).any())
+    return not (has_ignored and has_empty_rows(x, 0 if x.ndim == 1 else 1))
 
 
 def _by_class(x: Tensor, weight: Tensor | None, dim: int) -> Tensor:
@@ -203,24 +229,36 @@ def _by_class(x: Tensor, weight: Tensor | None, dim: int) -> Tensor:
     return x * weight.view(-1, *[1] * (x.ndim - dim - 1))
 
 
-def _class_axis(input: Tensor) -> int:
-    if input.ndim == 0:
+def _checked(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: Reduction,
+    smoothing: float,
+    z_loss: float,
+) -> int:
+    """The axis of the classes; refuse arguments that do not fit each other."""
+    if reduction not in REDUCTIONS:
+        _checks.one_of("reduction", reduction, REDUCTIONS)
+    if smoothing:
+        _checks.in_unit_interval("label_smoothing", smoothing)
+    if z_loss:
+        _checks.not_negative("z_loss", z_loss)
+    shape = floating(input).shape
+    if not shape:
         raise ArgumentError(
             "input must have an axis of classes, got a scalar. Pass logits of shape (N, C)."
         )
-    return 0 if input.ndim == 1 else 1
-
-
-def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, dim: int) -> None:
-    shape = input.shape
-    wanted = shape if target.is_floating_point() else shape[:dim] + shape[dim + 1 :]
-    if target.is_complex() or target.dtype == torch.bool:
+    dim = 0 if len(shape) == 1 else 1
+    of_probabilities = target.is_floating_point()
+    if not of_probabilities and target.dtype not in _WHOLE:
         raise ArgumentError(
             f"target must hold whole numbers or probabilities, got {target.dtype}. "
             "Pass target.long() or target.float()."
         )
+    wanted = shape if of_probabilities else shape[:dim] + shape[dim + 1 :]
     if target.shape != wanted:
-        kind = "probabilities" if target.is_floating_point() else "classes"
+        kind = "probabilities" if of_probabilities else "classes"
         raise ArgumentError(
             f"target must have shape {tuple(wanted)} for {kind} and input of shape {tuple(shape)}, "
             f"got {tuple(target.shape)}. Classes are axis {dim} of input: see movedim."
@@ -230,3 +268,4 @@ def _check_shapes(input: Tensor, target: Tensor, weight: Tensor | None, dim: int
             f"weight must have shape ({shape[dim]},), one number for each class, "
             f"got {tuple(weight.shape)}. For weights of rows, pass reduction='none' and multiply."
         )
+    return dim

@@ -43,7 +43,7 @@ def softmax(
     tensor([0.5000, 0.5000, 0.0000])
     """
     x = masked(floating(input, dtype), mask)
-    if not may_have_empty_rows(x, dim):
+    if _needs_no_care(x, dim):
         return torch.softmax(x, dim, dtype)
     empty = empty_rows(x, dim).unsqueeze(dim)
     return torch.softmax(x.masked_fill(empty, 0.0), dim, dtype).masked_fill(empty, 0.0)
@@ -74,7 +74,7 @@ def log_softmax(
             [   -inf,    -inf]])
     """
     x = masked(floating(input, dtype), mask)
-    if not may_have_empty_rows(x, dim):
+    if _needs_no_care(x, dim):
         return torch.log_softmax(x, dim, dtype)
     empty = empty_rows(x, dim).unsqueeze(dim)
     return torch.log_softmax(x.masked_fill(empty, 0.0), dim, dtype).masked_fill(empty, -math.inf)
@@ -118,16 +118,16 @@ def empty_rows(x: Tensor, dim: int) -> Tensor:
     return x.detach().amax(dim) == -math.inf
 
 
-def may_have_empty_rows(x: Tensor, dim: int) -> bool:
-    """False where torch's kernel surely meets no empty row.
+def has_empty_rows(x: Tensor, dim: int) -> bool:
+    """Whether a row of logits that may be read is empty.
 
-    Looking is one pass over the logits, a few hundredths of what the exponentials cost. Where it
-    would make the host wait, the answer is True, and rows are mended without a look.
+    One pass over the logits, a few hundredths of what the exponentials cost.
     """
-    if x.numel() == 0:
-        return False
-    if not can_read(x):
-        return True
     logits = x.detach()
     # The whole first: one kernel tells nearly always.
     return logits.amin().item() == -math.inf and logits.amax(dim).amin().item() == -math.inf
+
+
+def _needs_no_care(x: Tensor, dim: int) -> bool:
+    """Whether torch's kernel surely meets no empty row."""
+    return x.numel() == 0 or (can_read(x) and not has_empty_rows(x, dim))

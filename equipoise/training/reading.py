@@ -2,6 +2,8 @@
 
 import torch
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 def can_read(tensor: torch.Tensor) -> bool:
     """Whether ``tensor.item()`` would neither wait for a device nor break what is being recorded.
@@ -19,8 +21,8 @@ def can_read(tensor: torch.Tensor) -> bool:
     # The order matters: the compiler must not get to see the calls after the first.
     return (
         not torch.compiler.is_compiling()
-        and tensor.device.type == "cpu"
-        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.is_cpu
+        and type(tensor) in _PLAIN
         # torch has no public word for these two.
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0

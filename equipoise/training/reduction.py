@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 
 Reduction = Literal["mean", "sum", "none"]
+REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "none")
 
 _NARROW = (torch.float16, torch.bfloat16)
 
