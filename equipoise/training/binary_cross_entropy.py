@@ -14,7 +14,14 @@ from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.training.masked_softmax import fitting, floating
 from equipoise.training.reading import can_read
-from equipoise.training.reduction import REDUCTIONS, Reduction, is_finite, reduced, result_dtype, wide
+from equipoise.training.reduction import (
+    REDUCTIONS,
+    Reduction,
+    is_finite,
+    reduced,
+    result_dtype,
+    wide,
+)
 
 Tensor = torch.Tensor
 

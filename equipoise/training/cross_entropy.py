@@ -21,7 +21,14 @@ from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.training.masked_softmax import empty_rows, floating, has_empty_rows, masked
 from equipoise.training.reading import can_read
-from equipoise.training.reduction import REDUCTIONS, Reduction, is_finite, reduced, result_dtype, wide
+from equipoise.training.reduction import (
+    REDUCTIONS,
+    Reduction,
+    is_finite,
+    reduced,
+    result_dtype,
+    wide,
+)
 
 Tensor = torch.Tensor
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
