@@ -206,17 +206,17 @@ def _torchs(
         )
     except IndexError as error:
         raise ArgumentError(
-            f"target must hold classes from 0 to {x.shape[0 if x.ndim == 1 else 1] - 1} or ignore_index = "
-            f"{ignored}, got {y.min().item()} to {y.max().item()}. Count classes from 0, or set "
-            "ignore_index."
+            f"target must hold classes from 0 to {x.shape[0 if x.ndim == 1 else 1] - 1} or "
+            f"ignore_index = {ignored}, got {y.min().item()} to {y.max().item()}. "
+            "Count classes from 0, or set ignore_index."
         ) from error
 
 
 def _is_sound(loss: Tensor, x: Tensor, y: Tensor, ignored: int) -> bool:
     """Whether torch's loss and its gradients are right; for tensors that may be read.
 
-    An empty row makes the loss nan, and an excluded target makes it infinite. Only an empty row whose
-    target is ignored goes unseen until its gradient is nan.
+    An empty row makes the loss nan, and an excluded target makes it infinite. Only an empty row
+    whose target is ignored goes unseen until its gradient is nan.
     """
     if not is_finite(loss):
         return False

@@ -10,6 +10,7 @@ import torch
 
 from equipoise.errors import ArgumentError
 from equipoise.training.reading import can_read
+from equipoise.training.reduction import NARROW, result_dtype
 
 Tensor = torch.Tensor
 
@@ -43,8 +44,10 @@ def softmax(
     tensor([0.5000, 0.5000, 0.0000])
     """
     x = masked(floating(input, dtype), mask)
-    if _needs_no_care(x, dim):
-        return torch.softmax(x, dim, dtype)
+    if can_read(x):
+        shares = torch.softmax(x, dim, dtype)
+        if not _has_nan(shares, dim):
+            return shares
     empty = empty_rows(x, dim).unsqueeze(dim)
     return torch.softmax(x.masked_fill(empty, 0.0), dim, dtype).masked_fill(empty, 0.0)
 
@@ -74,10 +77,17 @@ def log_softmax(
             [   -inf,    -inf]])
     """
     x = masked(floating(input, dtype), mask)
-    if _needs_no_care(x, dim):
-        return torch.log_softmax(x, dim, dtype)
+    wanted = dtype or result_dtype(input)
+    # In narrow dtypes torch's kernel on the host rounds the logarithm of the sum, too: what is left
+    # of a logarithm near 0 is noise.
+    inner = torch.float32 if wanted in NARROW else wanted
+    if can_read(x):
+        logs = torch.log_softmax(x, dim, inner)
+        if not _has_nan(logs, dim):
+            return logs if inner is wanted else logs.to(wanted)
     empty = empty_rows(x, dim).unsqueeze(dim)
-    return torch.log_softmax(x.masked_fill(empty, 0.0), dim, dtype).masked_fill(empty, -math.inf)
+    logs = torch.log_softmax(x.masked_fill(empty, 0.0), dim, inner)
+    return logs.masked_fill(empty, -math.inf).to(wanted)
 
 
 def floating(input: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -115,6 +125,9 @@ def fitting(mask: Tensor, input: Tensor) -> Tensor:
 
 def empty_rows(x: Tensor, dim: int) -> Tensor:
     """Where every class is excluded; a row with nan is not among them. Shape without ``dim``."""
+    # Of no classes there is no largest.
+    if x.ndim and x.shape[dim] == 0:
+        return x.detach().sum(dim) != 0
     return x.detach().amax(dim) == -math.inf
 
 
@@ -128,6 +141,7 @@ def has_empty_rows(x: Tensor, dim: int) -> bool:
     return logits.amin().item() == -math.inf and logits.amax(dim).amin().item() == -math.inf
 
 
-def _needs_no_care(x: Tensor, dim: int) -> bool:
-    """Whether torch's kernel surely meets no empty row."""
-    return x.numel() == 0 or (can_read(x) and not has_empty_rows(x, dim))
+def _has_nan(rows: Tensor, dim: int) -> bool:
+    """Whether a row of a softmax that may be read is nan; such rows are nan throughout."""
+    first = rows.detach() if rows.ndim == 0 or rows.numel() == 0 else rows.detach().select(dim, 0)
+    return math.isnan(first.sum().item())

@@ -7,7 +7,7 @@ import torch
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "none")
 
-_NARROW = (torch.float16, torch.bfloat16)
+NARROW = (torch.float16, torch.bfloat16)
 
 
 def reduced(loss: torch.Tensor, share: torch.Tensor, reduction: Reduction) -> torch.Tensor:
@@ -43,11 +43,11 @@ def is_finite(loss: torch.Tensor) -> bool:
 
 def wide(x: torch.Tensor) -> torch.Tensor:
     """The tensor in float32 where it is half or bfloat16; else as it is."""
-    return x.float() if x.dtype in _NARROW else x
+    return x.float() if x.dtype in NARROW else x
 
 
 def result_dtype(input: torch.Tensor) -> torch.dtype:
     """Dtype of a loss: that of the logits, float32 for narrow ones under autocast."""
-    if input.dtype in _NARROW and torch.is_autocast_enabled(input.device.type):
+    if input.dtype in NARROW and torch.is_autocast_enabled(input.device.type):
         return torch.float32
     return input.dtype

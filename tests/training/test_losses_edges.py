@@ -279,7 +279,7 @@ X, Y = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: eq.losses.cross_entropy(X, Y.bool()), "target must hold whole numbers"),
         (lambda: eq.losses.cross_entropy(X, Y + 3), "target must hold classes from 0 to 2"),
         (lambda: eq.losses.cross_entropy(X, Y, torch.ones(2)), r"weight must have shape \(3,\)"),
-        (lambda: eq.losses.binary_cross_entropy_with_logits(X, X[:1]), "target must have the shape"),
+        (lambda: eq.losses.binary_cross_entropy_with_logits(X, X[:1]), "target must have"),
         (lambda: eq.losses.binary_cross_entropy_with_logits(X, X, torch.ones(2)),
          "weight must broadcast"),
         (lambda: eq.losses.binary_cross_entropy_with_logits(X, X, pos_weight=torch.ones(2)),
