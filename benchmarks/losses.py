@@ -4,12 +4,12 @@
     python benchmarks/losses.py --quick     # without the largest size
     python benchmarks/losses.py --compile   # both through torch.compile as well
 
-Ours and torch's run in turn in one process, on the same numbers, and the ratio is that of the medians
-of one seed; the error is the standard error over seeds. Time is that of the thread, on one core. Peak
-memory is that of a fresh process, in sizes of the input, beside the input and what was there before.
+Ours and torch's run in turn in one process, on the same numbers, and the ratio is that of the
+medians of one seed; the error is the standard error over seeds. Time is that of the thread, on one
+core. Peak memory is that of a fresh process, in sizes of the input, beside the input itself.
 
-Rows: ``plain`` is data without anything to exclude. ``masked`` excludes a tenth of the classes, for
-torch by ``masked_fill``. ``z-loss`` adds the squared log partition, for torch by ``logsumexp``.
+Without more words nothing is excluded. ``masked`` excludes a tenth of the classes, for torch by
+``masked_fill``. ``z-loss`` adds the squared log partition, for torch by ``logsumexp``.
 ``empty rows`` and ``-inf targets`` have one such row in 20; torch's result is then nan or inf.
 
 Prints a table and writes JSON.
@@ -38,8 +38,8 @@ Tensor = torch.Tensor
 Step = Callable[[Tensor], Tensor]
 SIZES = [(64, 10), (256, 100), (1024, 1000), (512, 8000), (4096, 32000)]
 KINDS = [
-    "cross_entropy", "cross_entropy, masked", "cross_entropy, z-loss", "cross_entropy, probabilities",
-    "cross_entropy, bfloat16", "cross_entropy, empty rows", "cross_entropy, -inf targets",
+    "cross_entropy", "cross_entropy, masked", "cross_entropy, z-loss",
+    "cross_entropy, probabilities", "cross_entropy, bfloat16", "cross_entropy, empty rows", "cross_entropy, -inf targets",
     "binary_cross_entropy", "softmax", "log_softmax",
 ]  # fmt: skip
 # What the largest size is asked of; the others differ in nothing that size would show.
@@ -160,6 +160,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="without the largest size")
     parser.add_argument("--compile", action="store_true", help="compiled as well")
+    parser.add_argument("--memory", action="store_true", help="memory alone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=11, help="turns for each seed")
     parser.add_argument("--out", type=Path, default=Path("results/losses.json"))
@@ -168,7 +169,7 @@ def main() -> int:
     console = Console(width=100)
     table = Table("loss", "size", "torch, us", "ours, us", "ours / torch", title="time")
     rows = []
-    for shape in SIZES[:-1] if options.quick else SIZES:
+    for shape in [] if options.memory else SIZES[:-1] if options.quick else SIZES:
         for kind in LARGE if shape == (4096, 32000) else KINDS:
             for is_compiled in (False, True) if options.compile and kind in LARGE else (False,):
                 row = compare(kind, shape, range(options.seeds), options.rounds, is_compiled)
@@ -177,7 +178,8 @@ def main() -> int:
                     row["kind"], "x".join(map(str, shape)), f"{row['torch_us']:.0f}",
                     f"{row['ours_us']:.0f}", f"{row['ratio']:.2f} +- {row['error']:.2f}",
                 )  # fmt: skip
-    console.print(table)
+    if rows:
+        console.print(table)
     memory = [peaks(kind, (2048, 8000)) for kind in KINDS]
     table = Table("loss, 2048x8000", "torch", "ours", title="peak memory, in sizes of the input")
     for row in memory:

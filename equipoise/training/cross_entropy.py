@@ -104,7 +104,7 @@ def cross_entropy(
         loss = _torchs(x, y, w, ignore_index, reduction, label_smoothing)
         if _is_sound(loss, x, y, ignore_index):
             if z_loss:
-                counts = None if y.is_floating_point() else y != ignore_index
+                counts = y != ignore_index if _is_among(y, ignore_index) else None
                 loss = loss + z_loss * _penalty(x, dim, counts, reduction)
             return loss if loss.dtype is dtype else loss.to(dtype)
     if y.is_floating_point():
@@ -141,7 +141,7 @@ def _rows_of_classes(
     empty = empty_rows(x, dim)
     counts = (target != ignored) & ~empty
     index = target.masked_fill(target == ignored, 0)
-    logits = x.masked_fill(empty.unsqueeze(dim), 0.0)
+    logits = _without(empty, x, dim)
     logs = torch.log_softmax(logits, dim)
     share = torch.ones_like(index, dtype=x.dtype) if weight is None else weight[index]
     loss = torch.zeros_like(share)
@@ -169,7 +169,7 @@ def _rows_of_probabilities(
     """Losses for a probability of each class."""
     empty = empty_rows(x, dim)
     excluded = x.detach() == -math.inf
-    logits = x.masked_fill(empty.unsqueeze(dim), 0.0)
+    logits = _without(empty, x, dim)
     # What is excluded must not enter the product: 0 * inf is nan.
     logs = torch.log_softmax(logits, dim).masked_fill(excluded, 0.0)
     wanted = _by_class((1 - smoothing) * target, weight, dim)
@@ -185,10 +185,18 @@ def _rows_of_probabilities(
     return _Rows(logits, loss.masked_fill(empty, 0.0), counts.to(x.dtype), counts)
 
 
+def _without(empty: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Logits with empty rows set to 0; a copy is made only if there are any, or none may be read."""
+    if can_read(x) and not empty.any():
+        return x
+    return x.masked_fill(empty.unsqueeze(dim), 0.0)
+
+
 def _penalty(x: Tensor, dim: int, counts: Tensor | None, reduction: Reduction) -> Tensor:
     """Squares of the logarithms of the partition function, of rows that count."""
     square = torch.logsumexp(x, dim) ** 2
-    counts = torch.ones_like(square, dtype=torch.bool) if counts is None else counts
+    if counts is None:
+        return reduced(square, torch.ones_like(square), reduction)
     return reduced(square.masked_fill(~counts, 0.0), counts.to(square.dtype), reduction)
 
 
@@ -220,14 +228,17 @@ def _is_sound(loss: Tensor, x: Tensor, y: Tensor, ignored: int) -> bool:
     """
     if not is_finite(loss):
         return False
-    if y.dtype is not torch.int64:
-        return True
+    return not (_is_among(y, ignored) and has_empty_rows(x, 0 if x.ndim == 1 else 1))
+
+
+def _is_among(target: Tensor, number: int) -> bool:
+    """Whether a class is among targets that may be read; among probabilities none is."""
+    if target.dtype is not torch.int64:
+        return False
     # A kernel costs more than a short list in Python.
-    if y.numel() <= 256:
-        has_ignored = ignored in y.flatten().tolist()
-    else:
-        has_ignored = bool((y == ignored).any())
-    return not (has_ignored and has_empty_rows(x, 0 if x.ndim == 1 else 1))
+    if target.numel() <= 256:
+        return number in target.flatten().tolist()
+    return bool((target == number).any())
 
 
 def _by_class(x: Tensor, weight: Tensor | None, dim: int) -> Tensor:

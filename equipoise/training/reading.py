@@ -23,8 +23,8 @@ def can_read(tensor: torch.Tensor) -> bool:
         not torch.compiler.is_compiling()
         and tensor.is_cpu
         and type(tensor) in _PLAIN
-        # torch has no public word for these two.
+        # torch has no public word for these, or none with types.
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
     )
