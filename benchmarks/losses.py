@@ -39,7 +39,8 @@ Step = Callable[[Tensor], Tensor]
 SIZES = [(64, 10), (256, 100), (1024, 1000), (512, 8000), (4096, 32000)]
 KINDS = [
     "cross_entropy", "cross_entropy, masked", "cross_entropy, z-loss",
-    "cross_entropy, probabilities", "cross_entropy, bfloat16", "cross_entropy, empty rows", "cross_entropy, -inf targets",
+    "cross_entropy, probabilities", "cross_entropy, bfloat16", "cross_entropy, empty rows",
+    "cross_entropy, -inf targets",
     "binary_cross_entropy", "softmax", "log_softmax",
 ]  # fmt: skip
 # What the largest size is asked of; the others differ in nothing that size would show.

@@ -41,8 +41,8 @@ def test_limits_are_where_arithmetic_puts_them(dtype):
 
     assert near(found.softmax, math.log(info.max))
     # Shares end at the smallest normal number, or at half the smallest of all.
-    smallest = info.smallest_normal * info.eps / 2
-    least, most = -math.log(info.smallest_normal), -math.log(smallest)
+    least = -math.log(info.smallest_normal)
+    most = least - math.log(info.eps) + math.log(2)
     for limit in (found.cross_entropy, found.gradient):
         assert least * (1 - info.eps) <= limit <= most * (1 + info.eps)
     assert found.gradient <= found.cross_entropy
