@@ -47,7 +47,7 @@ def naive_cross_entropy(x: Tensor, target: Tensor) -> Tensor:
         x: logits, shape (N, C).
         target: classes, shape (N,).
 
-    >>> naive_cross_entropy(torch.tensor([[0.0, 200.0]]), torch.tensor([0]))
+    >>> naive_cross_entropy(torch.tensor([[0.0, 200.0]]), torch.tensor([1]))
     tensor(nan)
     """
     return -naive_log_softmax(x, 1).gather(1, target[:, None]).mean()

@@ -6,7 +6,7 @@ a compiler, a transform) nothing may be read, so every row goes through the care
 made of differentiable operations alone.
 
 Why this way, forward and backward on one core, times of torch's at (64, 10), (128, 1000) and
-(512, 8000) (CPU time, best of 15; the first row by ``benchmarks/losses.py``):
+(512, 8000), CPU time, best of 15 (the first row: ``benchmarks/losses.py``, 1024 rows in the middle):
 
     torch, then a look at what it said                1.2    1.2   1.0
     a look at every logit, then torch                 1.3     .9   1.0
