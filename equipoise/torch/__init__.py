@@ -7,6 +7,7 @@ from equipoise.torch.apply import apply, draw_
 from equipoise.torch.diagnosis import Diagnosis, diagnose
 from equipoise.torch.initialize import Initialization, initialize, plan
 from equipoise.torch.transfer import Transfer, transfer
+from equipoise.training import losses
 from equipoise.training.nonfinite import Explaining, explain_nonfinite
 from equipoise.training.nonfinite_result import NonFinite
 
@@ -26,6 +27,7 @@ __all__ = [
     "explain_nonfinite",
     "init",
     "initialize",
+    "losses",
     "plan",
     "transfer",
 ]
