@@ -199,7 +199,7 @@ def carry_out(found: Clipping, rule: ClipRule, gradients: Sequence[torch.Tensor]
         real = [torch.view_as_real(g) if g.is_complex() else g for g in here]
         torch._foreach_clamp_min_(real, -rule.limit)
         torch._foreach_clamp_max_(real, rule.limit)
-    elif len(found.factors) == 1:
+    elif len(found.factors) == 1 and not found.factors[0].dim():
         by_device: dict[torch.device, list[torch.Tensor]] = {}
         for gradient in here:
             by_device.setdefault(gradient.device, []).append(gradient)
@@ -293,7 +293,7 @@ def _paired(
     gradients: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]
 ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     _match("parameters", parameters, gradients)
-    return list(zip(gradients, parameters or [None] * len(gradients), strict=True))
+    return [(g, parameters[i] if parameters else None) for i, g in enumerate(gradients)]
 
 
 def _match(

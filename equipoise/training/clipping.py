@@ -67,15 +67,15 @@ class PerLayer:
 class PerUnit:
     """Adaptive gradient clipping: the gradient of each unit against the weights of that unit.
 
-    A unit's gradient G is scaled to ``limit`` * max(\\|W\\|, ``floor``) where it is larger. A unit
-    is a row of a matrix or a filter of a convolution; a bias is one unit. The authors leave out
+    The gradient of a unit with weights W is scaled to a norm of at most limit * max(norm of W,
+    floor). A unit is a row of a matrix or a filter of a convolution; a bias is one unit. The authors leave out
     the last layer: exclude it.
 
     Source: Brock et al. 2021, arXiv 2102.06171.
 
     Attributes:
-        limit: largest ratio of gradient to weight, above 0; the paper has 0.01 for large batches
-            and up to 0.16 for small ones.
+        limit: largest ratio of gradient to weight, above 0; the paper has 0.01 for batches
+            of 4,096; smaller batches bear larger ones.
         floor: norm below which a weight counts as that, so that weights at 0 can move.
     """
 

@@ -89,7 +89,7 @@ def tensor_norms(tensors: Sequence[torch.Tensor], order: float = 2.0) -> torch.T
         found = torch._foreach_norm([here[i] for i in places], order, dtype=wide)
         for i, norm in zip(places, found, strict=True):
             norms[i] = norm.to(device)
-    return _over_shards(torch.stack(norms), tensors, order)
+    return over_shards(torch.stack(norms), tensors, order)
 
 
 def total_norm(norms: torch.Tensor, order: float = 2.0) -> torch.Tensor:
@@ -119,12 +119,11 @@ def unit_norms(tensor: torch.Tensor, axis: int = 0) -> torch.Tensor:
     """
     here = local(tensor)
     wide = torch.float32 if here.dtype in _HALVES else None
-    if here.dim() < 2:
-        norms = torch.linalg.vector_norm(here, dtype=wide)
-        summed = range(here.dim())
-    else:
-        summed = [i for i in range(here.dim()) if i != axis % here.dim()]
-        norms = torch.linalg.vector_norm(here, dim=summed, keepdim=True, dtype=wide)
+    is_one = here.dim() < 2
+    summed = [i for i in range(here.dim()) if is_one or i != axis % here.dim()]
+    norms: torch.Tensor = torch.linalg.vector_norm(
+        here, dim=summed or None, keepdim=not is_one, dtype=wide
+    )
     if is_sharded(tensor):
         split = _split_axes(tensor)
         for mesh_axis, tensor_axis in split.items():
@@ -138,15 +137,13 @@ def _split_axes(tensor: "DTensor") -> dict[int, int]:
     # Shards that interleave (fully sharded and tensor parallel) have a class of their own, and
     # the name of the axis in common.
     return {
-        i: placement.dim
+        i: int(getattr(placement, "dim"))  # noqa: B009
         for i, placement in enumerate(tensor.placements)
         if not placement.is_replicate() and not placement.is_partial()
     }
 
 
-def _over_shards(
-    norms: torch.Tensor, tensors: Sequence[torch.Tensor], order: float
-) -> torch.Tensor:
+def over_shards(norms: torch.Tensor, tensors: Sequence[torch.Tensor], order: float) -> torch.Tensor:
     """Norms of whole tensors from those of the shards here: one sum over ranks for each mesh."""
     meshes: dict[tuple[DeviceMesh, tuple[int, ...]], list[int]] = {}
     for i, tensor in enumerate(tensors):
