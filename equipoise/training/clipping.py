@@ -68,8 +68,8 @@ class PerUnit:
     """Adaptive gradient clipping: the gradient of each unit against the weights of that unit.
 
     The gradient of a unit with weights W is scaled to a norm of at most limit * max(norm of W,
-    floor). A unit is a row of a matrix or a filter of a convolution; a bias is one unit. The authors leave out
-    the last layer: exclude it.
+    floor). A unit is a row of a matrix or a filter of a convolution; a bias is one unit. The
+    authors leave out the last layer: exclude it.
 
     Source: Brock et al. 2021, arXiv 2102.06171.
 

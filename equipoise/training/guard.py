@@ -1,7 +1,7 @@
 """A guard around an optimizer: clips, skips what is not finite, sees spikes, goes back."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from equipoise.rules.finding import Finding
 from equipoise.training.clipping import ZScore
 from equipoise.training.guard_names import ClipBy, Selection
 from equipoise.training.guard_producer import Explain, find_producer
+from equipoise.training.guard_record import Record
 from equipoise.training.guard_rollback import Rollback
 from equipoise.training.guard_spikes import Spikes
 from equipoise.training.guard_step import Settings, Steps
@@ -66,7 +67,7 @@ class Guard(torch.optim.Optimizer):
             out of range.
 
     >>> model = nn.Linear(2, 1)
-    >>> guard = Guard(torch.optim.SGD(model.parameters(), 0.1), GlobalNorm(1.0), model=model)
+    >>> guard = Guard(torch.optim.SGD(model.parameters(), 0.1), model=model)
     >>> loss = model(torch.tensor([[float("nan"), 1.0]])).sum()
     >>> loss.backward()
     >>> guard.step(loss=loss)
@@ -288,7 +289,7 @@ class Guard(torch.optim.Optimizer):
         counts = self._steps.record.counts
         return f"Guard({inner}, {counts.steps} steps, {counts.skipped} skipped)"
 
-    def _read(self) -> Any:
+    def _read(self) -> Record:
         self._steps.read()
         return self._steps.record
 

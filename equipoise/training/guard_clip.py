@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from equipoise.training.clip_gradients import Clipping, ClipMemory, carry_out, decide
+from equipoise.training.clip_gradients import ClipMemory, Clipping, carry_out, decide
 from equipoise.training.clipping import ClipRule
 from equipoise.training.gradient_norms import tensor_norms
 from equipoise.training.guard_names import Portion, Watched

@@ -58,13 +58,14 @@ def update_spike(found: SpikeFound, where: str, step: int, rate_rise: float) -> 
     """
     times = found.norm / found.median if found.median else float("inf")
     if rate_rise > 1.5:
-        what = f"the update of step {step} is out of scale, as the learning rate rose {rate_rise:.3g} times"
+        why = f"as the learning rate rose {rate_rise:.3g} times"
         cure = "Look at the schedule, or warm the rate up."
     else:
-        what = f"the update of step {step} is out of scale: look at this batch before the loss shows it"
-        cure = "Clip with ZScore() or GlobalNorm(), lower the learning rate or Adam's beta2."
+        why = "which comes before the loss shows it"
+        cure = "Clip with ZScore() or GlobalNorm(), look at this batch, or lower the learning rate or Adam's beta2."
     return Finding(
-        "update-spike", "warning", where, what, f"a norm about {found.median:.3g}",
+        "update-spike", "warning", where, f"the update of step {step} is out of scale, {why}",
+        f"a norm about {found.median:.3g}",
         f"{found.norm:.3g}, {times:.3g} times that (robust z {found.z:.3g})", cure,
     )  # fmt: skip
 

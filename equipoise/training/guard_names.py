@@ -125,9 +125,9 @@ def portions(
         row = tuple(rules) if isinstance(rules, Sequence) else (rules,)
         if row and members:
             found.append(Portion(row, tuple(members)))
-    for pattern in exclude:
-        if isinstance(pattern, str) and not any(fnmatchcase(p.name, pattern) for p in parameters):
-            raise _fits_none("exclude", pattern, parameters)
+    for one in exclude:
+        if isinstance(one, str) and not any(fnmatchcase(p.name, one) for p in parameters):
+            raise _fits_none("exclude", one, parameters)
     return tuple(found)
 
 

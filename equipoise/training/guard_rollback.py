@@ -1,4 +1,4 @@
-"""Going back to the last good state: snapshots, and the cut of the learning rate with its recovery."""
+"""Going back to the last good state: snapshots, and a learning rate that is cut and recovers."""
 
 import copy
 from collections import deque

@@ -15,9 +15,10 @@ from equipoise.errors import ArgumentError
 from equipoise.rules.finding import Finding
 from equipoise.training.clip_gradients import settle_
 from equipoise.training.clipping import GlobalNorm, PerLayer, PerUnit, Value
-from equipoise.training.gradient_norms import is_sharded, local, tensor_norms, total_norm
-from equipoise.training.guard_clip import Clipper, Decided
+from equipoise.training.gradient_norms import tensor_norms, total_norm
+from equipoise.training.guard_clip import Clipper
 from equipoise.training.guard_names import ClipBy, Selection, has_names, portions, watched
+from equipoise.training.guard_numbers import joined, mean_loss, unscale
 from equipoise.training.guard_producer import Calls, Explain, Incident, Producer
 from equipoise.training.guard_record import SAID, Counts, Reading, Record
 from equipoise.training.guard_rollback import RateCut, Rollback, Snapshots, scaled_rates
@@ -110,10 +111,12 @@ class Steps:
         members = [i for i, one in enumerate(self._watched) if one.parameter.grad is not None]
         gradients = [settle_(self._watched[i].parameter) for i in members]
         if scale is not None:
-            _unscale(gradients, scale)
+            unscale(gradients, scale)
         norms = tensor_norms(gradients)
         norm = total_norm(norms)
-        loss = self._mean_loss(norm)
+        parameters = [one.parameter for one in self._watched]
+        loss = mean_loss(self.losses, norm, parameters, self._settings.group)
+        self.losses.clear()
         is_bad = ~norm.isfinite()
         if loss is not None:
             is_bad = is_bad | ~loss.isfinite()
@@ -140,7 +143,7 @@ class Steps:
                 self._statistics.put_back()
             else:
                 self._statistics.keep()
-        row = _row(norm, loss, decided, is_bad, every, updates)
+        row = joined(norm, loss, decided, is_bad, every, updates)
         self._note(row, loss is not None, scale, found_inf, producer)
 
     def read(self) -> None:
@@ -234,23 +237,6 @@ class Steps:
 
     def _memory(self) -> dict[str, Any]:
         return {"clip": self._clipper.state_dict(), "windows": self.record.windows()}
-
-    def _mean_loss(self, norm: torch.Tensor) -> torch.Tensor | None:
-        """Mean of the losses seen since the last step, over all processes."""
-        if not self.losses:
-            return None
-        kind = norm.dtype
-        mean = torch.stack([loss.to(norm.device, kind) for loss in self.losses]).mean()
-        self.losses.clear()
-        groups = [self._settings.group] if self._settings.group is not None else []
-        for mesh in dict.fromkeys(
-            one.parameter.device_mesh for one in self._watched if is_sharded(one.parameter)
-        ):
-            groups.extend(mesh.get_group(axis) for axis in range(mesh.ndim))
-        for group in groups:
-            dist.all_reduce(mean, group=group)
-            mean /= dist.get_world_size(group)
-        return mean
 
     def _reading_step(self, device: torch.device) -> int:
         return self._settings.read_every or (1 if device.type == "cpu" else _BEHIND)
@@ -350,28 +336,3 @@ class Steps:
         self.record.rolled_back(
             snapshot.step, self._number, self.rate.factor, snapshot.memory["windows"]
         )
-
-
-def _unscale(gradients: Sequence[torch.Tensor], scale: torch.Tensor) -> None:
-    # As GradScaler has it: one over the scale in double precision, then in single.
-    inverse = scale.double().reciprocal().float()
-    here = [local(g) for g in gradients]
-    for device in dict.fromkeys(g.device for g in here):
-        torch._foreach_mul_([g for g in here if g.device == device], inverse.to(device))
-
-
-def _row(
-    norm: torch.Tensor,
-    loss: torch.Tensor | None,
-    decided: Sequence[Decided],
-    is_bad: torch.Tensor,
-    norms: torch.Tensor,
-    updates: torch.Tensor,
-) -> torch.Tensor:
-    """All numbers of a step, in one tensor on the device."""
-    limit = decided[0].clipping.limit if decided else torch.full_like(norm, math.inf)
-    is_clipped = torch.zeros_like(is_bad)
-    for one in decided:
-        is_clipped = is_clipped | one.clipping.is_clipped
-    first = [norm if loss is None else loss, norm, limit, is_clipped, is_bad]
-    return torch.cat([torch.stack([x.to(norm) for x in first]), norms, updates.to(norms)])
