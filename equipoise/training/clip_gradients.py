@@ -163,16 +163,15 @@ def decide(
     _match("layers", layers, gradients)
     norms = tensor_norms(gradients) if norms is None else norms
     norm = total_norm(norms)
-    fixed = norm.new_tensor(0.0 if isinstance(rule, Percentile | ZScore) else rule.limit)
     match rule:
         case GlobalNorm():
-            return _scaled(norm, fixed)
+            return _scaled(norm, rule.limit)
         case Percentile():
-            limit, kept = _percentile(rule, norm, memory)
-            return _scaled(norm, limit, kept)
+            return _adapted(norm, *_percentile(rule, norm, memory))
         case ZScore():
-            limit, kept = _zscore(rule, norm, memory)
-            return _scaled(norm, limit, kept)
+            return _adapted(norm, *_zscore(rule, norm, memory))
+    fixed = torch.full_like(norm, rule.limit)
+    match rule:
         case PerLayer():
             places = {name: i for i, name in enumerate(dict.fromkeys(layers))}
             of = [places[name] for name in layers] or list(range(len(gradients)))
@@ -210,10 +209,17 @@ def carry_out(found: Clipping, rule: ClipRule, gradients: Sequence[torch.Tensor]
             gradient.mul_(factor.to(gradient.device))
 
 
-def _scaled(norm: torch.Tensor, limit: torch.Tensor, memory: ClipMemory | None = None) -> Clipping:
+def _scaled(norm: torch.Tensor, limit: float) -> Clipping:
     # The steps of torch.nn.utils.clip_grad_norm_, so that the bits are the same.
     factor = torch.clamp(limit / (norm + _TINY), max=1.0)
-    return Clipping(norm, limit, factor < 1.0, (factor,), memory)
+    return Clipping(norm, torch.full_like(norm, limit), factor < 1.0, (factor,))
+
+
+def _adapted(norm: torch.Tensor, limit: torch.Tensor, memory: ClipMemory) -> Clipping:
+    # A norm that is the percentile itself is not clipped.
+    is_clipped = ~(norm <= limit)
+    factor = torch.where(is_clipped, limit / (norm + _TINY), 1.0)
+    return Clipping(norm, limit, is_clipped, (factor,), memory)
 
 
 def _percentile(

@@ -62,7 +62,7 @@ def update_spike(found: SpikeFound, where: str, step: int, rate_rise: float) -> 
         cure = "Look at the schedule, or warm the rate up."
     else:
         why = "which comes before the loss shows it"
-        cure = "Clip with ZScore() or GlobalNorm(), look at this batch, or lower the learning rate or Adam's beta2."
+        cure = "Look at this batch, clip with ZScore(), or lower the rate or Adam's beta2."
     return Finding(
         "update-spike", "warning", where, f"the update of step {step} is out of scale, {why}",
         f"a norm about {found.median:.3g}",

@@ -12,6 +12,7 @@ PLACES = [
     *sorted((ROOT / "rules").glob("*.py")),
     ROOT / "diagnose.py",
     *(ROOT / "torch").glob("*.py"),
+    *(ROOT / "training").glob("*.py"),
 ]
 BUILDERS = ("Finding", "_said")
 
