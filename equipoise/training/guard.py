@@ -284,6 +284,14 @@ class Guard(torch.optim.Optimizer):
         """Take the hook off the model."""
         self._steps.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A schedule puts a wrapper of its own in the place of step, which cannot be copied.
+        return {key: value for key, value in self.__dict__.items() if key != "step"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        super().__setstate__({})
+
     def __repr__(self) -> str:
         inner = ", ".join(type(one).__name__ for one in self.optimizers)
         counts = self._steps.record.counts

@@ -140,7 +140,7 @@ class Snapshots:
         values: Sequence[torch.Tensor],
     ) -> None:
         self._rule, self._optimizers = rule, optimizers
-        self._values = [value.detach() for value in values]
+        self._values = list(values)
         self._kept: deque[Snapshot] = deque(maxlen=rule.keep)
         self._is_used = False
 

@@ -7,6 +7,7 @@ was computed with the weights before it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,10 @@ class Updates:
         self._views: list[torch.Tensor] = []
         self._before: list[torch.Tensor] = []
         self._scales = torch.zeros(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy follows the weights of the copy.
+        return {**self.__dict__, "_places": [], "_views": [], "_before": []}
 
     def begin(self) -> None:
         """Remember the sample; call before the weights move."""

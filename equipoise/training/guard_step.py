@@ -279,6 +279,8 @@ class Steps:
         return self._updates.end() if self._updates is not None else nothing
 
     def _producer(self, norms: torch.Tensor, loss: torch.Tensor | None) -> Producer | None:
+        # The device has been waited for already.
+        self.read()
         if self.record.skipped_in_a_row + 1 not in SAID:
             return None
         incident = Incident(
