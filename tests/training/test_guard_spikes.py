@@ -114,12 +114,12 @@ def test_one_bad_layer_is_named():
 @pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, 0.05, momentum=0.9),
                                   lambda p: torch.optim.Adam(p, 3e-3)])  # fmt: skip
 def test_healthy_runs_raise_no_alarm(make):
-    for seed in range(4):
+    for seed in range(2):
         torch.manual_seed(seed)
         model = net()
         guard = eq.Guard(make(model.parameters()), None, model=model)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(guard, 0.05, total_steps=160)
-        for i in range(150):
+        schedule = torch.optim.lr_scheduler.OneCycleLR(guard, 0.05, total_steps=110)
+        for i in range(100):
             step(model, guard, 1000 * seed + i)
             schedule.step()
         assert [f.code for f in guard.findings] == []
