@@ -66,7 +66,7 @@ def tensor_parallel(model: Net) -> nn.Module:
 
 
 def sequence_parallel(model: Net) -> nn.Module:
-    """The norm is on every rank, and each sees half of the rows: its gradient is a sum over both."""
+    """The norm is on every rank, which sees half of the rows: its gradient is a sum over both."""
     mesh = init_device_mesh("cpu", (2,))
     plan = {
         "norm": SequenceParallel(),

@@ -201,9 +201,16 @@ def test_the_rate_that_failed_is_not_reached_again():
 
 def test_rates_are_put_back_even_by_an_error():
     groups = [{"lr": 0.1}, {"lr": 0.2}, {}]
-    with pytest.raises(ZeroDivisionError), scaled_rates(groups, 0.5):
-        assert [g.get("lr") for g in groups] == [0.05, 0.1, None]
-        raise ZeroDivisionError
+    seen = []
+
+    def fail():
+        with scaled_rates(groups, 0.5):
+            seen.extend(g.get("lr") for g in groups)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert seen == [0.05, 0.1, None]
     assert groups == [{"lr": 0.1}, {"lr": 0.2}, {}]
 
 
