@@ -38,6 +38,9 @@ class Value:
 
     Attributes:
         limit: largest entry, above 0.
+
+    >>> Value(0.5)
+    Value(limit=0.5)
     """
 
     limit: float = 1.0
@@ -55,6 +58,9 @@ class PerLayer:
 
     Attributes:
         limit: largest norm of one layer, above 0.
+
+    >>> PerLayer()
+    PerLayer(limit=1.0)
     """
 
     limit: float = 1.0
@@ -77,6 +83,9 @@ class PerUnit:
         limit: largest ratio of gradient to weight, above 0; the paper has 0.01 for batches
             of 4,096; smaller batches bear larger ones.
         floor: norm below which a weight counts as that, so that weights at 0 can move.
+
+    >>> PerUnit(0.02)
+    PerUnit(limit=0.02, floor=0.001)
     """
 
     limit: float = 0.01
@@ -100,6 +109,9 @@ class Percentile:
         percentile: above 0 to 100; the paper's 10 clips nine steps of ten.
         window: norms that are kept, at least 1.
         warmup: steps at the start that are recorded and not clipped.
+
+    >>> Percentile(50.0, warmup=10)
+    Percentile(percentile=50.0, window=1000, warmup=10)
     """
 
     percentile: float = 10.0
@@ -130,6 +142,9 @@ class ZScore:
         decay: of mean and variance, 0 to below 1.
         warmup: steps at the start whose plain mean and variance start the running ones; they are
             not clipped. At least 2.
+
+    >>> ZScore()
+    ZScore(threshold=2.5, decay=0.97, warmup=25)
     """
 
     threshold: float = 2.5

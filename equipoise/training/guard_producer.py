@@ -108,6 +108,10 @@ def find_producer(incident: Incident) -> Producer:
 
     Args:
         incident: what is known.
+
+    >>> p = torch.tensor([1.0, float("inf")])
+    >>> find_producer(Incident(1, False, ("w",), ("",), (), (p,), None, ())).place
+    'weight'
     """
     large = incident.non_finite or range(len(incident.parameters))
     held = [i for i in large if incident.parameters[i].grad is not None]

@@ -30,6 +30,9 @@ class Rollback:
         recovery: steps until the rate has its old value again; 0 keeps it cut. If trouble comes
             back within twice as many, the rate that failed is not reached again.
         place: where snapshots lie: on the device of the weights, or in the memory of the host.
+
+    >>> Rollback(every=500, place="cpu").keep
+    2
     """
 
     every: int = 100

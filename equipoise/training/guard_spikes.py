@@ -20,6 +20,8 @@ _GAUSSIAN = 1.4826
 # Least standard deviation of a log norm, and of a loss relative to its median: without one, a run
 # whose updates are nearly equal (Adam) would call every change a spike.
 _LOG_FLOOR, _LOSS_FLOOR = 0.05, 0.05
+# Losses from which on a run that dies at once is seen, by a larger deviation.
+_EARLY, _EARLY_FLOOR = 4, 0.25
 # A parameter with less of the whole update than this is never the one to blame.
 _SHARE = 0.01
 # Steps for which median and deviation are used again.
@@ -33,15 +35,19 @@ class Spikes:
 
     An update is one if its norm is above the median of the window by ``threshold`` robust standard
     deviations (of logarithms, by the median absolute deviation) and by ``factor``; that of a single
-    parameter by ``factor`` squared. A loss is one by ``threshold`` alone.
+    parameter by ``factor`` squared. A loss is one by ``threshold`` alone; in warm-up, in units of
+    the range of the losses so far.
 
     Attributes:
         window: steps that are compared with, at least 8.
         threshold: robust standard deviations, above 0.
         factor: least ratio to the median, at least 1.
-        warmup: steps before anything is judged, at least 2.
+        warmup: steps before updates are judged, at least 2.
         sample: entries of each parameter that are followed, evenly spread; 0 for all, which takes
             the memory of the weights once more.
+
+    >>> Spikes(threshold=12.0).window
+    128
     """
 
     window: int = 128
@@ -198,11 +204,15 @@ class LossWindow:
         Losses may be negative, so that they are compared as they are and not by logarithms.
         """
         found = None
-        if self.seen >= self._rule.warmup:
+        if self.seen >= _EARLY:
             known = self.values[: min(self.seen, self._rule.window)]
             centre = float(np.median(known))
             spread = _GAUSSIAN * float(np.median(np.abs(known - centre)))
-            z = (loss - centre) / max(spread, _LOSS_FLOOR * abs(centre), _SMALLEST)
+            floor = _LOSS_FLOOR
+            if self.seen < self._rule.warmup:
+                # Of few losses the deviation is not known, and many a run dies in its first steps.
+                spread, floor = float(np.ptp(known)), _EARLY_FLOOR
+            z = (loss - centre) / max(spread, floor * abs(centre), _SMALLEST)
             found = (centre, z) if z > self._rule.threshold else None
         self.values[self.seen % self._rule.window] = loss
         self.seen += 1

@@ -156,6 +156,20 @@ def test_losses_may_be_negative():
     assert z > 6.0
 
 
+def test_a_run_that_dies_at_once():
+    window = LossWindow(eq.Spikes())
+    assert not any(window.judge(x) for x in (2.3, 2.5, 2.2, 2.4, 2.6, 2.9))
+    # The range is 0.7 and the median 2.45.
+    assert window.judge(2.45 + 8 * 0.7 - 0.1) is None
+    other = LossWindow(eq.Spikes())
+    for x in (2.3, 2.5, 2.2, 2.4):
+        other.judge(x)
+    centre, z = other.judge(9.0)
+    assert centre == pytest.approx(2.35)
+    # A quarter of the median is more than the range of 0.3.
+    assert z == pytest.approx((9.0 - 2.35) / (0.25 * 2.35))
+
+
 def test_a_layer_that_is_thawed_is_no_spike():
     model = net()
     model[3].weight.requires_grad_(False)
