@@ -95,7 +95,7 @@ def variants(
     return {
         "no guard": lambda loss: optimizer.step(),
         "clip_grad_norm_ of torch": by_hand,
-        "guard, defaults": guarded(eq.ZScore()),
+        "guard, ZScore": guarded(eq.ZScore()),
         "guard, no rule": guarded(None),
         "guard, no rule, no spikes": guarded(None, spikes=None),
         "guard, GlobalNorm, never met": guarded(eq.GlobalNorm(HIGH)),
@@ -171,7 +171,7 @@ def main() -> int:
             )  # fmt: skip
             name = ""
     console.print(table)
-    console.print("one thread, processor time; every rule but 'never met' clips in each step")
+    console.print("one thread, processor time; every rule but ZScore, Percentile and 'never met' clips in each step")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return 0

@@ -11,7 +11,6 @@ from torch import nn
 
 from equipoise.errors import ArgumentError
 from equipoise.rules.finding import Finding
-from equipoise.training.clipping import ZScore
 from equipoise.training.guard_names import ClipBy, Selection
 from equipoise.training.guard_producer import Explain, find_producer
 from equipoise.training.guard_record import Record
@@ -20,7 +19,6 @@ from equipoise.training.guard_spikes import Spikes
 from equipoise.training.guard_step import Settings, Steps
 
 _SPIKES = Spikes()
-_ZSCORE = ZScore()
 
 
 class Guard(torch.optim.Optimizer):
@@ -45,7 +43,8 @@ class Guard(torch.optim.Optimizer):
         optimizer: one, or a sequence of them that share one global norm; no LBFGS, whose line
             search needs the gradient as it is.
         clip: a rule, a sequence of rules that follow each other, rules by pattern of parameter
-            names (the first pattern that fits counts), or None.
+            names (the first pattern that fits counts), or None for no clipping: no rule is best for
+            every trouble.
         model: for names, for the producer of what is not finite, for running statistics that a
             skipped step must not change, and for buffers in snapshots. Pass what is called in the
             training loop, the compiled model where it is compiled.
@@ -81,7 +80,7 @@ class Guard(torch.optim.Optimizer):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
-        clip: ClipBy | None = _ZSCORE,
+        clip: ClipBy | None = None,
         *,
         model: nn.Module | None = None,
         exclude: Selection | Sequence[Selection] = (),
