@@ -171,7 +171,9 @@ def main() -> int:
             )  # fmt: skip
             name = ""
     console.print(table)
-    console.print("one thread, processor time; every rule but ZScore, Percentile and 'never met' clips in each step")
+    console.print(
+        "one thread, processor time; ZScore, Percentile and 'never met' apart, each step is clipped"
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return 0

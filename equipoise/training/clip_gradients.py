@@ -181,7 +181,8 @@ def decide(
             factors = (rule.limit / (each + _TINY)).clamp(max=1.0)[index]
             return Clipping(norm, fixed, (factors < 1.0).any(), tuple(factors))
         case Value():
-            largest = total_norm(tensor_norms(gradients, math.inf), math.inf)
+            parts = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
+            largest = total_norm(tensor_norms(parts, math.inf), math.inf)
             return Clipping(norm, fixed, largest > rule.limit, ())
         case PerUnit():
             _match("parameters", parameters, gradients, is_needed=True)
@@ -196,6 +197,11 @@ def carry_out(found: Clipping, rule: ClipRule, gradients: Sequence[torch.Tensor]
         return
     if isinstance(rule, Value):
         real = [torch.view_as_real(g) if g.is_complex() else g for g in here]
+        if all(g.device.type == "cpu" for g in real):
+            # One pass each, where two for all of them would be the slower.
+            for gradient in real:
+                gradient.clamp_(-rule.limit, rule.limit)
+            return
         torch._foreach_clamp_min_(real, -rule.limit)
         torch._foreach_clamp_max_(real, rule.limit)
     elif len(found.factors) == 1 and not found.factors[0].dim():

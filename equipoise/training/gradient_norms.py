@@ -84,12 +84,23 @@ def tensor_norms(tensors: Sequence[torch.Tensor], order: float = 2.0) -> torch.T
         # A shard may hold nothing, and nothing has no largest entry.
         if tensor.numel():
             kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
-    for (_, dtype), places in kinds.items():
+    for (place, dtype), places in kinds.items():
         wide = torch.float32 if dtype in _HALVES else None
-        found = torch._foreach_norm([here[i] for i in places], order, dtype=wide)
+        some = [here[i] for i in places]
+        if order == math.inf and place.type == "cpu" and not dtype.is_complex:
+            # Several times faster there than the norm.
+            found = _largest(some, wide or dtype)
+        else:
+            found = torch._foreach_norm(some, order, dtype=wide)
         for i, norm in zip(places, found, strict=True):
             norms[i] = norm.to(device)
     return over_shards(torch.stack(norms), tensors, order)
+
+
+def _largest(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    ends = [torch.aminmax(tensor) for tensor in tensors]
+    low, high = (torch.stack([end[i] for end in ends]).to(dtype) for i in range(2))
+    return torch.maximum(-low, high).unbind()
 
 
 def total_norm(norms: torch.Tensor, order: float = 2.0) -> torch.Tensor:

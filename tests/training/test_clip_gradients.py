@@ -226,6 +226,8 @@ def test_complex_gradients():
     assert found.norm.item() == pytest.approx(math.sqrt(25.01))
     torch.testing.assert_close(out, g / math.sqrt(25.01), rtol=1e-5, atol=0)
     (cut,), _ = eq.clip_gradients([g], eq.Value(1.0))
+    # Parts are cut, and the modulus of 5 is above them.
+    assert not eq.clip_gradients([g], eq.Value(4.5))[1].is_clipped
     torch.testing.assert_close(cut, torch.tensor([1.0 + 1.0j, 0.1j]))
 
 
@@ -236,6 +238,17 @@ def test_nothing_to_clip():
         assert found.norm.item() == 0.0
         assert not found.is_clipped
     assert tensor_norms([torch.zeros(0, 3), torch.ones(4)], math.inf).tolist() == [0.0, 1.0]
+
+
+def test_the_largest_entry_is_the_infinity_norm():
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        given = grads(8, dtype=dtype)
+        given[0][1, 1] = -7.0
+        expected = torch.stack([g.float().abs().max() for g in given]).to(torch.float64)
+        found = tensor_norms(given, math.inf)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+        given[2][0, 0, 0, 0] = math.nan
+        assert tensor_norms(given, math.inf)[2].isnan()
 
 
 @pytest.mark.parametrize(
