@@ -38,6 +38,12 @@ CODES: Mapping[str, str] = {
     "not-read": "torch.export cannot follow forward: activations are not known",
     "no-better-law": "theory knows no law under which this network's signal stays",
     "plan-limit": "what the plan itself says of its limits",
+    "non-finite-gradient": "nan or infinity in a gradient while training: the step was skipped",
+    "non-finite-loss": "nan or infinity in the loss alone while training: the step was skipped",
+    "update-spike": "an update that is far larger than those before it",
+    "loss-spike": "a loss that is far above those before it, some steps in a row",
+    "clips-always": "a limit on gradients that is below nearly every one of them",
+    "rolled-back": "training went back to an earlier state",
 }
 
 
