@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import socket
 from typing import Any
 
@@ -36,6 +37,7 @@ def run_on_ray(queue: Queue, jobs: int, address: str) -> None:
             "on='processes'."
         ) from error
     ours = not ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS", "")
     if ours:
         try:
             _knock(address)
