@@ -95,7 +95,7 @@ class Queue:
         """
         self.units |= units
         if len(self._waiting) > self._under_way:
-            self._waiting.extendleft(reversed(units))
+            self._waiting.extendleft(reversed(list(units)))
         else:
             self._waiting.extend(units)
 
