@@ -1,21 +1,20 @@
 """``equipoise compare``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from equipoise.cli.batch import LARGEST_SEED
 from equipoise.cli.files import check_target, read_data, writing
-from equipoise.cli.imported import importable_from_here, imported, make_model
+from equipoise.cli.imported import imported, make_model
 from equipoise.cli.options import Factory
 from equipoise.cli.terminal import stdout_kept_clean, terminal
 from equipoise.errors import ArgumentError, in_words
 
 if TYPE_CHECKING:
     from equipoise.lab.optimizers import Optimizer
-    from equipoise.lab.work import Place
 
 _LISTS = ("--schemes", "--rates", "--starts")
 # What a shell reports of a program that was interrupted.
@@ -81,47 +80,29 @@ def compare(
         int,
         typer.Option(help="Of draws, batches and parts.", min=0, max=LARGEST_SEED - 2**32),
     ] = 0,
-    on: Annotated[
-        str,
-        typer.Option(
-            help="here, processes, ray (the cluster of RAY_ADDRESS or of this machine, or a new "
-            "one) or auto, which tells what it chose."
-        ),
-    ] = "auto",
-    jobs: Annotated[
-        int, typer.Option(help="Trainings at a time, 0 for one on each core; not for here.")
-    ] = 0,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="Folder of results; the same command goes on where one was stopped."),
-    ] = None,
     out: Annotated[Path | None, typer.Option(help="Save the comparison as .html.")] = None,
     json: Annotated[Path | None, typer.Option(help="Save the numbers as .json.")] = None,
 ) -> None:
     """Find out which start trains your model best, on your data.
 
     Every start is drawn several times, trained at the learning rate that suits it, and tested. A
-    factory and a function of data come from your own modules. All cores are used. Interrupted, the
-    command prints what is finished and ends with status 130; with --store, the same command goes on
-    from there.
+    factory and a function of data come from your own modules. Interrupted, the command prints what
+    is finished and ends with status 130.
 
     Example: equipoise compare mypackage.models:make_net --data mypackage.data:load --loss mse
     """
     check_target("--out", out, (".html",))
     check_target("--json", json, (".json",))
-    from equipoise import _checks
     from equipoise.lab import compare as run
 
     # A factory that does not work is refused in the words of the other commands.
     make_model(factory, seed)
     rows = _data(data)
-    place = cast("Place", _checks.one_of("--on", on, ("here", "processes", "ray", "auto")))
-    with stdout_kept_clean(), importable_from_here():
+    with stdout_kept_clean():
         found = run(
             imported(factory, "factory"), rows, _loss(loss, rows), schemes or _default_schemes(),
             draws, rates or (), steps=steps, batch_size=batch_size,
             optimizer=_optimizer(optimizer), test_share=test_share, seed=seed,
-            on=place, jobs=jobs, store=store,
         )  # fmt: skip
     found.print(terminal())
     if out is not None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.lab.comparison import Comparison
-from equipoise.lab.work import Place
 from equipoise.plan.plan_data import without_nan
 from equipoise.report.panels import shown
 
@@ -155,8 +154,6 @@ class Compared:
         why_looped: why not.
         left_out: schemes that could not be compared, with the reason.
         is_complete: whether all were finished.
-        place: where it was trained, ``here``, ``processes`` or ``ray``; not compared by ``==``.
-        why_there: the reason where that was left open, else ''; nor is this.
     """
 
     setting: Setting
@@ -167,8 +164,6 @@ class Compared:
     why_looped: str
     left_out: tuple[tuple[str, str], ...]
     is_complete: bool
-    place: Place = field(default="here", compare=False)
-    why_there: str = field(default="", compare=False)
 
     @property
     def winner(self) -> str:
@@ -214,9 +209,6 @@ class Compared:
             if self.is_vectorised
             else f"Draws were trained one by one: {self.why_looped}."
         )
-        if self.why_there:
-            there = {"here": "here", "processes": "in processes", "ray": "on Ray"}[self.place]
-            said.append(f"Trained {there}: {self.why_there}.")
         return tuple(said)
 
     def description(self) -> str:

@@ -10,9 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
-from equipoise.lab.work_queue import Queue, Work, attempt
+from equipoise.lab.work_queue import Queue, attempt
 
 # Workers side by side would else start a thread for each core, each of them.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -36,7 +35,7 @@ def run_in_processes(queue: Queue, jobs: int) -> None:
     Workers are started afresh, not forked: a fork of a process whose libraries run threads may
     hang, and not every system has it.
     """
-    work = pickle.dumps((queue.work, queue.shared))
+    work = pickle.dumps(queue.work)
     workers: list[_Worker] = []
     try:
         try:
@@ -133,21 +132,13 @@ def _serve(pipe: Connection, work: bytes) -> None:
     # Ctrl-C reaches every process of a terminal; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    read: list[tuple[Work, Any]] = []
-
-    def call(arguments: dict[str, Any]) -> Any:
-        # Read here, so that work which cannot be imported is reported as any other failure.
-        if not read:
-            read.append(pickle.loads(work))
-        do, shared = read[0]
-        return do(arguments) if shared is None else do(arguments, shared)
-
     while True:
         try:
             arguments = pipe.recv()
         except EOFError:
             return
-        pipe.send(attempt(call, arguments))
+        # Read here, so that work which cannot be imported is reported as any other failure.
+        pipe.send(attempt(lambda given: pickle.loads(work)(given), arguments))
 
 
 def _end_with_parent() -> None:

@@ -27,9 +27,9 @@ def until(holds, seconds=60):
         time.sleep(0.01)
 
 
-def wait_for(folder, pattern, seconds=60):
+def wait_for(folder, pattern):
     """Wait for a file."""
-    until(lambda: list(Path(folder).glob(pattern)), seconds)
+    until(lambda: list(Path(folder).glob(pattern)))
 
 
 def numbers(arguments):
@@ -141,16 +141,13 @@ def trained(arguments):
 
 
 def held(arguments):
-    """Numbers, which come once there is a file ``go``; says which node and process work."""
+    """Numbers, which come once there is a file ``go``; says which node of a cluster works."""
     import ray
 
     folder = Path(arguments["folder"])
     node = ray.get_runtime_context().get_node_id()
-    draft = folder / f".{arguments['name']}"
-    draft.write_text(str(os.getpid()))
-    draft.rename(folder / f"{arguments['name']}.on.{node}")
-    # Longer than a node takes to start on a busy machine.
-    wait_for(folder, "go", seconds=600)
+    (folder / f"{arguments['name']}.on.{node}").touch()
+    wait_for(folder, "go")
     return trained(arguments)
 
 
