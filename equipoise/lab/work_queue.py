@@ -75,27 +75,7 @@ class Queue:
 
     def take(self) -> str | None:
         """Key of the next unit; None where there is none, or where one has failed."""
-<<<<<<< HEAD
-        if not self._waiting or self._failed:
-            return None
-        self._under_way += 1
-        return self._waiting.popleft()
-
-    def follow(self, units: Mapping[str, str]) -> None:
-        """Line up units that come of another's result.
-
-        They are next while plenty of others wait, so that what belongs together is finished early.
-        Near the end the others go first: more may come of them, one after another, and a chain that
-        is begun last leaves all workers but one with nothing to do.
-        """
-        self.units |= units
-        if len(self._waiting) > self._under_way:
-            self._waiting.extendleft(reversed(list(units)))
-        else:
-            self._waiting.extend(units)
-=======
         return self._waiting.popleft() if self._waiting and not self._failed else None
->>>>>>> parent of 8c308bc (Comparisons are units of work, here, in processes or on Ray)
 
     def finish(self, key: str, given: Attempt) -> None:
         """Keep what a worker gave for a unit."""
