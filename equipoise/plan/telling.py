@@ -75,6 +75,6 @@ def leaving(
     # What the scheme aims at serves where nothing is predicted.
     signal = expected.exit_rms if expected.exit_rms >= 0 else planned.signal[-1]
     # Python refuses to square numbers whose square is out of range.
-    signal = signal if signal < _LARGEST else math.inf
+    signal = math.inf if signal >= _LARGEST else signal
     steady = is_steady(stack.exit_activation, signal**2, stack.affines[-1].out_size)
     return signal, told >= 0 and steady

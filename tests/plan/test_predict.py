@@ -361,3 +361,7 @@ def test_signals_whose_squares_leave_the_range_of_floats_are_planned():
     loud = replace(found, signal=(1.0, math.nan), at_exit=1e200)
     leaves, _ = leaving(stack, planned, loud, 1.0)
     assert leaves == math.inf
+    unknown = replace(found, signal=(1.0, math.nan), at_exit=math.nan)
+    leaves, is_sure = leaving(stack, replace(planned, signal=(math.nan,) * 2), unknown, 1.0)
+    assert math.isnan(leaves)
+    assert not is_sure
