@@ -15,8 +15,9 @@ in P directions, the gradient of the queries is sqrt(1 + n / P) times as large.
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from equipoise.plan.chain import Chain
 from equipoise.plan.covariance import slopes
 from equipoise.plan.evenness import Evenness
 from equipoise.plan.flow import UNKNOWN, Flow
@@ -46,12 +47,11 @@ from equipoise.plan.nodes import (
     makes,
     reads,
 )
+from equipoise.plan.origins import site_spaces
 from equipoise.plan.participation import participation
-from equipoise.plan.predict_joined import Part
-from equipoise.plan.stack_plan import Expected
-from equipoise.plan.stacks import Stack
+from equipoise.plan.predict import expect
+from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.trace import Trace
-from equipoise.schemes.laws import Zero
 
 # Queries of a causal attention see few keys or many: E (sum over queries of a weight)^2 of a key is
 # the mean of log(x)^2 over (0, 1), 2, against 1 where all see all.
@@ -61,15 +61,6 @@ _IS_CAUSAL = 1.5
 _MOST_SHARED = 0.75
 # Part of a second moment that may be in doubt.
 _LITTLE = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """A chain of layers with what was planned and is expected of it."""
-
-    layers: Stack
-    first: Part | None
-    expected: Expected
 
 
 def gradients(trace: Trace, levels: Levels, chains: Sequence[Chain]) -> dict[int, float]:
@@ -94,7 +85,9 @@ class _Backward:
         self._trace, self._levels = trace, levels
         self._producer = {v: node for node in trace.nodes for v in makes(node)}
         self._chain = {a.output: chain for chain in chains for a in chain.layers.affines}
-        self._evenness = Evenness(trace, levels, self._producer)
+        centres = {c.layers.affines[0].output: c.centre for c in chains}
+        self._evenness = Evenness(trace, levels, self._producer, centres)
+        self._sites_of = site_spaces(trace)
         self._uses = Counter(n.weight for n in trace.nodes if isinstance(n, Affine))
         self._normed = {n.input for n in trace.nodes if isinstance(n, Norm)}
         self._flow: dict[int, Flow] = {}
@@ -148,15 +141,16 @@ class _Backward:
             case Nonlinearity(activation=f, input=source):
                 linear, square = slopes(f, self._level(source), self._levels.mean(source))
                 share = self._share(source)
-                return got.times(square, linear**2 + share * (square - linear**2))
+                flow = got.times(square, linear**2 + share * (square - linear**2))
+                return (
+                    replace(flow, doubt=flow.energy) if self._evenness.is_of_few(source) else flow
+                )
             case Norm():
                 if node.kind == "instance" and not node.is_tracked:
                     # What all sites share is taken off.
                     got = got.made_of(got.energy - got.common)
-                flow = got.times(self._norm(node))
-                return (
-                    replace(flow, doubt=flow.energy) if self._evenness.is_doubtful(node) else flow
-                )
+                flow, doubt = got.times(self._norm(node)), self._evenness.doubt(node)
+                return replace(flow, doubt=flow.energy * doubt) if doubt and flow.energy else flow
             case Gain():
                 return got.times(self._levels.factor_of(node)[0])
             case Dropout(probability=p, is_active=active):
@@ -184,26 +178,30 @@ class _Backward:
         first, stack = chain.layers.affines[0], chain.layers
         part, last = chain.first, stack.affines[-1].output
         self._tell(last, got, True)
-        if part is None or part.planned.biases[0] != Zero():
+        if part is None:
             return first.input, UNKNOWN
-        # What a plan aims at serves where nothing is promised.
-        found = chain.expected if part.is_known else part.planned.expected or part.planned
         # A level moves no slope where all functions are lines on each side of 0.
         is_line = all(h.activation.homogeneity == 1.0 for h in stack.hidden)
-        is_sure = part.is_known or (is_line and self._level(stack.entry_value) > 0)
+        is_followed = is_line and not stack.keeps_bias and self._level(stack.entry_value) > 0
+        found: Expected | StackPlan = chain.expected
+        if not part.is_known:
+            # What a plan aims at serves where nothing is promised.
+            found = part.planned.expected or part.planned
+            if is_followed and stack.hidden and len(found.gradient) == len(stack.affines):
+                found = expect(stack, part.planned, part.inputs)
         if len(found.gradient) != len(stack.affines):
             return first.input, UNKNOWN
+        is_sure = part.is_known or is_followed
         for layer, ratio in zip(stack.affines, found.gradient, strict=True):
             self._tell(layer.output, got.times(ratio * ratio), is_sure)
-        # The energy of a row of the first weight, as what it makes of its inputs tells it.
-        power = found.signal[0] ** 2 / part.inputs.mean_square
-        factor = found.gradient[0] ** 2 * power * self._ratio(first.output, first.input)
+        factor = chain.to_entry(found, self._ratio(first.output, first.input))
         # Sites that a stride sends through other taps are turned apart.
         phases = [1 if a.convolution.is_transposed else a.convolution.steps for a in stack.affines]
         kept = 1.0 / math.prod(phases)
         for hidden, rms in zip(stack.hidden, found.signal, strict=False):
             linear, square = slopes(hidden.activation, rms**2, 0.0)
             kept *= linear**2 / square if square > 0 else 0.0
+        factor *= got.louder
         flow = got.times(factor, factor * kept)
         if any(p.kind == "average" for h in stack.hidden for p in (*h.early_pools, *h.pools)):
             flow = replace(flow, common=flow.energy)
@@ -213,7 +211,7 @@ class _Backward:
 
     def _tell(self, value: int, flow: Flow, is_sure: bool) -> None:
         """Take note of the RMS of the gradient at a layer, where draws keep to it."""
-        is_told = is_sure and flow.doubt <= _LITTLE * flow.energy
+        is_told = is_sure and flow.doubt <= _LITTLE * flow.energy < math.inf
         self.found[value] = math.sqrt(flow.energy) if is_told else math.nan
 
     def _norm(self, node: Norm) -> float:
@@ -232,13 +230,25 @@ class _Backward:
         """Entries that nobody takes get nothing."""
         ratio = self._ratio(node.output, node.input)
         source = self._trace.values[node.input]
-        if node.axis in (0, source.axis) or not source.shape:
-            return got.times(ratio)
+        # Parts of what a packed weight makes are no sites, wherever their axis has come to stand.
+        if not source.shape or node.axis == 0 or source.spaces[node.axis] not in self._sites_of:
+            return replace(got.times(ratio), louder=self._loudness(node))
         # Of sites taken, those that were taken both may be alike.
         count = source.shape[node.axis]
         taken = round(ratio * count)
         pairs = taken * (taken - 1) / (count * (count - 1)) if count > 1 else 1.0
         return got.times(ratio, pairs)
+
+    def _loudness(self, node: Take) -> float:
+        """Energy of a row that makes one part over that of all rows, where a law has quiet ones."""
+        value = node.input
+        while isinstance(made := self._producer.get(value), Reshape | Permute | Flatten):
+            value = made.input
+        chain = self._chain.get(value)
+        if chain is None or chain.layers.affines[-1].output != value or not chain.has_quiet_rows:
+            return 1.0
+        told, level = chain.expected.signal[-1], self._level(node.output)
+        return level / told**2 if told > 0 and level > 0 else 1.0
 
     def _through_product(
         self, node: Product, got: Flow, sources: tuple[int, int] | tuple[int, ...]

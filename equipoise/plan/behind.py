@@ -18,6 +18,8 @@ from equipoise.schemes.laws import Array, Frame, Law
 
 # The draw that stands for all others.
 _SEED = 0
+# A second moment of this relative variance is more than a factor 2 off in one draw of ten.
+_MOST_FEWNESS = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +31,23 @@ class Seen:
         share: the part of it that all sites have in common; all rows, where there are no sites.
         rows: the value itself as float64, or an evenly spaced part of its rows; empty where it was
             not asked for.
+        fewness: relative variance of the second moment, were all numbers drawn apart from each
+            other: near 1 where one of them makes up all of it.
     """
 
     mean_square: float
     share: float
     rows: Array
+    fewness: float = 0.0
+
+    def is_typical(self, is_independent: bool) -> bool:
+        """Whether the second moment is that of most draws too, as far as one draw can tell.
+
+        Args:
+            is_independent: whether the value is no product of values that depend on each other:
+                powers of normal numbers are now and then far larger than most often.
+        """
+        return self.fewness <= (_MOST_FEWNESS if is_independent else _MOST_FEWNESS / 4)
 
 
 class Draws:

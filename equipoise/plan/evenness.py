@@ -5,18 +5,21 @@ some rows, the mean square of the gradient is theirs, and no second moment of th
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from equipoise.plan.levels import Levels
-from equipoise.plan.nodes import Lookup, Node, Norm, reads
+from equipoise.plan.nodes import Affine, Lookup, Node, Norm, reads
 from equipoise.plan.trace import Trace
+from equipoise.schemes.laws import Array
 
 # Of so few numbers a norm may find next to nothing.
 _NARROW = 4
 # Of rows whose energy s has a larger E s E 1/s some are nearly silent.
 _UNEVEN = 2.0
+# Sum of fourth powers over the square of that of squares: 3 / n of n normal numbers.
+_MOST_FEWNESS = 0.2
 
 
 class Evenness:
@@ -26,38 +29,86 @@ class Evenness:
         trace: the model.
         levels: values of its inputs.
         producer: the node that makes each value.
+        centres: by the output of a layer, what its bias takes off its inputs: a number for each of
+            them, or for each channel and tap.
     """
 
-    def __init__(self, trace: Trace, levels: Levels, producer: Mapping[int, Node]) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        levels: Levels,
+        producer: Mapping[int, Node],
+        centres: Mapping[int, Array],
+    ) -> None:
         self._trace, self._levels, self._producer = trace, levels, producer
+        self._centres = centres
 
-    def is_doubtful(self, node: Norm) -> bool:
-        """Whether the gradient in front of a norm cannot be told from second moments."""
+    def doubt(self, node: Norm) -> float:
+        """How much of the gradient in front of a norm may be another one, as told and over it.
+
+        0 where rows are even. Where second moments cannot tell it, the mean square may be that of
+        rows that are nearly silent: E s E 1/s of their energies s is how much larger it is then.
+        """
         if node.is_tracked or node.kind == "batch":
-            return False
+            return 0.0
         by_site = node.kind in ("layer", "rms")
         source = self._trace.values[node.input]
         # Over an axis of sites it is their differences that count.
-        is_turned = by_site and node.size not in (0, source.shape[source.axis])
-        is_narrow = 0 < node.size <= _NARROW
-        return is_turned or is_narrow or self._unevenness(node.input, by_site) > _UNEVEN
+        if by_site and node.size not in (0, source.shape[source.axis]):
+            return math.inf
+        # Of normal numbers, one less where a mean is removed: E 1/s is finite from three on.
+        free = node.size - (node.kind != "rms")
+        narrow = free / (free - 2) if free > 2 else math.inf
+        found = self._unevenness(node.input, by_site)
+        if 0 < node.size <= _NARROW:
+            return max(narrow, found)
+        return found if found > _UNEVEN else 0.0
+
+    def is_of_few(self, value: int) -> bool:
+        """Whether few of the numbers of the inputs make up what a function is given.
+
+        Second moments tell the mean square of its slope for numbers that are about normal.
+        """
+        for _, rows in self._behind(value):
+            squares = np.square(rows)
+            if float(np.square(squares).sum()) > _MOST_FEWNESS * float(squares.sum()) ** 2:
+                return True
+        return False
 
     def _unevenness(self, value: int, by_site: bool) -> float:
         """E s E 1/s of the energy s of rows, or sites, as far as it is that of inputs."""
-        waiting, seen, most = [value], set[int](), 1.0
-        while waiting:
-            top = waiting.pop()
-            node = self._producer.get(top)
-            if top in seen or isinstance(node, Norm | Lookup):
-                continue
-            seen.add(top)
-            rows = self._levels.rows(top)
-            if not rows.size:
-                waiting += reads(node) if node else ()
-                continue
-            axes = (self._trace.values[top].axis,) if by_site else tuple(range(1, rows.ndim))
+        most = 1.0
+        for found, rows in self._behind(value, through_layers=True):
+            axis = self._trace.values[found].axis
+            axes = (axis,) if by_site else tuple(range(1, rows.ndim))
             energy = np.mean(np.square(rows), axis=axes)
             if not energy.all():
                 return math.inf
             most = max(most, float(energy.mean() * np.mean(1.0 / energy)))
         return most
+
+    def _behind(self, value: int, through_layers: bool = False) -> Iterator[tuple[int, Array]]:
+        """Values given by the inputs that a value is made of, less what layers take off them."""
+        nothing = np.zeros(0)
+        waiting, seen = [(value, nothing)], set[int]()
+        while waiting:
+            top, centre = waiting.pop()
+            node = self._producer.get(top)
+            if top in seen or isinstance(node, Norm | Lookup):
+                continue
+            seen.add(top)
+            if (rows := self._levels.rows(top)).size:
+                yield top, _about(rows, centre, self._trace.values[top].axis)
+            elif node and (through_layers or not isinstance(node, Affine)):
+                about = self._centres.get(top, nothing)
+                waiting += [(v, about) for v in reads(node)]
+
+
+def _about(rows: Array, centre: Array, axis: int) -> Array:
+    """Rows less what is taken off each entry of an axis, taps on average."""
+    units = rows.shape[axis]
+    if not centre.size or centre.size % units:
+        return rows
+    shape = [1] * rows.ndim
+    shape[axis] = units
+    return np.asarray(rows - centre.reshape(units, -1).mean(axis=1).reshape(shape))

@@ -12,16 +12,20 @@ class Flow:
         energy: the second moment.
         common: the part of it that all sites of a row share.
         doubt: the part of it that may be another one in another draw.
+        louder: energy that passes the weight which made the value, over that which would pass if
+            all its rows had the same.
     """
 
     energy: float = 0.0
     common: float = 0.0
     doubt: float = 0.0
+    louder: float = 1.0
 
     def __add__(self, other: "Flow") -> "Flow":
-        return Flow(
-            self.energy + other.energy, self.common + other.common, self.doubt + other.doubt
-        )
+        energy = self.energy + other.energy
+        passes = self.louder * self.energy + other.louder * other.energy
+        louder = passes / energy if energy and passes != energy else 1.0
+        return Flow(energy, self.common + other.common, self.doubt + other.doubt, louder)
 
     def times(self, factor: float, common: float | None = None) -> "Flow":
         """All parts times a factor, the common one perhaps times another."""

@@ -164,7 +164,10 @@ def _entry(
     arrays: dict[str, Array] = {}
     centre, basis = "", ""
     spectrum: tuple[float, ...] = ()
-    if stack.hidden and stack.can_shift[0] and mean_matters(found, len(rows)):
+    # What one map has at all its sites is its own, and behind a mean over them all there is.
+    is_one_map = patches is not None and len(patches.values) == 1
+    can_shift = stack.hidden and stack.can_shift[0] and not is_one_map
+    if can_shift and mean_matters(found, len(rows)):
         centre = f"{frame}:mean"
         arrays[centre] = kernel_point(first, block, found.mean) if block else found.mean
         mean_square = found.total_variance / size

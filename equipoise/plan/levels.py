@@ -229,22 +229,22 @@ class Levels:
             self._level.setdefault(value, math.nan)
             self._share.setdefault(value, self._rows.share(value))
             self._origin[value] = Origin()
-            rows = self._rows.known(value)
-            mean = float(rows.mean()) if rows.size else 0.0
-            self._together.begin(value, mean, self._level[value])
+            rows, level = self._rows.known(value), self._level[value]
+            self._together.begin(value, float(rows.mean()) if rows.size else 0.0, level)
             return
         levels = [self._level[v] for v in reads(node)]
+        origins = [self._origin[v] for v in reads(node)]
         seen = self._look(value) if self._must_look(value, reads(node)) else None
         starts_anew = isinstance(node, Norm) and not node.is_tracked
         if seen is not None:
             self._level[value] = seen.mean_square
             self._share.setdefault(value, seen.share)
-            few = self._is_of_few(value, node)
-            is_doubted = few or not (starts_anew or self._keeps_to_levels(value, node, levels))
+            is_typical = seen.is_typical(are_independent(node, origins))
+            keeps = is_typical and self._keeps_to_levels(value, node, levels)
+            is_doubted = self._is_of_few(value, node) or not (starts_anew or keeps)
             if is_doubted and not self._rows.of(value).size:
                 self._doubtful.add(value)
         shares = [self._share[v] for v in reads(node)]
-        origins = [self._origin[v] for v in reads(node)]
         factor, is_drawn = self.factor_of(node)
         moves = not isinstance(node, Shift) or factor != 0.0
         weights = averaging(node, self._producer)

@@ -8,10 +8,11 @@ from dataclasses import replace
 from equipoise.errors import PlanError
 from equipoise.plan.adapters import Adapters
 from equipoise.plan.aim import NOT_FOR_DERIVATIVES, OUTPUT_UNMET, UNMET, Aim
-from equipoise.plan.backward import Chain, gradients
+from equipoise.plan.backward import gradients
 from equipoise.plan.behind import Behind, Draws, Observer
 from equipoise.plan.branch_book import set_exit
 from equipoise.plan.branch_plan import BranchLaws
+from equipoise.plan.chain import Chain
 from equipoise.plan.entry import Inputs
 from equipoise.plan.forms import gain_is_known, unfit_forms
 from equipoise.plan.fourier import SECOND_MOMENT, bandwidths, fourier_features

@@ -77,7 +77,7 @@ class Origins:
     def __init__(self, trace: Trace, fixed: frozenset[str]) -> None:
         self._trace, self._fixed = trace, fixed
         self._bits: dict[object, int] = {}
-        self._site_spaces = _site_spaces(trace)
+        self._site_spaces = site_spaces(trace)
 
     def of(self, node: Node, sources: Sequence[Origin], moves: bool = True) -> Origin:
         """Origin of what a node makes.
@@ -96,7 +96,7 @@ class Origins:
                 return self._made_by(name, first)
             case Nonlinearity(activation=activation):
                 return first if activation.parity == "odd" else _bent(first, activation.parity)
-            case Norm(kind=kind) if kind != "rms":
+            case Norm(kind=kind, is_tracked=False) if kind != "rms":
                 # Units are on both sides of 0 behind it.
                 return replace(first, is_centred=True)
             case Pool(kind="maximum") | Softmax():
@@ -204,7 +204,7 @@ def _multiplied(sources: Sequence[Origin]) -> Origin:
     )
 
 
-def _site_spaces(trace: Trace) -> frozenset[int]:
+def site_spaces(trace: Trace) -> frozenset[int]:
     """Spaces of axes along which one weight is used again and again."""
     found: set[int] = set()
     if trace.values:

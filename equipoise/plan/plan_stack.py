@@ -171,6 +171,7 @@ def expected_at_exit(expected: Expected, factor: float) -> Expected:
         signal=_last_times(expected.signal, factor),
         gradient=_others_times(expected.gradient, factor),
         at_exit=expected.at_exit * factor,
+        at_entry=expected.at_entry * factor,
     )
 
 

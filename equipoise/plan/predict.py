@@ -115,6 +115,7 @@ def _predict(
     if not (math.isfinite(inputs.mean_square) and inputs.mean_square > 0):
         return Expected.nothing(count, "the scale of what enters is not known")
     bias = biases[0] if biases else Zero()
+    whole = stack
     stack, first, inputs = at_some_sites(stack, weights[0], bias, inputs)
     rows, batches, singles = _effort(stack, weights := [first, *weights[1:]])
     alone = expect_alone(stack, first, bias, inputs, rows)
@@ -145,7 +146,10 @@ def _predict(
     assert isinstance(single, Draws)
     exact = None if any(b != Zero() for b in biases) else exact_means(stack, weights)
     found = _summary(batch, single, exact, widths, rows, doubt)
-    return _without_correlation(replace(found, method=found.method + chosen), entry)
+    # Windows that were read apart are not what enters.
+    at_entry = found.at_entry if stack is whole else math.nan
+    found = replace(found, method=found.method + chosen, at_entry=at_entry)
+    return _without_correlation(found, entry)
 
 
 def _without_correlation(found: Expected, entry: Inputs | float) -> Expected:
@@ -280,6 +284,7 @@ def _summary(
         _DOUBT if lost[0].any() or lost[1].any() else "",
         _floats(spread(batch.cosine)),
         float(np.exp(log_signal[-1])),
+        math.nan if lost[1][0] else float(np.exp(np.median(batch.entry))),
     )
 
 

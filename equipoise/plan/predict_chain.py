@@ -64,6 +64,7 @@ class Draws:
         back_norm: mean over rows of the log norm of one cotangent, less that at the last layer.
         unlike: variance over the rows of a draw of the log of their squared norms, louder half.
         back_unlike: the same of their cotangents.
+        entry: log RMS of the cotangent at what enters the first layer, shape (draws,).
     """
 
     signal: Array
@@ -73,6 +74,7 @@ class Draws:
     back_norm: Array
     unlike: Array
     back_unlike: Array
+    entry: Array
 
 
 def draw_chain(
@@ -197,10 +199,11 @@ def _pass(stack: Stack, laws: Laws, x: Array, drawing: Drawing) -> Draws | str:
         norms = _log_norms(u, sites[place])
         back_norm.append(norms.mean(axis=1) - started + gradient[-1])
         back_unlike.append(_loudness(2 * norms))
+    at_entry = gradient[-1] + _log_rms(maps[0].back(u))
     for backward in (gradient, back_norm, back_unlike):
         backward.reverse()
     layers = (signal, gradient, cosine, norm, back_norm, unlike, back_unlike)
-    return Draws(*(np.stack(v, axis=1) for v in layers))
+    return Draws(*[*(np.stack(v, axis=1) for v in layers), at_entry])
 
 
 def _shifted(

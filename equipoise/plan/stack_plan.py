@@ -25,6 +25,8 @@ class Expected:
         correlation_std: standard deviation over draws of the mean cosine, () where not known.
         at_exit: RMS at the last layer as well as it is known, where ``signal`` is in doubt too:
             what comes after is scaled for it.
+        at_entry: RMS of the gradient at what enters the first layer, relative to that at the last
+            layer; nan where it was not found.
     """
 
     signal: tuple[float, ...]
@@ -38,6 +40,7 @@ class Expected:
     note: str = ""
     correlation_std: tuple[float, ...] = ()
     at_exit: float = math.nan
+    at_entry: float = math.nan
 
     @property
     def exit_rms(self) -> float:
@@ -58,6 +61,7 @@ class Expected:
             self,
             signal=(*self.signal[:place], 0.0, *self.signal[place + 1 :]),
             gradient=(*nothing, *self.gradient[place:]),
+            at_entry=0.0 * self.at_entry,
             correlation=(*self.correlation[:place], math.nan, *self.correlation[place + 1 :]),
         )
 

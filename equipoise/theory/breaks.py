@@ -23,6 +23,9 @@ _EPS = float(np.finfo(np.float64).eps)
 _ROUNDING = 64.0
 _ZOOM = np.linspace(0.0, 1.0, 41)
 _LEVELS = 14
+# Steps of f of this relative size are the rounding of single precision, which a model may add.
+# torch's softplus leaves out the last 2e-9 above its threshold.
+_SINGLE = 6e-8
 # Below this width a steep stretch is as hard on a quadrature as a kink.
 _STEEP = 1e-4
 
@@ -90,8 +93,9 @@ def find_breaks(f: Callable[[Array], Array], scanned: Scan) -> tuple[Break, ...]
     """Jumps of f and of its first three derivatives on [-30, 30], in order.
 
     Slopes that change by 1e-3 of the mean of |f| are seen. Of three or more breaks within 0.02 some
-    may hide. Jumps are located to a rounding, kinks to about 1e-14 over their relative size, jumps
-    of higher derivatives less sharply: each has its bound.
+    may hide. Steps of f below the rounding of single precision are none. Jumps are located to a
+    rounding, kinks to about 1e-14 over their relative size, jumps of higher derivatives less
+    sharply: each has its bound.
 
     Args:
         f: function of float64 arrays.
@@ -116,11 +120,12 @@ def find_breaks(f: Callable[[Array], Array], scanned: Scan) -> tuple[Break, ...]
         np.concatenate(both) for both in zip((places, widths, orders), more, strict=True)
     )
     found: list[Break] = []
-    is_jump = np.zeros(len(places), dtype=bool)
+    is_jump, is_rounding = np.zeros((2, len(places)), dtype=bool)
     low = orders < 0.75
     if low.any():
-        at, jumps = _bisect(f, places[low] - widths[low], places[low] + widths[low])
+        at, jumps, gaps = _bisect(f, places[low] - widths[low], places[low] + widths[low])
         is_jump[low] = jumps
+        is_rounding[low] = jumps & (gaps <= _SINGLE * np.maximum(np.abs(f(at)), scanned.size))
         places[low] = np.where(jumps, at, places[low])
         widths[low] = np.where(jumps, 4 * _EPS * np.maximum(1.0, np.abs(at)), widths[low])
     steep = np.isnan(orders)
@@ -132,7 +137,7 @@ def find_breaks(f: Callable[[Array], Array], scanned: Scan) -> tuple[Break, ...]
         some = bent[whole[bent] == order]
         for _ in range(2 if len(some) else 0):
             places[some], widths[some] = _intersect(f, places, widths, some, order, scanned)
-    for i in np.argsort(places):
+    for i in (j for j in np.argsort(places) if not is_rounding[j]):
         here = Break(_tidy(float(places[i]), float(widths[i])), float(widths[i]), int(whole[i]))
         if found and here.place - found[-1].place <= here.error + found[-1].error + 1e-7:
             # Two candidates have closed in on one break: the sharper place stays.
@@ -252,8 +257,10 @@ def _order(sizes: list[tuple[float, float]]) -> float:
     return float(np.polyfit(steps, spikes, 1)[0])
 
 
-def _bisect(f: Callable[[Array], Array], a: Array, b: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """The points around which f changes most, and whether the change stays to the last digit."""
+def _bisect(
+    f: Callable[[Array], Array], a: Array, b: Array
+) -> tuple[Array, NDArray[np.bool_], Array]:
+    """The points around which f changes most, whether that is a step, and its size."""
     # The span of values, not the gap of the ends: |x|^(1/2) has no gap around 0.
     span = np.ptp(f(a[:, None] + (b - a)[:, None] * _ZOOM), axis=1)
     left, right = f(a), f(b)
@@ -265,7 +272,8 @@ def _bisect(f: Callable[[Array], Array], a: Array, b: Array) -> tuple[Array, NDA
         left, right = np.where(go, left, value), np.where(go, value, right)
         if (b - a <= 2 * _EPS * np.maximum(1.0, np.abs(a))).all():
             break
-    return (a + b) / 2, np.abs(right - left) > 0.5 * span
+    gap = np.asarray(np.abs(right - left))
+    return (a + b) / 2, gap > 0.5 * span, gap
 
 
 def _intersect(

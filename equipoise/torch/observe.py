@@ -90,7 +90,7 @@ class Runner:
         self._numbers: dict[fx.Node, list[int]] = {}
         for number, node in places.items():
             self._numbers.setdefault(node, []).append(number)
-        self._seen: dict[int, tuple[float, float]] = {}
+        self._seen: dict[int, tuple[float, float, float]] = {}
         self.failure = ""
 
     def look(self, value: int, draws: Draws, with_rows: bool) -> Seen | None:
@@ -111,7 +111,8 @@ class Runner:
         rows = _NO_ROWS
         if with_rows and node in self._values:
             rows = _rows(self._values[node])
-        return Seen(*self._seen[value], rows)
+        mean_square, share, fewness = self._seen[value]
+        return Seen(mean_square, share, rows, fewness)
 
     def _run_to(self, target: fx.Node, draws: Draws) -> None:
         """Run what can be run, in order, up to a node."""
@@ -216,7 +217,8 @@ class Runner:
             return
         mean_square = float(_squares(value))
         if mean_square < float("inf"):
-            self._seen[number] = mean_square, _share(value, self._axis[number], mean_square)
+            share = _share(value, self._axis[number], mean_square)
+            self._seen[number] = mean_square, share, _fewness(value, mean_square)
 
 
 def _steps(graph: fx.Graph, cast: tuple[Any, ...] | None) -> Iterator[_Step]:
@@ -259,6 +261,14 @@ def _squares(value: torch.Tensor, dims: tuple[int, ...] | None = None) -> torch.
     if dims is not None:
         wide = wide.mean(dim=dims)
     return wide.square().mean(dtype=torch.float64)
+
+
+def _fewness(value: torch.Tensor, mean_square: float) -> float:
+    """Relative variance of a mean square over numbers drawn apart, as far as they tell it."""
+    if not mean_square > 0:
+        return 0.0
+    relative = value.detach().double().square() / mean_square
+    return max(0.0, float(relative.square().mean()) - 1.0) / value.numel()
 
 
 def _share(value: torch.Tensor, axis: int, mean_square: float) -> float:

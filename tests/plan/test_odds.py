@@ -33,7 +33,7 @@ def line(width, depth, activation):
 def draws(signal, gradient):
     """Draws with given logs at each layer."""
     s, g = np.array(signal, dtype=float), np.array(gradient, dtype=float)
-    return Draws(s, g, np.zeros_like(s), s, g, np.zeros_like(s), np.zeros_like(s))
+    return Draws(s, g, np.zeros_like(s), s, g, np.zeros_like(s), np.zeros_like(s), g[:, 0])
 
 
 def test_the_definition():

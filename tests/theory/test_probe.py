@@ -102,6 +102,16 @@ def test_jumps(f, jumps):
     assert classify(found).kind is ActivationClass.NEITHER
 
 
+def test_steps_that_single_precision_makes_are_none():
+    """As torch's softplus: above 20 it is its argument, 2.1e-9 away."""
+    found = probe(lambda x: np.where(x > 20.0, x, np.logaddexp(0.0, x)))
+    assert found.jumps == ()
+    assert statistics(found, 1.0).slope_energy == pytest.approx(
+        statistics(activations.softplus(), 1.0).slope_energy, rel=1e-6
+    )
+    assert probe(lambda x: np.logaddexp(0.0, x / 2) + 1e-5 * (x > 20.0)).jumps == (20.0,)
+
+
 @pytest.mark.parametrize("bound", [7.5, 12.0, 25.0])
 def test_kinks_on_the_whole_stated_range(bound):
     """Everything on [-30, 30] is said to be seen."""

@@ -128,6 +128,34 @@ class Pyramid(nn.Module):
         return self.last(torch.cat([x, F.interpolate(small, scale_factor=2.0)], 1))
 
 
+class Copies(nn.Module):
+    """One feature on the way into a wide layer, which a narrow one reads; copied in between."""
+
+    def __init__(self, is_relu=False):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(1, 1), nn.Linear(1, 32), nn.Linear(32, 3, bias=False)
+        self.is_relu = is_relu
+
+    def forward(self, x):
+        x = self.b(self.a(x).unsqueeze(1).expand(-1, 3, -1, -1))
+        return self.c(x.relu() if self.is_relu else x)
+
+
+class Packed(nn.Module):
+    """Causal attention into a packed one: what values share is summed over sites twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.second = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.head = nn.Linear(32, 8)
+
+    def forward(self, x):
+        q, k, v = self.first(x).chunk(3, dim=-1)
+        x = self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        return self.head(self.second(x, x, x, need_weights=False)[0])
+
+
 ROWS, SITES, MAPS = normal(96, 32), normal(24, 12, 8), normal(24, 3, 8, 8)
 CASES = {
     "pre-norm": (Stream(), ROWS, 2 * 4 + 1),
@@ -140,6 +168,14 @@ CASES = {
     "written attention": (Written(), normal(24, 12, 32), 6),
     "pictures": (Pictures(), MAPS, 9),
     "gates": (Gated(), ROWS, 6),
+    "one feature, copied": (Copies(), normal(7, 3, 1), 3),
+    "one feature of rectifiers, copied": (Copies(is_relu=True), normal(7, 3, 1), 3),
+    "inputs not about 0": (
+        nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)),
+        normal(96, 4) + 3,
+        2,
+    ),
+    "packed attention": (Packed(), normal(24, 12, 32), 5),
     "pyramid": (Pyramid(), normal(24, 4, 16), 3),
 }
 
@@ -200,6 +236,37 @@ def test_what_draws_do_not_keep_to_is_not_told():
     assert not untold(rows, normal(64, 16))
     few = nn.Sequential(nn.Linear(16, 3), nn.LayerNorm(3), nn.Linear(3, 4))
     assert untold(few, normal(64, 16)) == ["0"]
+    # Inputs that are far from 0 are centred, and then some are nearly silent.
+    assert untold(Beside(), normal(64, 1) + 9) == ["a", "b"]
+
+
+class Beside(nn.Module):
+    """A norm whose gradient is beside another one that is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 32), nn.Linear(32, 32)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = self.b(torch.tanh(self.a(x)))
+        return self.head(x + self.norm(x))
+
+
+class Bumps(nn.Module):
+    """A function that is flat far from 0, of inputs of which a few are far from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.head = nn.Linear(3, 3), nn.Linear(3, 17)
+
+    def forward(self, x):
+        return self.head(torch.exp(-((x * torch.sigmoid(self.gate(x))) ** 2)))
+
+
+def test_what_few_inputs_decide_is_not_told():
+    x = normal(2, 3) * torch.tensor([20.0, 1.0, 1.0])
+    assert "gate" in untold(Bumps(), x)
 
 
 class Scaled(nn.Module):

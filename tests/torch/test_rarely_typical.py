@@ -1,0 +1,65 @@
+"""What one draw, one picture or one batch shows is not taken for what all of them do."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import equipoise.torch as eq
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Cubes(nn.Module):
+    """Powers of normal numbers behind a gain that keeps its value."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(11, 8), nn.Linear(8, 16)
+        self.gain = nn.Parameter(normal(8))
+
+    def forward(self, x):
+        x = self.table(x)
+        cubes = x * torch.relu(F.layer_norm(x, (8,)) * F.softplus(self.gain)) ** 2
+        return self.head(F.softshrink(cubes).amax(1))
+
+
+def test_a_level_that_is_another_one_in_most_draws_is_not_told():
+    (found,) = (p for p in eq.plan(Cubes(), torch.tensor([[1, 4, 2, 7, 9]])).predictions)
+    assert math.isnan(found.signal)
+
+
+class Tracked(nn.Module):
+    """A batch norm that evaluates takes no mean off, a norm of the row does, a mean sees it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.batch = nn.Conv2d(8, 2, 3, padding=1), nn.BatchNorm2d(2)
+        self.branch = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 2, 1))
+        self.norm, self.head = nn.GroupNorm(1, 2), nn.Linear(2, 16)
+
+    def forward(self, x):
+        x = self.batch(F.logsigmoid(self.first(x)))
+        return self.head(self.norm(x + self.branch(x)).mean((2, 3)))
+
+
+def test_a_mean_that_a_tracked_norm_leaves_is_taken_off_by_the_next():
+    x = normal(7, 8, 12, 12)
+    told = {p.layer: p.signal for p in eq.plan(Tracked().eval(), x).predictions}
+    assert math.isnan(told["head"])
+
+
+def test_one_picture_is_not_centred_by_itself():
+    """Its mean over sites is all that a mean over sites leaves of it."""
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(12, 16))  # fmt: skip
+    one = normal(1, 3, 8, 8) + 1.5
+    report = eq.initialize(model, one, generator=torch.Generator().manual_seed(0))
+    assert 0.5 < float(model(one).detach().square().mean().sqrt()) < 2.0
+    assert 0.5 < report.plan.predictions[-1].signal < 2.0
+    # Of several it is the mean of all that is taken off.
+    eq.initialize(model, normal(24, 3, 8, 8) + 1.5)
+    assert float(model[0].bias.detach().abs().max()) > 0.1
