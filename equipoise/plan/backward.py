@@ -100,7 +100,7 @@ class _Backward:
                 continue
             is_sure = all(levels.is_sure(v) for v in self._decisive(node))
             for value, flow in self._through(node, got[0]):
-                known = flow if is_sure else replace(flow, doubt=flow.energy)
+                known = flow if is_sure else flow.doubted()
                 self._flow[value] = self._flow.get(value, Flow()) + known
 
     def _decisive(self, node: Node) -> tuple[int, ...]:
@@ -142,15 +142,13 @@ class _Backward:
                 linear, square = slopes(f, self._level(source), self._levels.mean(source))
                 share = self._share(source)
                 flow = got.times(square, linear**2 + share * (square - linear**2))
-                return (
-                    replace(flow, doubt=flow.energy) if self._evenness.is_of_few(source) else flow
-                )
+                return flow.doubted() if self._evenness.is_of_few(source) else flow
             case Norm():
                 if node.kind == "instance" and not node.is_tracked:
                     # What all sites share is taken off.
                     got = got.made_of(got.energy - got.common)
                 flow, doubt = got.times(self._norm(node)), self._evenness.doubt(node)
-                return replace(flow, doubt=flow.energy * doubt) if doubt and flow.energy else flow
+                return flow.doubted(doubt) if doubt else flow
             case Gain():
                 return got.times(self._levels.factor_of(node)[0])
             case Dropout(probability=p, is_active=active):
@@ -207,7 +205,7 @@ class _Backward:
             flow = replace(flow, common=flow.energy)
         # A weight that is used again meets what it made itself.
         is_sure &= all(self._uses[a.weight] == 1 or a.several for a in stack.affines)
-        return first.input, flow if is_sure else replace(flow, doubt=flow.energy)
+        return first.input, flow if is_sure else flow.doubted()
 
     def _tell(self, value: int, flow: Flow, is_sure: bool) -> None:
         """Take note of the RMS of the gradient at a layer, where draws keep to it."""
@@ -261,7 +259,7 @@ class _Backward:
             flow = got.times(twice * self._level(other), twice * mean * mean)
             if node.output in self._normed and self._ratio(node.output, value) > 1:
                 # A norm takes the size off that a gate gives.
-                flow = replace(flow, doubt=flow.energy)
+                flow = flow.doubted()
             yield value, self._to_smaller(flow, node.output, value)
 
     def _through_attention(self, node: Attention, got: Flow) -> Iterator[tuple[int, Flow]]:
@@ -303,7 +301,10 @@ class _Backward:
             # What all keys have in common moves no softmax, before it or behind it.
             level = self._level(other) * (1.0 - self._share(other))
             sums = self._entries(node.output) * node.size / self._entries(value)
-            yield value, self._doubted_by_shares(got.times(sums * level, 0.0), other)
+            flow = self._doubted_by_shares(got.times(sums * level, 0.0), other)
+            # Weights that add up over queries take off what gradients of queries have in common.
+            is_other = weights is not None and not weights.is_average
+            yield value, flow.doubted() if is_other else flow
 
     def _to_smaller(self, got: Flow, made: int, value: int) -> Flow:
         """To a term of a sum, which may have been broadcast to it."""
@@ -329,7 +330,7 @@ class _Backward:
     def _doubted_by_shares(self, flow: Flow, *values: int) -> Flow:
         """A gradient that depends on what sites do not share: in doubt if that is hardly known."""
         is_sure = all(self._levels.share(v) <= _MOST_SHARED for v in values)
-        return flow if is_sure else replace(flow, doubt=flow.energy)
+        return flow if is_sure else flow.doubted()
 
     def _entries(self, value: int) -> int:
         return max(1, math.prod(self._trace.values[value].shape))

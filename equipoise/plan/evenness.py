@@ -8,9 +8,23 @@ import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from scipy.special import ndtri
 
 from equipoise.plan.levels import Levels
-from equipoise.plan.nodes import Affine, Lookup, Node, Norm, reads
+from equipoise.plan.nodes import (
+    Affine,
+    Dropout,
+    Lookup,
+    Node,
+    Nonlinearity,
+    Norm,
+    Opaque,
+    Product,
+    Shift,
+    Softmax,
+    makes,
+    reads,
+)
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
 
@@ -18,6 +32,9 @@ from equipoise.schemes.laws import Array
 _NARROW = 4
 # Of rows whose energy s has a larger E s E 1/s some are nearly silent.
 _UNEVEN = 2.0
+# Norms divide what is silent by the root of about this, and multiply its gradient by the inverse.
+_RARELY_SILENT = 1e-5
+_NORMAL = ndtri((np.arange(1000) + 0.5) / 1000)
 # Sum of fourth powers over the square of that of squares: 3 / n of n normal numbers.
 _MOST_FEWNESS = 0.2
 
@@ -42,6 +59,11 @@ class Evenness:
     ) -> None:
         self._trace, self._levels, self._producer = trace, levels, producer
         self._centres = centres
+        # Values of which all units of a site are 0 now and then.
+        self._silent: set[int] = set()
+        for node in trace.nodes:
+            if self._may_be_silent(node):
+                self._silent.update(makes(node))
 
     def doubt(self, node: Norm) -> float:
         """How much of the gradient in front of a norm may be another one, as told and over it.
@@ -56,6 +78,8 @@ class Evenness:
         # Over an axis of sites it is their differences that count.
         if by_site and node.size not in (0, source.shape[source.axis]):
             return math.inf
+        if by_site and node.input in self._silent:
+            return math.inf
         # Of normal numbers, one less where a mean is removed: E 1/s is finite from three on.
         free = node.size - (node.kind != "rms")
         narrow = free / (free - 2) if free > 2 else math.inf
@@ -63,6 +87,30 @@ class Evenness:
         if 0 < node.size <= _NARROW:
             return max(narrow, found)
         return found if found > _UNEVEN else 0.0
+
+    def _may_be_silent(self, node: Node) -> bool:
+        """Whether now and then all units of a site that a node makes are 0."""
+        sources = [v in self._silent for v in reads(node)]
+        chance = 0.0
+        match node:
+            case Product():
+                return any(sources)
+            case Dropout(probability=p, is_active=True):
+                chance = p
+            case Nonlinearity(input=source, activation=f):
+                if f.value_at_zero != 0.0:
+                    return False
+                level = self._levels.of(source)
+                # Levels within a chain are its own matter: about 1, in general.
+                rms = math.sqrt(level) if level > 0 else 1.0
+                chance = float(np.mean(f.f(rms * _NORMAL) == 0.0))
+            case Shift() | Opaque() | Softmax():
+                return False
+        made = self._trace.values[makes(node)[0]]
+        width = made.shape[made.axis] if made.shape else 0
+        if sources and all(sources):
+            return True
+        return width > 0 and chance**width > _RARELY_SILENT
 
     def is_of_few(self, value: int) -> bool:
         """Whether few of the numbers of the inputs make up what a function is given.

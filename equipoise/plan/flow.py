@@ -1,7 +1,7 @@
 """A gradient at one value of a model, in second moments."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Flow:
         passes = self.louder * self.energy + other.louder * other.energy
         louder = passes / energy if energy and passes != energy else 1.0
         return Flow(energy, self.common + other.common, self.doubt + other.doubt, louder)
+
+    def doubted(self, part: float = 1.0) -> "Flow":
+        """The same where so much of it, or more than all, may be another one."""
+        return replace(self, doubt=max(self.doubt, self.energy * part)) if self.energy else self
 
     def times(self, factor: float, common: float | None = None) -> "Flow":
         """All parts times a factor, the common one perhaps times another."""

@@ -140,13 +140,14 @@ class Shift:
 
 @dataclass(frozen=True)
 class Softmax:
-    """Weights that add up to 1 along an axis of ``size`` entries."""
+    """Weights that add up to 1 along an axis of ``size`` entries, counted from the last."""
 
     layer: str
     input: int
     output: int
     space: int
     size: int
+    axis: int = -1
 
 
 @dataclass(frozen=True)

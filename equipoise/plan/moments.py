@@ -64,10 +64,12 @@ class Weights:
     Attributes:
         place: 0 or 1.
         mean: of the weights, 1 over the size of the axis along which they add up to 1.
+        is_average: whether that is the axis that is summed over.
     """
 
     place: int
     mean: float
+    is_average: bool = True
 
 
 def second_moment(
@@ -140,24 +142,29 @@ def averaging(node: Node, producer: Mapping[int, Node]) -> Weights | None:
     """Which factor of a product is made by a softmax, None where neither is."""
     if isinstance(node, Contract):
         for place, value in enumerate(node.inputs):
-            softmax = _softmax_behind(value, producer)
+            softmax, is_turned = _softmax_behind(value, producer)
             if softmax and softmax.size:
-                return Weights(place, 1.0 / softmax.size)
+                # The first is summed over its last axis, the second over the one before.
+                is_average = softmax.axis == (-1 - place if not is_turned else place - 2)
+                return Weights(place, 1.0 / softmax.size, is_average)
     return None
 
 
-def _softmax_behind(value: int, producer: Mapping[int, Node]) -> Softmax | None:
-    """The softmax that made a value, up to dropout and moves of its entries."""
+def _softmax_behind(value: int, producer: Mapping[int, Node]) -> tuple[Softmax | None, bool]:
+    """The softmax that made a value, up to dropout and moves, and whether it was transposed."""
+    is_turned = False
     while True:
         match producer.get(value):
-            case Dropout(input=source) | Reshape(input=source) | Permute(input=source):
+            case Permute(input=source):
+                value, is_turned = source, not is_turned
+            case Dropout(input=source) | Reshape(input=source):
                 value = source
             case Take(input=source) | Spread(input=source):
                 value = source
             case Softmax() as node:
-                return node
+                return node, is_turned
             case _:
-                return None
+                return None, is_turned
 
 
 def behind(activation: Activation, q: float) -> float:

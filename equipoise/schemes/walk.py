@@ -224,7 +224,9 @@ def _largest(
         found.append((frame, active))
     zero = 0.0 if is_mirrored else space.activation.value_at_zero
     mean = float(np.mean([active.mean() for _, active in found])) - zero
-    shift = mean if space.can_shift and not is_mirrored else 0.0
+    # A single number is not told from its mean.
+    is_one = sum(active.size for _, active in found) == 1
+    shift = mean if space.can_shift and not is_mirrored and not is_one else 0.0
     state.replace(np.concatenate([
         np.einsum("uc,rus->rcs", frame[:, :read], active - zero - shift) for frame, active in found
     ]))  # fmt: skip

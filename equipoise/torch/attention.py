@@ -68,8 +68,9 @@ def _softmax(state: Reading, node: fx.Node) -> bool:
     made = state.values.same(held)
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1)
     state.held[node] = made
-    size = shape[int(dim)] if isinstance(dim, int) and shape else 1
-    state.nodes.append(Softmax(layer_of(node), held.number, made.number, made.space, size))
+    axis = int(dim) % len(shape) - len(shape) if isinstance(dim, int) and shape else -1
+    size = shape[axis] if shape else 1
+    state.nodes.append(Softmax(layer_of(node), held.number, made.number, made.space, size, axis))
     return True
 
 

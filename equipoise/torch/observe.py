@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class Runner:
         inputs: ModelInputs,
         trace: Trace,
     ) -> None:
+        self._again = partial(Runner, model, program, places, inputs, trace)
         self._model, self._places = model, places
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._name_of, self._known = program.parameters, program.known
@@ -90,8 +92,12 @@ class Runner:
         self._numbers: dict[fx.Node, list[int]] = {}
         for number, node in places.items():
             self._numbers.setdefault(node, []).append(number)
-        self._seen: dict[int, tuple[float, float, float]] = {}
+        self._seen: dict[int, tuple[float, float]] = {}
         self.failure = ""
+
+    def again(self) -> "Runner":
+        """One that begins anew, for another draw."""
+        return self._again()
 
     def look(self, value: int, draws: Draws, with_rows: bool) -> Seen | None:
         """A value of the trace; None where it cannot be computed yet, or not at all.
@@ -111,8 +117,7 @@ class Runner:
         rows = _NO_ROWS
         if with_rows and node in self._values:
             rows = _rows(self._values[node])
-        mean_square, share, fewness = self._seen[value]
-        return Seen(mean_square, share, rows, fewness)
+        return Seen(*self._seen[value], rows)
 
     def _run_to(self, target: fx.Node, draws: Draws) -> None:
         """Run what can be run, in order, up to a node."""
@@ -217,8 +222,7 @@ class Runner:
             return
         mean_square = float(_squares(value))
         if mean_square < float("inf"):
-            share = _share(value, self._axis[number], mean_square)
-            self._seen[number] = mean_square, share, _fewness(value, mean_square)
+            self._seen[number] = mean_square, _share(value, self._axis[number], mean_square)
 
 
 def _steps(graph: fx.Graph, cast: tuple[Any, ...] | None) -> Iterator[_Step]:
@@ -261,14 +265,6 @@ def _squares(value: torch.Tensor, dims: tuple[int, ...] | None = None) -> torch.
     if dims is not None:
         wide = wide.mean(dim=dims)
     return wide.square().mean(dtype=torch.float64)
-
-
-def _fewness(value: torch.Tensor, mean_square: float) -> float:
-    """Relative variance of a mean square over numbers drawn apart, as far as they tell it."""
-    if not mean_square > 0:
-        return 0.0
-    relative = value.detach().double().square() / mean_square
-    return max(0.0, float(relative.square().mean()) - 1.0) / value.numel()
 
 
 def _share(value: torch.Tensor, axis: int, mean_square: float) -> float:

@@ -238,6 +238,14 @@ def test_what_draws_do_not_keep_to_is_not_told():
     assert untold(few, normal(64, 16)) == ["0"]
     # Inputs that are far from 0 are centred, and then some are nearly silent.
     assert untold(Beside(), normal(64, 1) + 9) == ["a", "b"]
+    # All of few rectifiers are silent for some rows, with or without dropout.
+    narrow = [nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 32)]
+    ends = [nn.LayerNorm(32), nn.Linear(32, 4)]
+    assert untold(nn.Sequential(*narrow, *ends), normal(64, 16)) == ["0", "2"]
+    dropped = [nn.Linear(16, 4), nn.Dropout(0.3), nn.Linear(4, 32)]
+    assert untold(nn.Sequential(*dropped, *ends), normal(64, 16)) == ["0", "2"]
+    wide = [nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32)]
+    assert not untold(nn.Sequential(*wide, *ends), normal(64, 16))
 
 
 class Beside(nn.Module):
@@ -262,6 +270,22 @@ class Bumps(nn.Module):
 
     def forward(self, x):
         return self.head(torch.exp(-((x * torch.sigmoid(self.gate(x))) ** 2)))
+
+
+class OverQueries(nn.Module):
+    """Weights that add up over the queries, behind which only a mean of all of them is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.head = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x):
+        scores = self.q(x) @ self.k(x).mT / 4
+        return self.head((scores.softmax(-2) @ self.v(x)).mean(1))
+
+
+def test_weights_that_add_up_over_queries_are_not_taken_for_averages():
+    assert untold(OverQueries(), normal(16, 12, 16)) == ["q", "k"]
 
 
 def test_what_few_inputs_decide_is_not_told():
