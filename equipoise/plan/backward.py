@@ -47,7 +47,7 @@ from equipoise.plan.nodes import (
     makes,
     reads,
 )
-from equipoise.plan.origins import site_spaces
+from equipoise.plan.origins import averages_copies, copied_spaces, site_spaces
 from equipoise.plan.participation import participation
 from equipoise.plan.predict import expect
 from equipoise.plan.stack_plan import Expected, StackPlan
@@ -87,7 +87,7 @@ class _Backward:
         self._chain = {a.output: chain for chain in chains for a in chain.layers.affines}
         centres = {c.layers.affines[0].output: c.centre for c in chains}
         self._evenness = Evenness(trace, levels, self._producer, centres)
-        self._sites_of = site_spaces(trace)
+        self._sites_of, self._copied = site_spaces(trace), copied_spaces(trace)
         self._uses = Counter(n.weight for n in trace.nodes if isinstance(n, Affine))
         self._normed = {n.input for n in trace.nodes if isinstance(n, Norm)}
         self._flow: dict[int, Flow] = {}
@@ -163,7 +163,9 @@ class _Backward:
             case Pool(kind="average", window=window):
                 window_size = math.prod(window)
                 back = got.times(self._ratio(node.output, node.input) / window_size)
-                return replace(back, common=back.energy) if node.is_global else back
+                back = replace(back, common=back.energy) if node.is_global else back
+                is_of_copies = averages_copies(node, self._trace, self._copied)
+                return back.doubted() if is_of_copies else back
             case Pool():
                 return got.times(self._ratio(node.output, node.input), 0.0)
             case Softmax(size=size):

@@ -21,12 +21,18 @@ from equipoise.plan.nodes import (
     Opaque,
     Reshape,
     Shift,
-    Softmax,
     Take,
     makes,
     reads,
 )
-from equipoise.plan.origins import Origin, Origins, are_independent
+from equipoise.plan.origins import (
+    Origin,
+    Origins,
+    are_independent,
+    averages_copies,
+    copied_spaces,
+    is_spread_around_0,
+)
 from equipoise.plan.rows import Rows
 from equipoise.plan.stacks import Stack
 from equipoise.plan.trace import Trace
@@ -78,6 +84,7 @@ class Levels:
         counts = Counter(n.weight for n in trace.nodes if isinstance(n, Affine) and not n.several)
         self._reused = any(count > 1 for count in counts.values())
         self._together = Covariances()
+        self._copied = copied_spaces(trace)
         # Values whose second moment was planned, and not found.
         self._planned: set[int] = set(self._level)
 
@@ -256,7 +263,8 @@ class Levels:
                 self._keeps_to_levels(value, node, levels)
                 and (not moves or self._is_followed(node, origins, is_drawn))
                 and is_told(node, levels, shares, self._width(value))
-                and self._is_spread_around_0(node, origins)
+                and is_spread_around_0(node, self._producer, self._origin)
+                and not averages_copies(node, self._trace, self._copied)
             ):
                 self._doubtful.add(value)
         if value not in self._share:
@@ -312,22 +320,6 @@ class Levels:
             case Norm():
                 return self._as_kept(node, second_moment(node, levels, shares, factor), factor)
         return second_moment(node, levels, shares, factor, weights)
-
-    def _is_spread_around_0(self, node: Node, origins: Sequence[Origin]) -> bool:
-        """Whether a function is given values on both sides of 0, where it is neither odd nor even.
-
-        Of a sum it is enough that one of its terms is. What scores of a softmax have in common says
-        nothing of how they differ, so all of them must be.
-        """
-        match node:
-            case Softmax():
-                return origins[0].is_centred
-            case Nonlinearity(input=source, activation=activation):
-                before = self._producer.get(source)
-                parts = before.inputs if isinstance(before, Merge) else (source,)
-                return activation.parity != "none" or any(self._origin[v].is_centred for v in parts)
-            case _:
-                return True
 
     def _as_kept(self, node: Norm, level: float, factor: float) -> float:
         """A level with the gain of a norm, and with its offset where that keeps its values."""

@@ -7,7 +7,7 @@ used here. Units of one weight that are taken apart (the parts of a fused projec
 by weights of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_, or_, xor
@@ -29,6 +29,7 @@ from equipoise.plan.nodes import (
     Recurrent,
     Shift,
     Softmax,
+    Spread,
     Take,
     uses,
 )
@@ -240,3 +241,40 @@ def are_independent(node: Node, origins: Sequence[Origin], is_random: bool = Fal
             return all(a.is_apart_from(b) or not (a.seen and b.seen) for a, b in pairs)
         case _:
             return True
+
+
+def is_spread_around_0(
+    node: Node, producer: Mapping[int, Node], origins: Mapping[int, Origin]
+) -> bool:
+    """Whether a function is given values on both sides of 0, where it is neither odd nor even.
+
+    Of a sum it is enough that one of its terms is. What scores of a softmax have in common says
+    nothing of how they differ, so all of them must be.
+    """
+    match node:
+        case Softmax(input=source):
+            return origins[source].is_centred
+        case Nonlinearity(input=source, activation=activation):
+            before = producer.get(source)
+            parts = before.inputs if isinstance(before, Merge) else (source,)
+            return activation.parity != "none" or any(origins[v].is_centred for v in parts)
+        case _:
+            return True
+
+
+def copied_spaces(trace: Trace) -> frozenset[int]:
+    """Spaces of axes along which values were copied."""
+    found: set[int] = set()
+    for node in trace.nodes if trace.values else ():
+        if isinstance(node, Spread):
+            made, given = trace.values[node.output], trace.values[node.input]
+            found.update(set(made.spaces) - set(given.spaces))
+    return frozenset(found)
+
+
+def averages_copies(node: Node, trace: Trace, copied: frozenset[int]) -> bool:
+    """Whether a mean is one over copies, of which nothing is lost: shares do not tell that."""
+    if not (isinstance(node, Pool) and copied):
+        return False
+    gone = set(trace.values[node.input].spaces) - set(trace.values[node.output].spaces)
+    return not copied.isdisjoint(gone)

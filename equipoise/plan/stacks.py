@@ -234,7 +234,10 @@ class _Path:
         """Whether the path goes on through a node."""
         match node:
             case Nonlinearity():
-                if self.activation is not None:
+                # Dropout in front of a function is that behind it where the function is a line on
+                # each side of 0, and else another thing.
+                is_early = self.kept < 1.0 and node.activation.homogeneity != 1.0
+                if self.activation is not None or is_early:
                     return False
                 self.activation = node.activation
             case Dropout():

@@ -84,3 +84,43 @@ def test_one_picture_of_one_channel_has_a_largest_site():
     one = normal(1, 1, 4, 6) + 1.1
     eq.initialize(model, one, generator=torch.Generator().manual_seed(0))
     assert 0.5 < float(model(one).detach().square().mean().sqrt()) < 2.0
+
+
+class Copied(nn.Module):
+    """Copies less their mean: nothing but rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 16)
+
+    def forward(self, x):
+        x = self.a(x.unsqueeze(1).expand(-1, 3, -1, -1))
+        return self.b(x - x.mean(1, keepdim=True))
+
+
+def test_a_mean_of_copies_is_what_was_copied():
+    (first, second) = eq.plan(Copied(), normal(7, 5, 8)).predictions
+    assert math.isnan(second.signal) or second.signal == 0.0
+    assert math.isnan(first.across)
+
+
+class Dropped(nn.Module):
+    """Dropout in front of a function that is not 0 where its argument is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.drop = nn.Linear(24, 32), nn.Linear(32, 16), nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.b(F.softplus(torch.tanh(self.drop(self.a(x)))))
+
+
+def test_dropout_in_front_of_a_function_is_not_that_behind_it():
+    model, x = Dropped(), normal(64, 24)
+    plan = eq.plan(model, x)
+    made = []
+    for seed in range(20):
+        eq.apply(model, plan, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            made.append(float(model(x).square().mean().sqrt()))
+    assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.1)
