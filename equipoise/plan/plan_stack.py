@@ -11,7 +11,12 @@ from equipoise.plan.forms import at_gain_one
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.shared import shared_law
-from equipoise.plan.shifted_plan import plan_shifted, plan_spread, spread_for_few
+from equipoise.plan.shifted_plan import (
+    plan_shifted,
+    plan_spread,
+    rests_better,
+    spread_for_few,
+)
 from equipoise.plan.siren_plan import QUIET_FIELD, reads_coordinates, sine_laws, siren_phases
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack
@@ -91,7 +96,14 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     else:
         planned = plan_framed(stack, choice, inputs, aim)
         if not aim.for_derivatives:
-            planned = spread_for_few(stack, planned, inputs)
+            why = rests_better(stack, planned, inputs)
+            if why:
+                rested = plan_shifted(stack, 0.0, inputs, aim)
+                planned = replace(
+                    rested, reason=rested.reason.replace("as asked for", f"since {why}")
+                )
+            else:
+                planned = spread_for_few(stack, planned, inputs)
     if stack.is_last and aim.purpose:
         planned = replace(planned, reason=f"{planned.reason}; {_outputs(stack, aim)}")
     warning = choice.warning or planned.warning

@@ -5,7 +5,10 @@ units of a pair from bending at the same input, the other keeps every unit from 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
@@ -17,7 +20,8 @@ from equipoise.plan.stacks import Hidden, Stack
 from equipoise.schemes.laws import Framed, Law, Mirrored, OffsetBias, Plain, SpreadBias
 from equipoise.theory.activations import linear
 from equipoise.theory.oddpart import affine_departure, mirrored_pair
-from equipoise.theory.shift import departure, shift_for_departure
+from equipoise.theory.rest import Rest, rest
+from equipoise.theory.shift import departure, shift_for_departure, shifted
 
 # One input in ten leaves the linear range of some unit where no shift is given.
 _LEAVING = 0.1
@@ -26,14 +30,16 @@ _MOST_DIRECTIONS = 12.0
 
 
 def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackPlan:
-    """Laws for units that rest at c > 0: W_l = O_l / f'(c), b_l = c - W_l f(c).
+    """Laws for units that rest at c, away from 0: b_l = c - W_l f(c).
 
-    The stack is exactly linear, at full rank, for every input whose preactivations stay above 0.
+    Where f is a line above 0, W_l = O_l / f'(c): the stack is exactly linear, at full rank, for
+    every input whose preactivations stay above 0. Other functions rest where they are steepest
+    (``theory.rest``), and weights have the gain of a centred stack of f(c + v) - f(c).
 
     Args:
-        stack: dense layers with activations that are a line on each side of 0.
-        shift: c in RMS of v, the part of the preactivation that moves; 0 for the one at which one
-            input in ten leaves the linear range.
+        stack: dense layers.
+        shift: c in RMS of v, the part of the preactivation that moves, for lines; 0 for the one at
+            which one input in ten leaves the linear range.
         inputs: what enters.
         aim: what the plan is for; a line spends nothing of its budget.
 
@@ -44,42 +50,112 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackP
         PlanError: naming the layer or activation that cannot be shifted.
     """
     _refuse_maps(stack, "shifted")
-    for affine, h in zip(stack.affines, stack.hidden, strict=False):
-        if h.activation.homogeneity != 1.0 or not h.activation.slope_right:
+    rests = [rest(h.activation) for h in stack.hidden]
+    for affine, h, found in zip(stack.affines, stack.hidden, rests, strict=False):
+        if found.kind == "none":
             raise PlanError(
-                f"activation behind layer {affine.layer!r} must be a line above 0 to be shifted, "
-                f"got {h.activation}. Use scheme='auto'."
+                f"activation behind layer {affine.layer!r} must be a line above 0 or have a place "
+                f"where it is steepest to be shifted, got {h.activation}. Use scheme='auto'."
             )
     narrowest = min((h.width for h in stack.hidden), default=1)
     far = shift or shift_for_departure(_LEAVING, narrowest, max(1, stack.depth))
-    lines = replace(
+    seen = tuple(
+        linear(r.slope) if r.kind == "line" else shifted(h.activation, r.place)
+        for h, r in zip(stack.hidden, rests, strict=True)
+    )
+    moved = replace(
         stack,
-        hidden=tuple(replace(h, activation=linear(h.activation.slope_right)) for h in stack.hidden),
+        hidden=tuple(replace(h, activation=f) for h, f in zip(stack.hidden, seen, strict=True)),
     )
     choice = Choice("framed", tuple(Plain() for _ in stack.hidden), "")
-    planned = plan_framed(lines, choice, inputs, aim)
-    levels = [far * rms for rms in planned.signal[:-1]]
-    rests = [
-        0.0,
-        *(h.activation.slope_right * c for h, c in zip(stack.hidden, levels, strict=True)),
+    planned = plan_framed(moved, choice, inputs, aim)
+    levels = [
+        far * rms if r.kind == "line" else r.place
+        for rms, r in zip(planned.signal, rests, strict=False)
     ]
+    passed = [0.0]
+    for h, c in zip(stack.hidden, levels, strict=True):
+        passed.append(float(h.activation.f(np.full(1, c))[0]))
     biases: list[Law] = []
-    for affine, law, rest, level in zip(
-        stack.affines, planned.biases, rests, [*levels, 0.0], strict=True
+    for affine, law, value, level in zip(
+        stack.affines, planned.biases, passed, [*levels, 0.0], strict=True
     ):
         centre = law.centre if isinstance(law, OffsetBias) else ""
-        biases.append(OffsetBias(affine.weight, rest, centre, level))
-    chance = departure(far, narrowest, max(1, stack.depth)).stack
+        biases.append(OffsetBias(affine.weight, value, centre, level))
     return replace(
         planned,
         biases=tuple(biases),
         signal=(*(math.hypot(s, c) for s, c in zip(planned.signal, levels, strict=False)),
                 planned.signal[-1]),
-        reason=(
-            f"shifted, as asked for: units rest {far:.3g} RMS above 0, which {chance:.1%} of "
-            "Gaussian inputs leave somewhere"
-        ),
+        reason=f"shifted, as asked for: {_where_they_rest(stack, rests, far)}",
     )  # fmt: skip
+
+
+def _where_they_rest(stack: Stack, rests: Sequence[Rest], far: float) -> str:
+    """Where the units of a shifted stack rest, in words."""
+    said = []
+    narrowest = min((h.width for h in stack.hidden), default=1)
+    if not rests or any(r.kind == "line" for r in rests):
+        chance = departure(far, narrowest, max(1, stack.depth)).stack
+        said.append(
+            f"units rest {far:.3g} RMS above 0, which {chance:.1%} of Gaussian inputs leave "
+            "somewhere"
+        )
+    others = {h.activation: r for h, r in zip(stack.hidden, rests, strict=True) if r.kind != "line"}
+    for f, r in others.items():
+        how = "is steepest" if r.kind == "steepest" else "hardly bends"
+        said.append(f"units of {f} rest at {r.place:.3g}, where it {how}")
+    return "; ".join(said)
+
+
+def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
+    """Why the units of a stack on frames should rest away from 0 instead, or ''.
+
+    A pair keeps one direction where two units that rest apart keep two. Where pairs hold fewer
+    than half of the directions in which inputs vary and outputs are wanted, what they lose decides;
+    where they hold more, pairs are better, since they bend at once and bear larger steps. Pairs
+    that are no lines are worth less: their slopes fade or grow with depth as those of any unit.
+
+    Args:
+        stack: the layers.
+        planned: their laws on frames.
+        inputs: what enters.
+
+    Returns:
+        One clause; '' where the stack should stay as it is, or cannot be shifted.
+    """
+    pairs = [
+        weight.rank
+        for weight in planned.weights
+        if isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
+    ]
+    rests = [rest(h.activation) for h in stack.hidden]
+    is_dense = not any(a.convolution.kernel for a in stack.affines)
+    has_dropout = any(h.dropout for h in stack.hidden)
+    if not pairs or not is_dense or has_dropout or not all(stack.can_shift):
+        return ""
+    if any(r.kind == "none" for r in rests):
+        return ""
+    bent = next(
+        (h.activation for h, r in zip(stack.hidden, rests, strict=True)
+         if r.kind == "steepest" and not _is_line(h)), None
+    )  # fmt: skip
+    if bent is not None:
+        return f"pairs of {bent} are no lines"
+    held, directions, outputs = min(pairs), _directions(stack, inputs), stack.affines[-1].out_size
+    if 2 * held >= min(directions, outputs):
+        return ""
+    return (
+        f"pairs would hold {held} of the {directions:.2g} directions in which inputs vary, for "
+        f"{outputs} outputs"
+    )
+
+
+def _directions(stack: Stack, inputs: Inputs) -> float:
+    """Number of directions in which inputs vary, that of the features where it is not known."""
+    axes = principal_axes(inputs.rows, 1)
+    size = float(stack.affines[0].in_size)
+    return min(size, axes.participation) if axes is not None else size
 
 
 def plan_spread(stack: Stack, spread: float, inputs: Inputs, aim: Aim) -> StackPlan:
@@ -134,11 +210,7 @@ def spread_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
     are_lines = all(_is_line(h) for h in stack.hidden)
     if not stack.hidden or not can_move or not all(are_pairs) or not are_lines:
         return planned
-    directions = float(stack.affines[0].in_size)
-    known = min(stack.affines[0].in_size, len(inputs.rows) // 2 - 1)
-    axes = principal_axes(inputs.rows, known) if known > 0 else None
-    if axes is not None:
-        directions = min(directions, axes.participation)
+    directions = _directions(stack, inputs)
     if directions > _MOST_DIRECTIONS:
         return planned
     why = f", since inputs vary in {directions:.2g} direction{'s' * (directions != 1)}"

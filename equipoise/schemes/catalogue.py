@@ -281,9 +281,9 @@ _ENTRIES = (
     ),
     SchemeEntry(
         "shifted",
-        "orthogonal on frames, units worked at a point away from the kink",
+        "orthogonal on frames, units worked where their function is a line or steepest",
         "",
-        "ReLU, leaky ReLU and their like in narrow dense networks",
+        "ReLU, ELU, GELU, SiLU and their like in narrow dense networks",
         (
             Option("shift", 0.0, "distance from 0 in RMS of v, 0 for one that suits", 0.0, 100.0),
             _BUDGET,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import equipoise.torch as eq
+from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.entry import Inputs
 from equipoise.plan.shifted_plan import plan_shifted, plan_spread
@@ -93,3 +94,71 @@ def test_what_is_moved_counts_as_signal():
     spread = plan_spread(stack, 1.5, inputs, Aim())
     for signal, law in zip(spread.signal[:-1], spread.biases[:-1], strict=True):
         assert signal == pytest.approx(law.std * math.sqrt(1 + 1 / 1.5**2))
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.ELU, nn.SELU])
+def test_units_of_any_gate_rest_where_they_are_steep_and_keep_all_directions(act):
+    widths = (64, *[8] * 30, 10)
+    net, x = mlp(act, widths).double(), data(256, 64).double()
+    result = eq.initialize(net, x, "shifted", seeded())
+    for seen, expected in zip(result.measurements.layers, result.plan.predictions, strict=True):
+        assert seen.signal == pytest.approx(expected.signal, rel=0.3), seen.layer
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(v)[0], x[:1])[:, 0]
+    singular = torch.linalg.svdvals(jacobian)
+    # Pairs would keep four of eight.
+    assert singular[5] > 0.1 * singular[0]
+    assert singular[8:].max() < 1e-6 * singular[0]
+    net.zero_grad()
+    net(x).square().mean().backward()
+    grads = [float(layer.weight.grad.norm()) for layer in net if isinstance(layer, nn.Linear)]
+    assert max(grads[:-1]) < 10 * min(grads[:-1])
+
+
+def bias_laws(act, widths, x):
+    net = mlp(act, widths)
+    plan = eq.plan(net, x)
+    return plan.choice[0], [laws(plan)[name] for name in laws(plan) if name.endswith("bias")]
+
+
+def test_auto_lets_units_rest_where_pairs_would_hold_too_few_directions():
+    many, few = data(256, 64), data(256, 2) @ data(2, 64)
+    narrow, wide = [8] * 30, [16] * 30
+    why, biases = bias_laws(nn.GELU, (64, *narrow, 10), many)
+    assert "pairs would hold 4 of the" in why
+    assert "1.41, where it is steepest" in why
+    assert all(b.level > 0 for b in biases[:-1])
+    why, biases = bias_laws(nn.ReLU, (64, *narrow, 10), many)
+    assert "RMS above 0" in why
+    assert all(isinstance(b, OffsetBias) and b.level > 0 for b in biases[:-1])
+    # Enough pairs; inputs in few directions; few outputs.
+    for widths, x in (((64, *wide, 10), many), ((64, *narrow, 10), few), ((64, *narrow, 2), many)):
+        why, biases = bias_laws(nn.GELU, widths, x)
+        assert "mirrored" in why
+        assert not any(isinstance(b, OffsetBias) and b.level for b in biases)
+    # Pairs of Mish are no lines, so it rests whatever the width.
+    assert "pairs of mish are no lines" in bias_laws(nn.Mish, (64, *wide, 2), many)[0]
+
+
+class Dropping(nn.Sequential):
+    """A narrow deep network with dropout in front of each layer but the first."""
+
+    def __init__(self):
+        layers = [nn.Linear(64, 8)]
+        for _ in range(30):
+            layers += [nn.GELU(), nn.Dropout(0.1), nn.Linear(8, 8)]
+        super().__init__(*layers)
+
+
+def test_units_do_not_rest_where_they_are_dropped_or_cannot_be_moved():
+    """A dropped unit is 0, which is far from where it rests."""
+    x = data(256, 64)
+    assert "rest" not in eq.plan(Dropping(), x).choice[0]
+    plan = eq.plan(mlp(nn.GELU, (64, *[8] * 30, 10)), x, for_derivatives=True)
+    assert "rest" not in plan.choice[0]
+    no_bias = nn.Sequential(
+        nn.Linear(64, 8),
+        *(layer for _ in range(30) for layer in (nn.GELU(), nn.Linear(8, 8, bias=False))),
+    )
+    assert "mirrored" in eq.plan(no_bias, x).choice[0]
+    with pytest.raises(PlanError, match="must be a line above 0 or have a place where it is"):
+        eq.plan(mlp(nn.ReLU6, (64, *[8] * 30, 10)), x, "shifted")
