@@ -7,6 +7,9 @@ from equipoise.torch.apply import apply, draw_
 from equipoise.torch.diagnosis import Diagnosis, diagnose
 from equipoise.torch.initialize import Initialization, initialize, plan
 from equipoise.torch.transfer import Transfer, transfer
+from equipoise.training.rate_advice import RateAdvice, advise
+from equipoise.training.rate_test import RateTest, find_learning_rate
+from equipoise.training.sharpness import Sharpness, sharpness
 
 __all__ = [
     "Assignment",
@@ -14,13 +17,19 @@ __all__ = [
     "Finding",
     "Initialization",
     "Plan",
+    "RateAdvice",
+    "RateTest",
+    "Sharpness",
     "Transfer",
     "Untouched",
+    "advise",
     "apply",
     "diagnose",
     "draw_",
+    "find_learning_rate",
     "init",
     "initialize",
     "plan",
+    "sharpness",
     "transfer",
 ]
