@@ -7,6 +7,7 @@ is small enough and has an answer with an error at any budget. Vectors stay on t
 model. All of them are kept orthogonal, twice, so no eigenvalue is found again as a ghost.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,7 +53,8 @@ def largest_eigenpair(
         most: products at the most, at least 1.
 
     Returns:
-        The pair, within the tolerance or with what is known after ``most`` products.
+        The pair, within the tolerance or with what is known after ``most`` products; the value is
+        nan where the operator gives numbers that are not finite.
 
     >>> matrix = torch.diag(torch.tensor([1.0, -7.0, 3.0]))
     >>> pair = largest_eigenpair(lambda v: matrix @ v, torch.ones(3), 1e-4, 10)
@@ -65,6 +67,8 @@ def largest_eigenpair(
     while True:
         made = times(basis[-1])
         diagonal.append(float(made @ basis[-1]))
+        if not math.isfinite(diagonal[-1]):
+            return RitzPair(math.nan, math.inf, basis[-1], len(basis), False)
         scale = max(scale, float(torch.linalg.vector_norm(made)))
         for _ in range(2):
             for vector in basis:

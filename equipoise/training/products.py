@@ -17,7 +17,9 @@ from equipoise.training.step_law import StepLaw
 Curvature = Literal["hessian", "gauss-newton"]
 _Product = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 # What torch says of an operation that has a derivative and no second one.
-_NO_SECOND = ("is not implemented", "once_differentiable", "double backward", "twice")
+_NO_SECOND = ("is not implemented", "double backward")
+# The node that stands for the backward of a function marked with once_differentiable.
+_CUT = "torch::autograd::Error"
 
 
 @dataclass(eq=False)
@@ -47,6 +49,7 @@ class Products:
         self.parameters = [p for p in self.objective.model.parameters() if p.requires_grad]
         # With one batch the graph is walked again; of several, the graphs would fill the memory.
         self._one: _Product | None = None
+        self._is_checked = False
 
     def gradients(self, which: int) -> list[torch.Tensor]:
         """The gradient of one batch, by parameter."""
@@ -93,8 +96,29 @@ class Products:
         loss = self.objective.measured(outputs, targets)
         _refuse_lost(loss)
         gradients = _grad([loss], self.parameters, None, creates=True)
+        self._refuse_cut(loss, gradients)
         self.passes += 2
         return lambda vector: _pulled(gradients, self.parameters, vector)
+
+    def _refuse_cut(self, loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> None:
+        """Refuse graphs that end in a function marked with once_differentiable.
+
+        Torch passes over such an end without a word, and the curvature behind it would be missing.
+        """
+        if self._is_checked:
+            return
+        if any(node.name() == _CUT for node in _nodes(gradients)):
+            own = {
+                type(node).__name__.removesuffix("Backward")
+                for node in _nodes([loss])
+                if isinstance(node, torch.autograd.function.BackwardCFunction)
+            }
+            raise ArgumentError(
+                "model and loss must be differentiable twice, got a function marked with "
+                f"once_differentiable, one of: {', '.join(sorted(own)) or 'unknown'}. Take that "
+                "mark off if its backward is made of torch operations, or ask find_learning_rate."
+            )
+        self._is_checked = True
 
     def _gauss_newton(self, outputs: Any, targets: tuple[Any, ...]) -> _Product:
         """J^T H_out J v: J v as the derivative, by w, of J^T w, which is linear in w."""
@@ -111,6 +135,7 @@ class Products:
         slopes = _grad([loss], apart, None, creates=True)
         weights = [torch.zeros_like(t, requires_grad=True) for t in made]
         back = _grad(made, self.parameters, weights, creates=True)
+        self._refuse_cut(loss, [*slopes, *back])
         self.passes += 2
 
         def product(vector: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -190,6 +215,17 @@ def twice_differentiable() -> Iterator[None]:
                 "which needs gradients alone."
             ) from error
         raise
+
+
+def _nodes(tensors: Sequence[torch.Tensor]) -> set[Any]:
+    """All nodes of the graphs of some tensors."""
+    seen, waiting = set[Any](), [t.grad_fn for t in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(before for before, _ in node.next_functions)
+    return seen
 
 
 def _refuse_lost(loss: torch.Tensor) -> None:

@@ -434,6 +434,12 @@ class Once(torch.autograd.Function):
         return g
 
 
+def ctc(z, y):
+    return F.ctc_loss(
+        z.log_softmax(-1)[:, None], torch.ones(1, 2, dtype=torch.long), (len(z),), (2,)
+    )  # fmt: skip
+
+
 def test_what_is_refused():
     model, batch = network(), data()
     with pytest.raises(ArgumentError, match="curvature must be one of"):
@@ -455,8 +461,10 @@ def test_what_is_refused():
         eq.sharpness(model, F.cross_entropy, batch, SGD(network().parameters()))
     with pytest.raises(ArgumentError, match="loss must be finite for a sharpness, got nan"):
         eq.sharpness(model, lambda z, y: F.cross_entropy(z, y) * math.nan, batch)
-    with pytest.raises(ArgumentError, match=r"differentiable twice.*once_differentiable"):
+    with pytest.raises(ArgumentError, match=r"once_differentiable, one of: Once\."):
         eq.sharpness(model, lambda z, y: F.cross_entropy(Once.apply(z), y), batch)
+    with pytest.raises(ArgumentError, match=r"differentiable twice.*_ctc_loss_backward"):
+        eq.sharpness(model, ctc, batch)
     with pytest.raises(ArgumentError, match="no gradients are given, got a fresh Adam"):
         law_of(torch.optim.Adam(model.parameters()), list(model.parameters()))
 
@@ -476,7 +484,7 @@ def test_an_error_of_the_model_stays_its_own():
 
 def test_a_curvature_that_overflows_is_refused():
     model = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(model.weight)
+    nn.init.constant_(model.weight, 0.1)
     # The loss is 0 and its second derivative is infinite in float32.
     with pytest.raises(ArgumentError, match="finite curvature"):
         eq.sharpness(
