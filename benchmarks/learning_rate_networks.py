@@ -126,6 +126,21 @@ class Truth:
     trains: np.ndarray
     seconds: float
 
+    @staticmethod
+    def of(
+        losses: Sequence[Sequence[float]], rates: Sequence[float], birth: float, seconds: float
+    ) -> "Truth":
+        """What the losses of the last epoch, shape (seeds, rates), say."""
+        last = np.array(losses)
+        last = np.where(np.isfinite(last), last, np.inf)
+        mean = np.exp(np.log(np.clip(last, 1e-6, 1e6)).mean(0))
+        best = int(np.argmin(mean))
+        trains = last <= birth - SHARE * (birth - mean[best])
+        largest = best
+        while largest + 1 < len(rates) and trains[:, largest + 1].all():
+            largest += 1
+        return Truth(tuple(rates), last, birth, rates[best], rates[largest], trains, seconds)
+
     def nearest(self, rate: float) -> int:
         """Index of the rate tried that is nearest."""
         return int(np.argmin(np.abs(np.log(np.array(self.rates) / rate))))
@@ -154,15 +169,7 @@ def truth(network: Network, name: str, seeds: Sequence[int], epochs: int) -> Tru
         last = np.array([
             [looped(network, name, seed, rate, task, epochs) for rate in rates] for seed in seeds
         ])  # fmt: skip
-    last = np.where(np.isfinite(last), last, np.inf)
-    mean = np.exp(np.log(np.clip(last, 1e-6, 1e6)).mean(0))
-    best = int(np.argmin(mean))
-    trains = last <= birth - SHARE * (birth - mean[best])
-    largest = best
-    while largest + 1 < len(rates) and trains[:, largest + 1].all():
-        largest += 1
-    seconds = time.perf_counter() - begun
-    return Truth(rates, last, birth, rates[best], rates[largest], trains, seconds)
+    return Truth.of(last.tolist(), rates, birth, time.perf_counter() - begun)
 
 
 def optimizer_for(name: str, model: nn.Module, rate: float = 1e-3) -> torch.optim.Optimizer:

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.signal import savgol_filter
+from scipy.signal import savgol_coeffs, savgol_filter
 
 from equipoise.training.rate_sweep import RateCurve
 
-# A window of about a third of a decade of the rate; a parabola in it keeps a minimum in its place.
-_WINDOW, _DEGREE = 7, 2
+# A window of half a decade of the rate, or of one where that shows no fall in the noise; a parabola
+# in it keeps a minimum in its place.
+_WINDOWS, _DEGREE = (7, 15), 2
 # A fall counts if it is this many times the noise that smoothing leaves.
 _CLEAR = 4.0
 
@@ -54,20 +56,32 @@ def read_curve(curve: RateCurve) -> Reading:
     >>> reading.kind, round(reading.lowest_at, 3), round(reading.returns_at, 3)
     ('minimum', 0.01, 0.019)
     """
+    readings = [_read(curve, window) for window in _WINDOWS]
+    return next((r for r in readings if math.isfinite(r.lowest_at)), readings[0])
+
+
+def _read(curve: RateCurve, window: int) -> Reading:
+    """Read one curve through windows of some length."""
     rates, change = np.asarray(curve.rates), _capped(curve)
-    smooth = _smoothed(change)
-    noise = _noise(change, smooth, len(smooth))
-    # What a parabola in a window leaves of independent noise at its middle.
-    blur = noise * math.sqrt(_share_left())
+    smooth = _smoothed(change, window)
     lowest = int(np.argmin(smooth))
+    # Behind the lowest point the loss is another, and so is its noise.
+    calm = slice(lowest + 1 if lowest >= 2 * window else None)
+    noise = _noise(change[calm], smooth[calm], window)
+    # What a parabola in a window leaves of independent noise at its middle.
+    blur = noise * math.sqrt(_share_left(window))
     fall = max(0.0, -float(smooth[lowest]))
-    behind = np.flatnonzero(smooth[lowest:] >= 0.0)
+    around = change[max(0, lowest - window // 2) : lowest + window // 2 + 1]
+    if float(np.median(around)) >= 0.0:
+        # A parabola swings below a curve that only rises.
+        fall = 0.0
     if fall <= _CLEAR * blur or fall <= 0.0:
         has_risen = curve.has_diverged or float(np.max(smooth)) > _CLEAR * blur
         first = int(np.argmax(smooth > _CLEAR * blur)) if has_risen else -1
         returns = float(rates[first]) if has_risen else math.inf
         kind = "rises" if has_risen else "flat"
         return Reading(tuple(smooth), noise, math.nan, math.nan, returns, 0.0, kind)
+    behind = np.flatnonzero(smooth[lowest:] >= 0.0)
     returns = math.inf
     if len(behind):
         returns = _crossing(rates, smooth, lowest + int(behind[0]))
@@ -96,27 +110,26 @@ def _capped(curve: RateCurve) -> np.ndarray:
     return np.minimum(np.where(np.isfinite(change), change, math.inf), limit)
 
 
-def _smoothed(change: np.ndarray) -> np.ndarray:
+def _smoothed(change: np.ndarray, window: int) -> np.ndarray:
     """A parabola through each window, symmetric about its step, so that nothing shifts."""
-    if len(change) < _WINDOW:
+    if len(change) < window:
         return change
-    smooth: np.ndarray = savgol_filter(change, _WINDOW, _DEGREE, mode="interp")
+    smooth: np.ndarray = savgol_filter(change, window, _DEGREE, mode="interp")
     return smooth
 
 
-def _noise(change: np.ndarray, smooth: np.ndarray, steps: int) -> float:
+def _noise(change: np.ndarray, smooth: np.ndarray, window: int) -> float:
     """Standard deviation about the smooth curve, from the middle of the deviations."""
-    if steps < _WINDOW:
+    if len(change) < window:
         return float(np.std(change))
     spread = 1.4826 * float(np.median(np.abs(change - smooth)))
-    return spread / math.sqrt(1 - _share_left())
+    return spread / math.sqrt(1 - _share_left(window))
 
 
-def _share_left() -> float:
+@lru_cache
+def _share_left(window: int) -> float:
     """Variance of smoothed independent noise over its own: the middle weight of the filter."""
-    impulse = np.zeros(2 * _WINDOW + 1)
-    impulse[_WINDOW] = 1.0
-    return float(savgol_filter(impulse, _WINDOW, _DEGREE)[_WINDOW])
+    return float(savgol_coeffs(window, _DEGREE)[window // 2])
 
 
 def _crossing(rates: np.ndarray, smooth: np.ndarray, at: int) -> float:

@@ -19,6 +19,8 @@ from equipoise.training.one_step import Stepper
 
 # Steps whose median decides whether a sweep has diverged: one bad batch must not end it.
 _WATCHED = 5
+# Looks at the loss of a batch at the start, where dropout makes it random.
+_LOOKS = 6
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ class RateCurve:
 
 @torch.no_grad()
 def losses_at_birth(objective: Objective, batches: Sequence[Any]) -> list[float]:
-    """The loss of every batch on the weights as they stand."""
-    return [float(objective.of(batch)) for batch in batches]
+    """The loss of every batch on the weights as they stand, the mean of some where it is random."""
+    looks = [[float(objective.of(batch)) for batch in batches] for _ in range(2)]
+    if looks[0] != looks[1]:
+        looks += [[float(objective.of(batch)) for batch in batches] for _ in range(_LOOKS - 2)]
+    return [statistics.fmean(losses) for losses in zip(*looks, strict=True)]
 
 
 def sweep(

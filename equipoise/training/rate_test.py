@@ -190,7 +190,7 @@ def find_learning_rate(
                 stepper, objective, found, at_birth, (low, high), per_decade, repeats, seed,
                 all(math.isnan(end) for end in ends),
             )  # fmt: skip
-    taken = passes + len(found) + 7 + sum(3 * len(c.rates) + 1 for c in curves)
+    taken = passes + 6 * len(found) + 7 + sum(3 * len(c.rates) + 1 for c in curves)
     verdict = judge(curves, readings, own, follows)
     return _result(verdict, own, follows, curves, readings, taken)
 
@@ -215,9 +215,10 @@ def _sweeps(
             rates = _rates(low, high, per_decade)
             curve = sweep(stepper, objective, batches, at_birth, rates, seed + len(curves))
         reading = read_curve(curve)
-        if tries and not curves and reading.kind in ("rises", "falls to the end"):
+        at_once = reading.kind == "rises" and reading.returns_at <= 10 * low
+        if tries and not curves and (at_once or reading.kind == "falls to the end"):
             tries -= 1
-            if reading.kind == "rises":
+            if at_once:
                 low, high = low / 10**_FURTHER, low * 10
             else:
                 low, high = high / 10**_FURTHER, high * 10**_FURTHER
