@@ -52,7 +52,7 @@ def plain_law(parameters: Sequence[torch.Tensor]) -> StepLaw:
     """Gradient descent at one rate: the operator is H itself, and the edge at 2."""
     ones = tuple(torch.ones((), dtype=p.dtype, device=p.device) for p in parameters)
     zeros = tuple(torch.zeros_like(one) for one in ones)
-    return StepLaw(tuple(parameters), ones, zeros, 2.0, "gradient descent", False)
+    return StepLaw(tuple(parameters), ones, zeros, 2.0, "gradient descent", True)
 
 
 def is_adaptive(optimizer: Any) -> bool:

@@ -59,6 +59,7 @@ def test_equals_the_dense_eigenvalue(activation):
     assert found.has_converged
     assert found.parameters == len(dense)
     assert math.isnan(found.sampling_error)
+    assert "fresh" not in str(found)
 
 
 def test_gauss_newton_equals_the_dense_product():
