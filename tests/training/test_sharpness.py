@@ -201,6 +201,27 @@ def test_the_edge_of_adam_is_38_over_the_rate_for_the_usual_mean():
     assert radius(3.0, 1.001 * found.largest_rate, step) > 1
 
 
+def test_torchs_own_adam_settles_just_below_its_edge_and_grows_just_above():
+    layer, x, loss = quadratic([0.5, 3.0, 1.0])
+    ends = {}
+    for factor in (0.98, 1.02):
+        nn.init.constant_(layer.weight, 1e-3)
+        # Second moments that no gradient of this training can change.
+        adam = torch.optim.Adam(layer.parameters(), 0.1, betas=(0.9, 1 - 1e-9))
+        with_moments(adam, layer, [4.0, 1.0, 0.25], steps=10**11)
+        edge = tight(layer, loss, x, adam).largest_rate
+        assert edge == pytest.approx(38.0 / 3.0, rel=1e-6)
+        adam.param_groups[0]["lr"] = factor * edge
+        # Not much longer: what has grown large brings second moments, and rates, down after all.
+        for _ in range(60):
+            adam.zero_grad()
+            loss(layer(x)).backward()
+            adam.step()
+        ends[factor] = float(layer.weight.detach().norm())
+    assert ends[0.98] < 1e-3
+    assert ends[1.02] > 1.0
+
+
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_the_edge_of_adam_with_decay(decoupled):
     layer, x, loss = quadratic([0.5, 3.0, 1.0])
