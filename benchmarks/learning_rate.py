@@ -145,6 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="two networks, two epochs")
     parser.add_argument("--optimizers", nargs="+", default=["Adam", "SGD"])
+    parser.add_argument("--only", nargs="+", default=[""], help="networks with these words")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8, help="of 16 batches of 64")
     parser.add_argument("--held", type=Path, help="take the sweeps from an earlier run")
@@ -152,7 +153,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=130)
-    names = list(NETWORKS)[:2] if options.quick else list(NETWORKS)
+    names = [name for name in NETWORKS if any(word in name for word in options.only)]
+    names = names[:2] if options.quick else names
     seeds = range(options.seeds)
     everything: dict[str, Any] = {}
     earlier = json.loads(options.held.read_text(encoding="utf-8")) if options.held else {}

@@ -71,8 +71,8 @@ class RateAdvice:
         rate: to train at.
         at_most: largest rate that is expected to work.
         clip_norm: norm to clip gradients at, above every ordinary one; nan where none was seen.
-        confidence: ``high`` where the estimates agree within a factor 3, else ``fair``; ``low``
-            with one estimate, ``none`` without any.
+        confidence: ``high`` where the estimates agree within a factor 3 and steps do not grow with
+            their gradient, else ``fair``; ``low`` with one estimate, ``none`` without any.
         own_rate: what the optimizer has.
         network: class of the model, with the number of its layers.
         optimizer: class of the optimizer.
@@ -198,7 +198,7 @@ def advise(
         estimates.append(_of_test(model, optimizer, found, loss, follows, seed))
     if "sharpness" in methods:
         estimates.append(_of_sharpness(model, optimizer, found, loss, follows, seed))
-    return _joined(model, optimizer, estimates, middle(norms))
+    return _joined(model, optimizer, follows, estimates, middle(norms))
 
 
 def _of_lines(lines: Sequence[StepLine], follows: bool) -> Estimate:
@@ -246,14 +246,19 @@ def _of_sharpness(
     return Estimate("sharpness", best * edge, most * edge, strays, found.passes, ground)
 
 
-def _joined(model: nn.Module, optimizer: Any, estimates: list[Estimate], norm: float) -> RateAdvice:
+def _joined(
+    model: nn.Module, optimizer: Any, follows: bool, estimates: list[Estimate], norm: float
+) -> RateAdvice:
     own = own_rate(optimizer)
     rate = _mean([(e.rate, e.spread) for e in estimates])
     most = _mean([(e.at_most, e.spread) for e in estimates])
     rates = [e.rate for e in estimates if math.isfinite(e.rate)]
     confidence = ("none", "low")[min(len(rates), 1)]
     if len(rates) > 1:
-        confidence = "high" if max(rates) <= _AGREED * min(rates) else "fair"
+        # Where steps follow the gradient, the edge moves with the first of them: from a quiet start
+        # it falls by a factor 10 and more, and all estimates at birth miss that together.
+        agree = max(rates) <= _AGREED * min(rates) and not follows
+        confidence = "high" if agree else "fair"
     layers = sum(
         1 for m in model.modules() if any(p.dim() > 1 for p in m.parameters(recurse=False))
     )

@@ -134,6 +134,9 @@ def test_advice_joins_three_methods(make):
     mean = sum(x * w for x, w in zip(logs, weights, strict=True)) / sum(weights)
     assert found.rate == pytest.approx(math.exp(mean))
     assert found.rate <= found.at_most
+    agree = max(e.rate for e in found.estimates) <= 3 * min(e.rate for e in found.estimates)
+    expected = "high" if agree and make is torch.optim.Adam else "fair"
+    assert found.confidence == expected
     assert found.network == "Sequential of 4 layers"
     assert "takes a learning rate of at most" in str(found)
     assert "Clip gradients" in str(found)
