@@ -135,9 +135,7 @@ def spread_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
     if not stack.hidden or not can_move or not all(are_pairs) or not are_lines:
         return planned
     directions = float(stack.affines[0].in_size)
-    known = min(stack.affines[0].in_size, len(inputs.rows) // 2 - 1)
-    axes = principal_axes(inputs.rows, known) if known > 0 else None
-    if axes is not None:
+    if (axes := principal_axes(inputs.rows, 1)) is not None:
         directions = min(directions, axes.participation)
     if directions > _MOST_DIRECTIONS:
         return planned
