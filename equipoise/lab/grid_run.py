@@ -131,7 +131,7 @@ class _Run:
         self._states, self._starts, self._effort = states, starts, effort
         self._store, self._on, self._jobs, self._data_dir = store, on, jobs, data_dir
         self._at_once = {
-            name: most_at_once(state.setting, data_dir) for name, state in states.items()
+            name: most_at_once(state.setting, state.task) for name, state in states.items()
         }
 
     def all_stages(self, progress: Progress) -> float:
@@ -245,8 +245,7 @@ def train_cell(arguments: dict[str, Any]) -> dict[str, Any]:
         ``scores``, ``held``, ``losses`` and ``refused``, as ``Trained`` has them; a score is never
         below 0, which is what a constant answer of a regression gets.
     """
-    given = arguments["setting"]
-    setting = Setting(**given | {"hidden": tuple(given["hidden"])})
+    setting = Setting.of(arguments["setting"])
     trials = [Trial(*trial) for trial in arguments["trials"]]
     done = train_trials(setting, trials, arguments["data_dir"])
     return {
