@@ -3,9 +3,9 @@
 Every method is surveyed in every cell with few draws at rates a decade apart, going on where the
 best lies at an end. For ``auto`` and the best of its rivals the rates between are tried too, with
 more draws around the best; then they train many draws at the rate that suits each, and more while
-the verdict is open. Rates are chosen on rows held back, with other draws
-than those that are compared; scores are of the test part. Trainings of all cells are units of work,
-so that any number of cores is busy to the end.
+the verdict is open. Rates are chosen on rows held back, with other draws than those that are
+compared; scores are of the test part. Trainings of all cells are units of work, so that any number
+of cores is busy to the end.
 """
 
 import math
@@ -232,7 +232,8 @@ class _Run:
         if not state.finalists[1:] or (have and not state.comparison().is_open):
             return []
         seeds = range(FINAL_SEEDS + have, FINAL_SEEDS + count)
-        return [Trial(m, state.best_rate(m), seed) for m in state.finalists for seed in seeds]
+        rates = {method: state.best_rate(method) for method in state.finalists}
+        return [Trial(method, rate, seed) for method, rate in rates.items() for seed in seeds]
 
 
 def train_cell(arguments: dict[str, Any]) -> dict[str, Any]:
