@@ -7,11 +7,9 @@ rate of it was fitted on networks of its own; ``docs/training-learning-rate.md``
 can be trusted.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import StringIO
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from rich.table import Table
 from torch import nn
 
 from equipoise import _checks
+from equipoise._text import json_text, printed
 from equipoise.errors import ArgumentError
 from equipoise.training.first_step import StepLine, follows_gradient, step_line
 from equipoise.training.kept import kept
@@ -106,12 +105,7 @@ class RateAdvice:
 
     def to_json(self) -> str:
         """Everything as JSON text; nan and infinity become null."""
-        plain = asdict(self) | {"warning": self.warning}
-        for entry in [plain, *plain["estimates"]]:
-            for name, x in entry.items():
-                if isinstance(x, float) and not math.isfinite(x):
-                    entry[name] = None
-        return json.dumps(plain, indent=1, allow_nan=False)
+        return json_text(asdict(self) | {"warning": self.warning})
 
     def print(self, console: Console) -> None:
         """Print the advice and its grounds to a rich console."""
@@ -135,9 +129,7 @@ class RateAdvice:
         console.print(table)
 
     def __str__(self) -> str:
-        buffer = StringIO()
-        self.print(Console(file=buffer, width=110, color_system=None, highlight=False))
-        return buffer.getvalue().rstrip("\n")
+        return printed(self.print)
 
 
 def advise(

@@ -1,10 +1,8 @@
 """A range test of the learning rate that always has an answer, and says how sure it is."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +13,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from equipoise import _checks
+from equipoise._text import json_text, printed
 from equipoise.errors import ArgumentError
 from equipoise.training.first_step import follows_gradient, step_line
 from equipoise.training.kept import kept
@@ -70,7 +69,7 @@ class RateTest:
 
     def to_json(self) -> str:
         """Everything as JSON text; nan and infinity become null."""
-        return json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
+        return json_text(asdict(self))
 
     def figure(self) -> go.Figure:
         """The curves, the smoothed ones and the answer, as a plotly figure."""
@@ -100,9 +99,7 @@ class RateTest:
             )  # fmt: skip
 
     def __str__(self) -> str:
-        buffer = StringIO()
-        self.print(Console(file=buffer, width=110, color_system=None, highlight=False))
-        return buffer.getvalue().rstrip("\n")
+        return printed(self.print)
 
 
 def find_learning_rate(
@@ -295,14 +292,3 @@ def _result(
         verdict.lowest_at, verdict.returns_at, own, follows, norm, tuple(curves), tuple(readings),
         passes,
     )  # fmt: skip
-
-
-def _without_nan(value: Any) -> Any:
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {key: _without_nan(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [_without_nan(entry) for entry in value]
-    return value

@@ -1,6 +1,5 @@
 """The sharpness of a loss and the largest rate that it allows."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from equipoise import _checks
+from equipoise._text import json_text
 from equipoise.errors import ArgumentError
 from equipoise.training.kept import kept
 from equipoise.training.lanczos import largest_eigenpair
@@ -59,11 +59,7 @@ class Sharpness:
 
     def to_json(self) -> str:
         """The numbers as JSON text; nan and infinity become null."""
-        plain = {
-            name: None if isinstance(x, float) and not math.isfinite(x) else x
-            for name, x in asdict(self).items()
-        }
-        return json.dumps(plain, indent=1, allow_nan=False)
+        return json_text(asdict(self))
 
     def __str__(self) -> str:
         sampled = (
