@@ -12,9 +12,10 @@ ROOT = Path(__file__).parent.parent / "equipoise"
 ALLOWED = {
     "errors": set(),
     "_checks": {"errors"},
+    "_text": set(),
     "theory": {"errors", "_checks"},
     "schemes": {"errors", "_checks", "theory"},
-    "plan": {"errors", "_checks", "theory", "schemes"},
+    "plan": {"errors", "_checks", "_text", "theory", "schemes"},
     "drift": set(),
     "measurement": {"drift"},
     "rules": {"errors", "_checks", "theory", "schemes", "plan", "drift", "measurement"},
@@ -22,19 +23,19 @@ ALLOWED = {
         "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
     },
     "report": {
-        "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
+        "errors", "_checks", "_text", "theory", "schemes", "plan", "drift", "measurement", "rules",
         "diagnose",
     },
-    "training": {"errors", "_checks", "drift", "measurement", "rules", "diagnose"},
+    "training": {"errors", "_checks", "_text", "drift", "measurement", "rules", "diagnose"},
     "torch": {
         "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
         "diagnose", "report", "training",
     },
     "lab": {
-        "errors", "_checks", "theory", "schemes", "plan", "drift", "measurement", "rules",
+        "errors", "_checks", "_text", "theory", "schemes", "plan", "drift", "measurement", "rules",
         "diagnose", "report", "torch", "training",
     },
-    "cli": {"errors", "_checks", "theory", "schemes", "report", "lab", "torch"},
+    "cli": {"errors", "_checks", "_text", "theory", "schemes", "report", "lab", "torch"},
     "__init__": {"errors", "plan", "diagnose"},
     "__main__": {"cli"},
 }  # fmt: skip

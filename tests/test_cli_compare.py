@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from equipoise import cli
-from equipoise.cli.compare import spelled_out
+from equipoise.cli.options import spelled_out
 from equipoise.errors import ArgumentError
 from equipoise.lab import compare_run
 

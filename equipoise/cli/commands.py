@@ -4,11 +4,12 @@ import sys
 
 import typer
 
-from equipoise.cli.compare import ListCommand, compare
+from equipoise.cli.compare import compare
 from equipoise.cli.demo import demo
 from equipoise.cli.diagnose import diagnose
 from equipoise.cli.init import init
 from equipoise.cli.lab import lab
+from equipoise.cli.options import ListCommand
 from equipoise.cli.schemes import schemes
 from equipoise.cli.terminal import terminal
 from equipoise.cli.theory import theory

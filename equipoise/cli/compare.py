@@ -4,48 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from equipoise.cli.batch import LARGEST_SEED
-from equipoise.cli.files import check_target, read_data, writing
+from equipoise.cli.files import check_result, read_data, save_result
 from equipoise.cli.imported import imported, make_model
-from equipoise.cli.options import Factory
-from equipoise.cli.terminal import stdout_kept_clean, terminal
+from equipoise.cli.options import Factory, Numbers, Page, starts_of
+from equipoise.cli.terminal import INTERRUPTED, stdout_kept_clean, terminal
 from equipoise.errors import ArgumentError, in_words
 
 if TYPE_CHECKING:
     from equipoise.lab.optimizers import Optimizer
-
-_LISTS = ("--schemes", "--rates", "--starts")
-# What a shell reports of a program that was interrupted.
-_INTERRUPTED = 130
-
-
-class ListCommand(TyperCommand):
-    """A command whose lists are written with spaces: ``--rates 1e-3 3e-3``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the option before each word of its list, as click wants it."""
-        return super().parse_args(ctx, spelled_out(args))
-
-
-def spelled_out(args: list[str]) -> list[str]:
-    """Arguments with the option of a list before each of its words.
-
-    >>> spelled_out(["my:net", "--rates", "1e-3", "3e-3", "--seed", "1"])
-    ['my:net', '--rates', '1e-3', '--rates', '3e-3', '--seed', '1']
-    """
-    made: list[str] = []
-    option = ""
-    for word in args:
-        if word.startswith("-"):
-            option = word if word in _LISTS else ""
-            made.append(word)
-        elif option and made[-1] != option:
-            made += [option, word]
-        else:
-            made.append(word)
-    return made
 
 
 def compare(
@@ -58,13 +26,7 @@ def compare(
         ),
     ],
     loss: Annotated[str, typer.Option(help="mse, cross-entropy or package.module:function.")] = "",
-    schemes: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Starts to compare, such as: auto he default. Left out: auto, he, xavier, "
-            "default, lsuv."
-        ),
-    ] = None,
+    schemes: Annotated[list[str] | None, starts_of("auto, he, xavier, default, lsuv")] = None,
     draws: Annotated[int, typer.Option(help="Of each start, at least 4.")] = 8,
     rates: Annotated[
         list[float] | None,
@@ -80,8 +42,8 @@ def compare(
         int,
         typer.Option(help="Of draws, batches and parts.", min=0, max=LARGEST_SEED - 2**32),
     ] = 0,
-    out: Annotated[Path | None, typer.Option(help="Save the comparison as .html.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Save the numbers as .json.")] = None,
+    out: Page = None,
+    json: Numbers = None,
 ) -> None:
     """Find out which start trains your model best, on your data.
 
@@ -91,8 +53,7 @@ def compare(
 
     Example: equipoise compare mypackage.models:make_net --data mypackage.data:load --loss mse
     """
-    check_target("--out", out, (".html",))
-    check_target("--json", json, (".json",))
+    check_result(out, json)
     from equipoise.lab import compare as run
 
     # A factory that does not work is refused in the words of the other commands.
@@ -105,14 +66,9 @@ def compare(
             optimizer=_optimizer(optimizer), test_share=test_share, seed=seed,
         )  # fmt: skip
     found.print(terminal())
-    if out is not None:
-        with writing("--out", out):
-            typer.echo(f"page: {found.to_html(out)}")
-    if json is not None:
-        with writing("--json", json):
-            typer.echo(f"numbers: {found.to_json(json)}")
+    save_result(found, out, json)
     if not found.is_complete:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _data(data: str) -> Any:

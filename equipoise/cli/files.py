@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import typer
 
 from equipoise.errors import ArgumentError, PlanError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from equipoise.lab.presented import Presented
 
 REPORTS = (".html", ".json", ".txt")
 WEIGHTS = (".safetensors", ".pt", ".pth")
@@ -41,6 +44,30 @@ def check_target(option: str, path: Path | None, endings: Sequence[str]) -> None
         )
     if path.is_dir():
         raise ArgumentError(f"{option} must be a file, got the folder {str(path)!r}. Name a file.")
+
+
+def check_result(page: Path | None, numbers: Path | None) -> None:
+    """Refuse what ``save_result`` could not write, before any work is done.
+
+    Raises:
+        ArgumentError: for an ending that is not known or a folder that is not there.
+    """
+    check_target("--out", page, (".html",))
+    check_target("--json", numbers, (".json",))
+
+
+def save_result(found: "Presented", page: Path | None, numbers: Path | None) -> None:
+    """Write what is asked for of a result of the lab, and say where it is.
+
+    Raises:
+        ArgumentError: if the system refuses to write.
+    """
+    if page is not None:
+        with writing("--out", page):
+            typer.echo(f"page: {found.to_html(page)}")
+    if numbers is not None:
+        with writing("--json", numbers):
+            typer.echo(f"numbers: {found.to_json(numbers)}")
 
 
 @contextmanager

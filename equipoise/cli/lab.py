@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from equipoise.cli.compare import ListCommand
-from equipoise.cli.files import check_target, writing
-from equipoise.cli.terminal import terminal
+from equipoise.cli.files import check_result, save_result
+from equipoise.cli.options import ListCommand, Numbers, Page, starts_of
+from equipoise.cli.terminal import INTERRUPTED, terminal
 
 if TYPE_CHECKING:
     from equipoise.lab.grid_cells import Sample
@@ -18,8 +18,6 @@ lab = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-# What a shell reports of a program that was interrupted.
-_INTERRUPTED = 130
 
 
 @lab.callback()
@@ -32,10 +30,7 @@ def grid(
     sample: Annotated[
         str, typer.Option(help="scoreboard (80 cells), held-out (40 others) or quick.")
     ] = "quick",
-    starts: Annotated[
-        list[str] | None,
-        typer.Option(help="Starts to compare, such as: auto he default. Left out: all."),
-    ] = None,
+    starts: Annotated[list[str] | None, starts_of("all")] = None,
     survey: Annotated[int, typer.Option(help="Draws of every start at every rate.")] = 2,
     draws: Annotated[int, typer.Option(help="Of the starts compared, at least 4.")] = 8,
     cells: Annotated[str, typer.Option(help="Only cells whose name holds this text.")] = "",
@@ -47,8 +42,8 @@ def grid(
     store: Annotated[
         Path | None, typer.Option(help="Folder of results; results/grid-SAMPLE if left out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Save the grid as .html.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Save the numbers as .json.")] = None,
+    out: Page = None,
+    json: Numbers = None,
 ) -> None:
     """Which start trains which network: the trainability grid.
 
@@ -58,8 +53,7 @@ def grid(
 
     Example: equipoise lab grid --sample scoreboard --out grid.html
     """
-    check_target("--out", out, (".html",))
-    check_target("--json", json, (".json",))
+    check_result(out, json)
     from equipoise import _checks
     from equipoise.errors import ArgumentError
     from equipoise.lab.grid_cells import SAMPLES
@@ -81,11 +75,6 @@ def grid(
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"Interrupted. The same command goes on from what is in {folder}.", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     found.print(terminal())
-    if out is not None:
-        with writing("--out", out):
-            typer.echo(f"page: {found.to_html(out)}")
-    if json is not None:
-        with writing("--json", json):
-            typer.echo(f"numbers: {found.to_json(json)}")
+    save_result(found, out, json)

@@ -1,6 +1,5 @@
 """``equipoise schemes``."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise import _checks
+from equipoise._text import json_text
 from equipoise.cli.terminal import terminal
 from equipoise.schemes.call_text import write_call
 from equipoise.schemes.catalogue import CATALOGUE, SchemeEntry
@@ -29,7 +29,7 @@ def schemes(
     chosen = [CATALOGUE[name]] if name else list(CATALOGUE.values())
     if as_json:
         data = [_data(entry) for entry in chosen]
-        typer.echo(json.dumps(data[0] if name else data, indent=1, allow_nan=False))
+        typer.echo(json_text(data[0] if name else data))
     elif name:
         _print_entry(terminal(), chosen[0])
     else:

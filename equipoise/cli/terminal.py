@@ -12,6 +12,8 @@ from equipoise.errors import EquipoiseWarning
 
 # Into a file or a pipe, where no terminal tells a width.
 _WIDTH = 110
+# The status that a shell reports of a program that was interrupted.
+INTERRUPTED = 130
 
 
 def terminal(stderr: bool = False) -> Console:

@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 from markupsafe import escape
 
 from equipoise.lab.compare_result import HEADINGS, Compared
-from equipoise.lab.figures import COLOURS, DASHES, GREY, figure, titled
+from equipoise.lab.figures import COLOURS, DASHES, figure, titled
 from equipoise.report.html import document, figure_html, section, table_html
 from equipoise.report.panels import shown
+from equipoise.report.picture import GREY
 
 
 def page(compared: Compared) -> str:

@@ -1,20 +1,17 @@
 """What came of a comparison of starts: a table, curves, a winner; as text, JSON and a page."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from equipoise._text import without_nan
 from equipoise.lab.comparison import Comparison
-from equipoise.plan.plan_data import without_nan
+from equipoise.lab.presented import Presented
 from equipoise.report.panels import shown
 
-_WIDTH = 110
 HEADINGS = ("start", "test loss", "standard error", "trained", "rate", "rates that work", "decades")
 
 
@@ -142,7 +139,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Compared(Presented):
     """Which start trains a model best.
 
     Attributes:
@@ -232,18 +229,11 @@ class Compared:
             winner["comparison"]["verdict"] = w.comparison.verdict
         return {"winner": self.winner, "headline": self.headline()} | data
 
-    def to_json(self, path: str | Path) -> Path:
-        """Write it as JSON, and return the path."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        Path(path).write_text(text, encoding="utf-8")
-        return Path(path)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write it as one page that needs no network, and return the path."""
+    def page(self) -> str:
+        """All of it as one HTML page that needs no network."""
         from equipoise.lab.compare_html import page
 
-        Path(path).write_text(page(self), encoding="utf-8")
-        return Path(path)
+        return page(self)
 
     def print(self, console: Console) -> None:
         """Print it to a rich console."""
@@ -258,11 +248,6 @@ class Compared:
         console.print(f"{self.headline()}.", markup=False, style="bold")
         for line in self.sentences():
             console.print(f"  {line}", markup=False)
-
-    def __str__(self) -> str:
-        buffer = StringIO()
-        self.print(Console(file=buffer, width=_WIDTH, color_system=None, highlight=False))
-        return buffer.getvalue().rstrip("\n")
 
     def _ends(self) -> list[str]:
         """Schemes whose rate lies at an end of those tried, and may have a better one beyond."""

@@ -3,9 +3,10 @@
 import plotly.graph_objects as go
 from markupsafe import escape
 
-from equipoise.lab.figures import COLOURS, GREY, figure, titled
+from equipoise.lab.figures import COLOURS, figure, titled
 from equipoise.lab.grid_result import HEADINGS, Grid
 from equipoise.report.html import document, figure_html, section, table_html
+from equipoise.report.picture import GREY
 
 _VERDICTS = {"win": COLOURS[2], "tie": GREY, "loss": COLOURS[1]}
 _WORDS = {"win": "auto better", "tie": "level", "loss": "auto worse"}

@@ -1,22 +1,19 @@
 """What came of a trainability grid: who won which cell, by how much; as text, JSON and a page."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from io import StringIO
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
 
+from equipoise._text import without_nan
 from equipoise.lab.comparison import Comparison
+from equipoise.lab.presented import Presented
 from equipoise.lab.setting import Setting
-from equipoise.plan.plan_data import without_nan
 from equipoise.report.panels import shown
 
-_WIDTH = 130
 HEADINGS = (
     "cell", "auto", "best rival", "its score", "difference", "verdict", "trained", "decades",
     "steps to half loss",
@@ -101,7 +98,7 @@ class GridCell:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Presented):
     """Which start trains which network.
 
     Attributes:
@@ -109,6 +106,8 @@ class Grid:
         starts: methods that were compared, ``auto`` among them.
         seconds: of all trainings, on one core each.
     """
+
+    width: ClassVar[int] = 130
 
     cells: tuple[GridCell, ...]
     starts: tuple[str, ...]
@@ -193,18 +192,11 @@ class Grid:
         counts = {v: self.count(v) for v in ("win", "tie", "loss")}
         return {"headline": self.headline(), **counts, "means": self.means()} | data
 
-    def to_json(self, path: str | Path) -> Path:
-        """Write it as JSON, and return the path."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        Path(path).write_text(text, encoding="utf-8")
-        return Path(path)
-
-    def to_html(self, path: str | Path) -> Path:
-        """Write it as one page that needs no network, and return the path."""
+    def page(self) -> str:
+        """All of it as one HTML page that needs no network."""
         from equipoise.lab.grid_html import page
 
-        Path(path).write_text(page(self), encoding="utf-8")
-        return Path(path)
+        return page(self)
 
     def print(self, console: Console) -> None:
         """Print it to a rich console."""
@@ -218,11 +210,6 @@ class Grid:
         console.print(f"{self.headline()}.", markup=False, style="bold")
         for line in self.sentences():
             console.print(f"  {line}", markup=False)
-
-    def __str__(self) -> str:
-        buffer = StringIO()
-        self.print(Console(file=buffer, width=_WIDTH, color_system=None, highlight=False))
-        return buffer.getvalue().rstrip("\n")
 
 
 def _with_error(mean: float, error: float) -> str:

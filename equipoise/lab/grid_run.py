@@ -3,9 +3,9 @@
 Every method is surveyed in every cell with few draws at rates a decade apart, going on where the
 best lies at an end. For ``auto`` and the best of its rivals the rates between are tried too, with
 more draws around the best; then they train many draws at the rate that suits each, and more while
-the verdict is open. Rates are chosen on rows held back, with other draws
-than those that are compared; scores are of the test part. Trainings of all cells are units of work,
-so that any number of cores is busy to the end.
+the verdict is open. Rates are chosen on rows held back, with other draws than those that are
+compared; scores are of the test part. Trainings of all cells are units of work, so that any number
+of cores is busy to the end.
 """
 
 import math
@@ -131,7 +131,7 @@ class _Run:
         self._states, self._starts, self._effort = states, starts, effort
         self._store, self._on, self._jobs, self._data_dir = store, on, jobs, data_dir
         self._at_once = {
-            name: most_at_once(state.setting, data_dir) for name, state in states.items()
+            name: most_at_once(state.setting, state.task) for name, state in states.items()
         }
 
     def all_stages(self, progress: Progress) -> float:
@@ -232,7 +232,8 @@ class _Run:
         if not state.finalists[1:] or (have and not state.comparison().is_open):
             return []
         seeds = range(FINAL_SEEDS + have, FINAL_SEEDS + count)
-        return [Trial(m, state.best_rate(m), seed) for m in state.finalists for seed in seeds]
+        rates = {method: state.best_rate(method) for method in state.finalists}
+        return [Trial(method, rate, seed) for method, rate in rates.items() for seed in seeds]
 
 
 def train_cell(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -245,8 +246,7 @@ def train_cell(arguments: dict[str, Any]) -> dict[str, Any]:
         ``scores``, ``held``, ``losses`` and ``refused``, as ``Trained`` has them; a score is never
         below 0, which is what a constant answer of a regression gets.
     """
-    given = arguments["setting"]
-    setting = Setting(**given | {"hidden": tuple(given["hidden"])})
+    setting = Setting.of(arguments["setting"])
     trials = [Trial(*trial) for trial in arguments["trials"]]
     done = train_trials(setting, trials, arguments["data_dir"])
     return {

@@ -77,7 +77,8 @@ class CellState:
         """Ours and the best rivals of those surveyed; none where ours is refused."""
         if OURS in self.refused:
             return
-        best = {s: max(self.means(s).values()) for s in starts if s != OURS and self.means(s)}
+        means = {start: self.means(start) for start in starts if start != OURS}
+        best = {start: max(by_rate.values()) for start, by_rate in means.items() if by_rate}
         self.finalists = (OURS, *sorted(best, key=lambda s: -best[s])[:_FINALISTS])
 
     def finals(self, method: str) -> list[Result]:

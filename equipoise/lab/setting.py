@@ -1,10 +1,11 @@
 """One network on one task, and trainings of it from any start: what studies and grids repeat."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -64,6 +65,18 @@ class Setting:
                 f"hidden must be widths of one size for residual blocks, got {self.hidden}. "
                 "Repeat one."
             )
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """The setting of which ``asdict`` made ``data``, also after a way through JSON.
+
+        Raises:
+            ArgumentError: for values that a setting cannot have.
+
+        >>> Setting.of({"task": "digits", "hidden": [16, 16], "activation": "tanh"}).hidden
+        (16, 16)
+        """
+        return cls(**{**data, "hidden": tuple(data["hidden"])})
 
     @property
     def name(self) -> str:
@@ -130,20 +143,20 @@ class Trained:
     refused: dict[str, str]
 
 
-def most_at_once(setting: Setting, data_dir: str = "") -> int:
+def most_at_once(setting: Setting, task: Task) -> int:
     """Trials that are well trained together: as many as caches hold, or as memory allows.
 
     Args:
         setting: what is trained.
-        data_dir: folder of tasks that are read from files.
+        task: the one that it names.
 
     Raises:
-        ArgumentError: for a task or activation that is not known.
+        ArgumentError: for an activation that is not known.
 
-    >>> most_at_once(Setting("digits", (16,) * 10, "tanh"))
+    >>> most_at_once(Setting("digits", (16,) * 10, "tanh"), task_named("digits"))
     128
     """
-    network = setting.network(task_named(setting.task, data_dir or None))
+    network = setting.network(task)
     return _NARROW if DenseProgram(tuple(network)).is_unrolled else _WIDE
 
 

@@ -21,6 +21,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from equipoise import _checks
 from equipoise.errors import ArgumentError, PlanError
 from equipoise.lab.setting import Setting, Trial, most_at_once, train_trials
+from equipoise.lab.task_names import task_named
 from equipoise.lab.work import Finished, Place, in_parts, run_units
 
 Array = NDArray[np.float64]
@@ -100,11 +101,14 @@ def run_study(
         ArgumentError: for a task, network, method or rate that cannot be used, before any training.
         WorkError: if a unit fails; what is finished is in the store.
     """
+    names = dict.fromkeys(one.setting.task for one in runs.values())
+    tasks = {name: task_named(name, data_dir or None) for name in names}
     parts: dict[str, dict[str, dict[str, Any]]] = {}
     for name, one in runs.items():
         pairs = [[rate, one.first + draw] for rate in one.rates for draw in range(one.draws)]
         given = {**asdict(one.setting), "method": one.method, "data_dir": data_dir}
-        parts[name] = in_parts({name: given}, "runs", pairs, most_at_once(one.setting, data_dir))
+        most = most_at_once(one.setting, tasks[one.setting.task])
+        parts[name] = in_parts({name: given}, "runs", pairs, most)
     units = {key: unit for part in parts.values() for key, unit in part.items()}
     seconds: dict[str, float] = {}
     with Progress(
@@ -138,7 +142,7 @@ def train_runs(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     given = dict(arguments)
     pairs, method, data_dir = given.pop("runs"), given.pop("method"), given.pop("data_dir")
-    setting = Setting(**given | {"hidden": tuple(given["hidden"])})
+    setting = Setting.of(given)
     trials = [Trial(method, rate, seed) for rate, seed in pairs]
     done = train_trials(setting, trials, data_dir)
     if done.refused:

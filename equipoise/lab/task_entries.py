@@ -9,7 +9,7 @@ from equipoise.lab.data import checkerboard, digits, sign_products, teacher, two
 from equipoise.lab.image_files import MOST_TEST_ROWS, MOST_TRAIN_ROWS, image_task
 from equipoise.lab.regression import Regression
 from equipoise.lab.regression_tasks import MOST_DEGREE, diabetes, friedman, polynomial, sine
-from equipoise.schemes.catalogue import Option
+from equipoise.schemes.options import Option
 
 # Generators refuse what does not fit their words.
 _MOST_SEED = 1e9

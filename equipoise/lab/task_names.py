@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from equipoise import _checks
-from equipoise.errors import ArgumentError
 from equipoise.lab.classification import Classification
 from equipoise.lab.regression import Regression
 from equipoise.lab.task_entries import TASK_CATALOGUE, TASKS
 from equipoise.schemes.call_text import read_call
-from equipoise.schemes.catalogue import Option
+from equipoise.schemes.options import Option, options_given
 
 
 def task_named(text: str, data_dir: Path | str | None = None) -> Classification | Regression:
@@ -35,25 +34,9 @@ def task_named(text: str, data_dir: Path | str | None = None) -> Classification 
     """
     call = read_call(text, "task", "spirals(turns=2)")
     entry = TASK_CATALOGUE[_checks.one_of("task", call.name, TASKS)]
-    options = {option.name: option for option in (*entry.options, *entry.changes)}
-    if call.given:
-        forms = ", ".join(f"{o.name}={o.default!r}" for o in options.values())
-        raise ArgumentError(
-            f"options of task {entry.name!r} must be written by name, got {call.given[0]!r}. "
-            f"It has {forms}."
-        )
-    values = {name: _number(option, option.default) for name, option in options.items()}
-    seen = set[str]()
-    for name, value in call.named:
-        option = options[_checks.one_of(f"option of task {entry.name!r}", name, options)]
-        if name in seen or not option.allows(value):
-            what = "given once" if name in seen else option.requirement
-            raise ArgumentError(
-                f"{name} of task {entry.name!r} must be {what}, got {value!r}. It is "
-                f"{option.meaning}; its default is {option.default!r}."
-            )
-        seen.add(name)
-        values[name] = _number(option, value)
+    options = (*entry.options, *entry.changes)
+    found = options_given(f"task {entry.name!r}", options, call)
+    values = {o.name: _number(o, found.get(o.name, o.default)) for o in options}
     given = {option.name: values[option.name] for option in entry.options}
     task = entry.make(folder=data_dir or "", **given) if entry.needs_files else entry.make(**given)
     return _changed(task, values)

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from equipoise._text import without_nan
 from equipoise.errors import PlanError
 from equipoise.plan.aim import Aim
 from equipoise.plan.difference import Difference, difference
 from equipoise.plan.odds import Outlook
-from equipoise.plan.plan_data import array_from_dict, array_to_dict, with_nan, without_nan
+from equipoise.plan.plan_data import array_from_dict, array_to_dict, with_nan
 from equipoise.plan.selection import Selection
 from equipoise.plan.trace import Parameter
 from equipoise.schemes.draw import Streams, draw

@@ -11,21 +11,8 @@ from equipoise.schemes.laws import Array
 
 
 def with_nan(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of ``without_nan`` as they were."""
+    """Numbers as they were before null stood for nan."""
     return {k: math.nan if v is None else v for k, v in data.items()}
-
-
-def without_nan(data: Any) -> Any:
-    """Plain JSON types with null in place of nan and infinity, which JSON does not have."""
-    match data:
-        case dict():
-            return {k: without_nan(v) for k, v in data.items()}
-        case list() | tuple():
-            return [without_nan(v) for v in data]
-        case float():
-            return data if math.isfinite(data) else None
-        case _:
-            return data
 
 
 def array_to_dict(array: Array) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """A card for one activation: what theory says of it, and how to start a deep stack of it."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from equipoise import _checks
+from equipoise._text import json_text, printed, without_nan
 from equipoise.errors import ArgumentError
 from equipoise.plan.entry import Inputs
 from equipoise.plan.nodes import Affine
-from equipoise.plan.plan_data import without_nan
 from equipoise.plan.plan_stack import plan_stack
 from equipoise.plan.stacks import Hidden, Stack
 from equipoise.report.growth import Growth, growths
@@ -33,7 +31,6 @@ from equipoise.theory.oddpart import Classification, classify
 from equipoise.theory.oddsigmoid import odd_sigmoid
 from equipoise.theory.probe import examine
 
-_WIDTH = 110
 _LEVELS = tuple(float(f"{q:.4g}") for q in np.logspace(-3, 3, 49))
 _SHOWN_LEVELS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
@@ -121,12 +118,10 @@ class Card:
 
     def to_json(self) -> str:
         """The card as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        return json_text(self.to_dict())
 
     def __str__(self) -> str:
-        buffer = StringIO()
-        self.print(Console(file=buffer, width=_WIDTH, color_system=None, highlight=False))
-        return buffer.getvalue().rstrip("\n")
+        return printed(self.print)
 
     def print(self, console: Console) -> None:
         """Print the card to a rich console."""

@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from equipoise._text import without_nan
 from equipoise.diagnose import Finding
 from equipoise.drift import Drift
 from equipoise.measurement import LayerMeasurement, Measurements
-from equipoise.plan.plan_data import without_nan
 from equipoise.report.outcome import Outcome
 from equipoise.report.rows import number, shown_rows
 from equipoise.rules.theory_word import TheoryWord

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from equipoise._text import without_nan
 from equipoise.measurement import LayerMeasurement, Measurements
 from equipoise.plan.odds import Outlook
 from equipoise.plan.plan import Plan, Prediction
-from equipoise.plan.plan_data import without_nan
 from equipoise.report.rows import number
 from equipoise.rules.against_plan import predictions_by_layer
 

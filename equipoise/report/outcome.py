@@ -1,17 +1,15 @@
 """What reports and diagnoses share: a verdict, and ways to print and save it."""
 
-import json
 from abc import ABC, abstractmethod
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from equipoise._text import json_text, printed
 from equipoise.diagnose import Finding
 from equipoise.errors import ArgumentError, UnhealthyError
 
-_WIDTH = 110
 IN_BALANCE = "in balance: signal and gradient reach every layer."
 
 
@@ -54,7 +52,7 @@ class Outcome(ABC):
 
     def to_json(self) -> str:
         """All of it as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        return json_text(self.to_dict())
 
     def save(self, path: str | Path) -> Path:
         """Write it as .html, .json or .txt, and return the path.
@@ -78,10 +76,7 @@ class Outcome(ABC):
         return path
 
     def __str__(self) -> str:
-        buffer = StringIO()
-        console = Console(file=buffer, width=_WIDTH, color_system=None, highlight=False)
-        self.print(console)
-        return buffer.getvalue().rstrip("\n")
+        return printed(self.print)
 
     def print_findings(self, console: Console) -> None:
         """Print the findings, or that there are none."""

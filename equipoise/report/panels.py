@@ -8,11 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import escape
 
+from equipoise.report.picture import AXIS, BLUE, GREY, ORANGE, axis_title, picture
+
 _LONG_NAME = 60
-# Blue and orange keep a contrast of 3 on white and on near black, and differ for the colour-blind.
-_BLUE, _ORANGE, _GREY, _GRID = "#3b82d6", "#d2691e", "#808080", "rgba(128,128,128,0.25)"
-_AXIS = {"gridcolor": _GRID, "linecolor": _GRID, "zeroline": False, "fixedrange": True}
-_X_TITLE = {"text": "layer in order of computation", "standoff": 8, "font": {"size": 13}}
 _ZERO, _LOST = "exactly 0", "not finite"
 _SYMBOLS = {_ZERO: "x", _LOST: "diamond"}
 
@@ -119,20 +117,20 @@ class Panel:
         measured = both | {
             "name": "measured", "y": [self.place(y) for y in self.values],
             "mode": "lines+markers", "hoverinfo": "text",
-            "hovertext": [self.hover(i) for i in range(n)], "line": {"width": 1.5, "color": _BLUE},
-            "marker": {"size": 4 if n > 40 else 7, "color": _BLUE},
+            "hovertext": [self.hover(i) for i in range(n)], "line": {"width": 1.5, "color": BLUE},
+            "marker": {"size": 4 if n > 40 else 7, "color": BLUE},
         }  # fmt: skip
         held = both | {
             "name": self.against, "y": [self.place(y) for y in self.expected],
             "mode": "lines+markers" if self.has_lone_expected() else "lines", "hoverinfo": "skip",
-            "line": {"dash": "dash", "width": 2, "color": _ORANGE},
-            "marker": {"symbol": "line-ew-open", "size": 12, "color": _ORANGE},
+            "line": {"dash": "dash", "width": 2, "color": ORANGE},
+            "marker": {"symbol": "line-ew-open", "size": 12, "color": ORANGE},
         }  # fmt: skip
         rows = [
             both | {
                 "name": words, "x": [i + 1 for i in at], "y": [row] * len(at), "mode": "markers",
                 "hoverinfo": "text", "hovertext": [self.hover(i) for i in at],
-                "marker": {"symbol": _SYMBOLS[words], "size": 7, "color": _GREY},
+                "marker": {"symbol": _SYMBOLS[words], "size": 7, "color": GREY},
             }
             for words, at in self.lost().items()
         ]  # fmt: skip
@@ -150,21 +148,14 @@ def panels_figure(panels: Sequence[Panel], title: str) -> go.Figure:
     below = 56 + 22 * kinds if kinds > 2 else 80
     wide: dict[str, Any] = {"height": 380, "margin.b": 80}
     narrow: dict[str, Any] = {"height": 36 + below + 250 * count, "margin.b": below}
-    layout: dict[str, Any] = {
-        "title": {"text": str(escape(title))}, "template": "none", "dragmode": False,
-        "font": {"color": _GREY, "family": "system-ui, sans-serif", "size": 13},
-        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 52, "r": 12, "t": 36}, "hoverlabel": {"align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom",
-                   "itemclick": False, "itemdoubleclick": False},
-        "annotations": [],
-    }  # fmt: skip
+    layout: dict[str, Any] = {"margin": {"l": 52, "r": 12, "t": 36}, "annotations": []}
     for i, p in enumerate(panels):
         k, n = str(i + 1) if i else "", len(p.values)
         step = next(s for e in range(9) for m in (1, 2, 5) if (s := m * 10**e) * 8 >= n)
-        layout[f"yaxis{k}"] = _AXIS | p.axis()[0] | {"anchor": f"x{k}"}
-        layout[f"xaxis{k}"] = _AXIS | {
-            "anchor": f"y{k}", "showgrid": False, "title": _X_TITLE,
+        layout[f"yaxis{k}"] = AXIS | p.axis()[0] | {"anchor": f"x{k}"}
+        layout[f"xaxis{k}"] = AXIS | {
+            "anchor": f"y{k}", "showgrid": False,
+            "title": axis_title("layer in order of computation"),
             "range": [0.5, n + 0.5], "tick0": 0, "dtick": step,
         }  # fmt: skip
         layout["annotations"].append({
@@ -175,11 +166,8 @@ def panels_figure(panels: Sequence[Panel], title: str) -> go.Figure:
                  f"yaxis{k}.domain": [0, 1]}  # fmt: skip
         bottom = 0.58 if i + 1 < count else 0
         narrow |= {f"xaxis{k}.domain": [0, 1], f"yaxis{k}.domain": [bottom, 1 - 0.58 * i]}
-    alt = f"{title}. {' '.join(p.alternative() for p in panels)}"
-    layout["meta"] = {"title": title, "alt": alt, "wide": wide, "narrow": narrow}
-    return go.Figure(traces, layout).update_layout(
-        {key.replace(".", "_"): value for key, value in wide.items()}
-    )
+    summary = " ".join(p.alternative() for p in panels)
+    return picture(traces, title, summary, layout, wide, narrow)
 
 
 def shown(x: float, otherwise: str = _LOST) -> str:

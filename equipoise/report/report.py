@@ -6,10 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from equipoise._text import without_nan
 from equipoise.diagnose import Finding, expected_by_layer
 from equipoise.measurement import Measurements
 from equipoise.plan.plan import Plan
-from equipoise.plan.plan_data import without_nan
 from equipoise.report.choices import grouped, kept
 from equipoise.report.ends import ends
 from equipoise.report.outcome import Outcome

@@ -3,69 +3,11 @@
 from dataclasses import dataclass
 
 from equipoise import _checks
-from equipoise.errors import ArgumentError
 from equipoise.schemes.call_text import Value, read_call, write_call
 from equipoise.schemes.diagonal_noise import NOISES, PUBLISHED_ALPHA
 from equipoise.schemes.framed import DEFAULT_BUDGET
+from equipoise.schemes.options import Option, options_given
 from equipoise.schemes.variance import DISTRIBUTIONS, MODES
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a scheme.
-
-    Attributes:
-        name: as it is written.
-        default: its value where it is left out.
-        meaning: what it is, in a few words.
-        least, most: range of a number; the ends count unless ``is_open``.
-        is_open: whether the ends themselves are excluded.
-        is_whole: whether the number must be an integer.
-        choices: the words that are allowed, empty for numbers.
-    """
-
-    name: str
-    default: Value
-    meaning: str
-    least: float = float("-inf")
-    most: float = float("inf")
-    is_open: bool = False
-    is_whole: bool = False
-    choices: tuple[str, ...] = ()
-
-    @property
-    def requirement(self) -> str:
-        """The values that are allowed, in words.
-
-        >>> Option("draws", 16, "number of candidates", 1, 4096, is_whole=True).requirement
-        'an integer from 1 to 4096'
-        """
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        kind = "an integer" if self.is_whole else "a number"
-        if self.is_open:
-            bounds = [f"above {self.least:g}"] * (self.least > float("-inf"))
-            bounds += [f"below {self.most:g}"] * (self.most < float("inf"))
-            return " ".join([kind, " and ".join(bounds)]).rstrip()
-        if self.most < float("inf"):
-            return f"{kind} from {self.least:g} to {self.most:g}"
-        return f"{kind} of at least {self.least:g}" if self.least > float("-inf") else kind
-
-    def allows(self, value: Value) -> bool:
-        """Whether a value may be given.
-
-        >>> Option("order", 1.0, "s", 0, 4, is_open=True).allows(4.0)
-        False
-        """
-        if self.choices:
-            return isinstance(value, str) and value in self.choices
-        if isinstance(value, str | bool) or not abs(value) < float("inf"):
-            return False
-        if self.is_whole and value != int(value):
-            return False
-        if self.is_open:
-            return self.least < value < self.most
-        return self.least <= value <= self.most
 
 
 @dataclass(frozen=True)
@@ -313,26 +255,5 @@ def parse_scheme(text: str) -> Scheme:
     """
     call = read_call(text, "scheme", "he(distribution='uniform')")
     entry = CATALOGUE[_checks.one_of("scheme", call.name, SCHEMES)]
-    options = {option.name: option for option in entry.options}
-    forms = ", ".join(f"{o.name}={o.default!r}" for o in entry.options) or "no options"
-    if call.given:
-        raise ArgumentError(
-            f"options of scheme {entry.name!r} must be written by name, got {call.given[0]!r}. "
-            f"It has {forms}."
-        )
-    seen = set[str]()
-    for name, value in call.named:
-        if not options:
-            raise ArgumentError(
-                f"scheme {entry.name!r} must stand without options, got {name}={value!r}. "
-                "Leave the brackets out."
-            )
-        option = options[_checks.one_of(f"option of scheme {entry.name!r}", name, options)]
-        if name in seen or not option.allows(value):
-            what = "given once" if name in seen else option.requirement
-            raise ArgumentError(
-                f"{name} of scheme {entry.name!r} must be {what}, got {value!r}. It is "
-                f"{option.meaning}; its default is {option.default!r}."
-            )
-        seen.add(name)
-    return Scheme(entry.name, call.named)
+    given = options_given(f"scheme {entry.name!r}", entry.options, call)
+    return Scheme(entry.name, tuple(given.items()))

@@ -16,6 +16,9 @@ from equipoise.training.guard_rollback import Rollback
 from equipoise.training.guard_spikes import Spikes
 from equipoise.training.nonfinite import Explaining, explain_nonfinite
 from equipoise.training.nonfinite_result import NonFinite
+from equipoise.training.rate_advice import RateAdvice, advise
+from equipoise.training.rate_test import RateTest, find_learning_rate
+from equipoise.training.sharpness import Sharpness, sharpness
 
 __all__ = [
     "Assignment",
@@ -34,22 +37,28 @@ __all__ = [
     "Percentile",
     "Plan",
     "Producer",
+    "RateAdvice",
+    "RateTest",
     "Rollback",
+    "Sharpness",
     "Spikes",
     "Transfer",
     "Untouched",
     "Value",
     "ZScore",
+    "advise",
     "apply",
     "clip_gradients",
     "clip_gradients_",
     "diagnose",
     "draw_",
     "explain_nonfinite",
+    "find_learning_rate",
     "find_producer",
     "init",
     "initialize",
     "losses",
     "plan",
+    "sharpness",
     "transfer",
 ]

@@ -10,16 +10,16 @@ import math
 import torch
 from torch.nn import functional as F
 
-from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.training.masked_softmax import fitting, floating
 from equipoise.training.reading import can_read
 from equipoise.training.reduction import (
-    REDUCTIONS,
     Reduction,
+    check_options,
     is_finite,
     reduced,
     result_dtype,
+    weight_for,
     wide,
 )
 
@@ -65,18 +65,16 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(x, t, reduction="none")
     tensor([0.0000, 0.0000, 0.6931])
     """
-    if reduction not in REDUCTIONS:
-        _checks.one_of("reduction", reduction, REDUCTIONS)
-    _checks.in_unit_interval("label_smoothing", label_smoothing)
+    check_options(reduction, label_smoothing)
     floating(input)
     _check_shapes(input, target, {"weight": weight, "pos_weight": pos_weight})
     dtype = result_dtype(input)
-    x, t = wide(input), target.to(wide(input).dtype)
-    w = None if weight is None else weight.to(x.dtype)
-    p = None if pos_weight is None else pos_weight.to(x.dtype)
+    x = wide(input)
+    t, w, p = target.to(x.dtype), weight_for(x, weight), weight_for(x, pos_weight)
     if mask is None and can_read(x) and x.numel():
-        smooth = t if label_smoothing == 0 else _smoothed(t, label_smoothing)
-        loss = F.binary_cross_entropy_with_logits(x, smooth, w, reduction=reduction, pos_weight=p)
+        loss = F.binary_cross_entropy_with_logits(
+            x, _smoothed(t, label_smoothing), w, reduction=reduction, pos_weight=p
+        )
         if is_finite(loss):
             return loss if loss.dtype == dtype else loss.to(dtype)
     counts = torch.ones_like(x, dtype=torch.bool) if mask is None else fitting(mask, x)

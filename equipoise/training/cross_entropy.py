@@ -28,11 +28,12 @@ from equipoise.errors import ArgumentError
 from equipoise.training.masked_softmax import empty_rows, floating, has_empty_rows, masked
 from equipoise.training.reading import can_read
 from equipoise.training.reduction import (
-    REDUCTIONS,
     Reduction,
+    check_options,
     is_finite,
     reduced,
     result_dtype,
+    weight_for,
     wide,
 )
 
@@ -105,7 +106,7 @@ def cross_entropy(
     dtype = result_dtype(input)
     x = masked(wide(input), mask)
     y = wide(target) if target.is_floating_point() else target.long()
-    w = None if weight is None else weight.to(x.dtype)
+    w = weight_for(x, weight)
     if can_read(x) and x.numel():
         loss = _torchs(x, y, w, ignore_index, reduction, label_smoothing)
         if _is_sound(loss, x, y, ignore_index):
@@ -262,10 +263,7 @@ def _checked(
     z_loss: float,
 ) -> int:
     """The axis of the classes; refuse arguments that do not fit each other."""
-    if reduction not in REDUCTIONS:
-        _checks.one_of("reduction", reduction, REDUCTIONS)
-    if smoothing:
-        _checks.in_unit_interval("label_smoothing", smoothing)
+    check_options(reduction, smoothing)
     if z_loss:
         _checks.not_negative("z_loss", z_loss)
     shape = floating(input).shape

@@ -1,13 +1,27 @@
-"""How losses of rows become one number, and in which precision."""
+"""What losses share: options and their refusals, the way to one number, and the precision."""
 
 from typing import Literal
 
 import torch
 
+from equipoise import _checks
+
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "none")
 
 NARROW = (torch.float16, torch.bfloat16)
+
+
+def check_options(reduction: str, label_smoothing: float) -> None:
+    """Refuse another reduction, and a share outside of [0, 1].
+
+    >>> check_options("mean", 0.1)
+    """
+    # On small inputs each check shows: the usual values need none.
+    if reduction not in REDUCTIONS:
+        _checks.one_of("reduction", reduction, REDUCTIONS)
+    if label_smoothing != 0:
+        _checks.in_unit_interval("label_smoothing", label_smoothing)
 
 
 def reduced(loss: torch.Tensor, share: torch.Tensor, reduction: Reduction) -> torch.Tensor:
@@ -44,6 +58,11 @@ def is_finite(loss: torch.Tensor) -> bool:
 def wide(x: torch.Tensor) -> torch.Tensor:
     """The tensor in float32 where it is half or bfloat16; else as it is."""
     return x.float() if x.dtype in NARROW else x
+
+
+def weight_for(x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
+    """The weight in the dtype of ``x``, where there is one."""
+    return None if weight is None else weight.to(x.dtype)
 
 
 def result_dtype(input: torch.Tensor) -> torch.dtype:

@@ -12,7 +12,8 @@ from equipoise.schemes.call_text import (
     read_call,
     write_call,
 )
-from equipoise.schemes.catalogue import CATALOGUE, SCHEMES, Option, parse_scheme
+from equipoise.schemes.catalogue import CATALOGUE, SCHEMES, parse_scheme
+from equipoise.schemes.options import Option
 from equipoise.theory import activations
 from equipoise.theory.activations import known_activations
 
