@@ -31,6 +31,7 @@ from equipoise.plan.origins import (
     are_independent,
     averages_copies,
     copied_spaces,
+    has_own_mean,
     is_spread_around_0,
 )
 from equipoise.plan.rows import Rows
@@ -270,7 +271,7 @@ class Levels:
         if value not in self._share:
             self._share[value] = share_of(node, levels, shares, self._level[value], weights)
             is_rowwise = isinstance(node, Norm) and node.kind in ("layer", "group")
-            if is_rowwise and not origins[0].is_centred:
+            if (is_rowwise and not origins[0].is_centred) or has_own_mean(node, self._producer):
                 # A mean that units have in common is taken off with that of the row.
                 self._share[value] = math.nan
         self._origin[value] = origin = self._origins.of(node, origins, moves)

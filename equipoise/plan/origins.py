@@ -278,3 +278,11 @@ def averages_copies(node: Node, trace: Trace, copied: frozenset[int]) -> bool:
         return False
     gone = set(trace.values[node.input].spaces) - set(trace.values[node.output].spaces)
     return not copied.isdisjoint(gone)
+
+
+def has_own_mean(node: Node, producer: Mapping[int, Node]) -> bool:
+    """Whether a sum is of a value and its own mean, as a difference from that mean is."""
+    if not isinstance(node, Merge):
+        return False
+    made = [producer.get(v) for v in node.inputs]
+    return any(isinstance(m, Pool) and m.input in node.inputs for m in made)

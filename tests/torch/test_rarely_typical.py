@@ -124,3 +124,24 @@ def test_dropout_in_front_of_a_function_is_not_that_behind_it():
         with torch.no_grad():
             made.append(float(model(x).square().mean().sqrt()))
     assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.1)
+
+
+class Opposite(nn.Module):
+    """Two sites less their mean are opposite: of a mean of them nothing is left."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(4))
+        self.out = nn.Linear(32, 8)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x - x.mean(1, keepdim=True)
+        weights = (self.q(x) @ self.k(x).mT / 32**0.5).softmax(-1)
+        return self.out(weights @ self.v(x))
+
+
+def test_an_average_of_values_less_their_mean_is_not_told():
+    told = {p.layer: p.signal for p in eq.plan(Opposite(), normal(32, 2, 32)).predictions}
+    assert math.isnan(told["out"])
+    assert told["v"] > 0.5
