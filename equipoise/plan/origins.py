@@ -268,7 +268,10 @@ def copied_spaces(trace: Trace) -> frozenset[int]:
     for node in trace.nodes if trace.values else ():
         if isinstance(node, Spread):
             made, given = trace.values[node.output], trace.values[node.input]
-            found.update(set(made.spaces) - set(given.spaces))
+            # Of an axis that is made longer only neighbours are alike.
+            sizes = [1] * (len(made.shape) - len(given.shape)) + list(given.shape)
+            pairs = zip(made.spaces, made.shape, sizes, strict=True)
+            found.update(s for s, after, before in pairs if before == 1 < after)
     return frozenset(found)
 
 

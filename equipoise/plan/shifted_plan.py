@@ -52,10 +52,10 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackP
     _refuse_maps(stack, "shifted")
     rests = [rest(h.activation) for h in stack.hidden]
     for affine, h, found in zip(stack.affines, stack.hidden, rests, strict=False):
-        if found.kind == "none":
+        if found.kind == "none" or (found.kind == "steepest" and found.place == 0.0):
             raise PlanError(
-                f"activation behind layer {affine.layer!r} must be a line above 0 or have a place "
-                f"where it is steepest to be shifted, got {h.activation}. Use scheme='auto'."
+                f"activation behind layer {affine.layer!r} must be a line above 0, or steepest at "
+                f"another place than 0, to be shifted, got {h.activation}. Use scheme='auto'."
             )
     narrowest = min((h.width for h in stack.hidden), default=1)
     far = shift or shift_for_departure(_LEAVING, narrowest, max(1, stack.depth))
@@ -132,9 +132,10 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
     rests = [rest(h.activation) for h in stack.hidden]
     is_dense = not any(a.convolution.kernel for a in stack.affines)
     has_dropout = any(h.dropout for h in stack.hidden)
-    if not pairs or not is_dense or has_dropout or not all(stack.can_shift):
+    # Odd units between gates are no pairs, and rest at 0.
+    if not pairs or len(pairs) < stack.depth or not is_dense:
         return ""
-    if any(r.kind == "none" for r in rests):
+    if has_dropout or not all(stack.can_shift) or any(r.kind == "none" for r in rests):
         return ""
     bent = next(
         (h.activation for h, r in zip(stack.hidden, rests, strict=True)

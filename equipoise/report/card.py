@@ -220,7 +220,7 @@ def make_card(
         signal=planned.signal,
         gradient=planned.gradient,
         log_std=planned.log_std if settles else math.nan,
-        code=snippet(f, planned.weights, scheme),
+        code=snippet(f, planned.weights, scheme, planned.biases[len(planned.biases) // 2]),
     )
 
 

@@ -38,14 +38,17 @@ _BY_HAND = """\
 # or by hand, for each nn.Linear(width, width) between hidden units:
 with torch.no_grad():"""
 
+_ZERO = Zero()
 
-def snippet(f: Activation, laws: Sequence[Law], scheme: str = "auto") -> str:
+
+def snippet(f: Activation, laws: Sequence[Law], scheme: str = "auto", bias: Law = _ZERO) -> str:
     """The call, and what it comes to for the hidden layers of a network of constant width.
 
     Args:
         f: the activation.
         laws: of the weights, from the first to the last.
         scheme: name of the scheme.
+        bias: of a hidden layer.
 
     Returns:
         Python text.
@@ -62,13 +65,13 @@ def snippet(f: Activation, laws: Sequence[Law], scheme: str = "auto") -> str:
     if isinstance(first, Framed) and isinstance(laws[1], Framed) and isinstance(hidden, Framed):
         # A quiet first layer is made up for by the second weight: by hand all layers are alike.
         first = replace(first, scale=first.scale * laws[1].scale / hidden.scale)
-    lines = _by_hand(f, first, hidden, laws[-1])
+    lines = _by_hand(f, first, hidden, laws[-1], bias)
     if not lines:
         return call
     return "\n".join([call, _BY_HAND, *(f"    {line}" for line in lines)])
 
 
-def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
+def _by_hand(f: Activation, first: Law, hidden: Law, last: Law, rest: Law) -> list[str]:
     bias = "layer.bias.zero_()"
     match hidden:
         case Framed(scale=scale, out_layout=Mirrored()):
@@ -82,9 +85,12 @@ def _by_hand(f: Activation, first: Law, hidden: Law, last: Law) -> list[str]:
                 f"{_gain(last)} * torch.cat([o, -o], 1)",
             ]
         case Framed(scale=gain):
-            if f.value_at_zero != 0.0:
-                rest = f"{-f.value_at_zero:.6g} * layer.weight.sum(1)"
-                bias = f"layer.bias.copy_({rest})  # f works around f(0)"
+            if isinstance(rest, OffsetBias) and rest.level:
+                passed = f"{rest.level:.6g} - {rest.constant:.6g} * layer.weight.sum(1)"
+                bias = f"layer.bias.copy_({passed})  # units rest at {rest.level:.6g}"
+            elif f.value_at_zero != 0.0:
+                passed = f"{-f.value_at_zero:.6g} * layer.weight.sum(1)"
+                bias = f"layer.bias.copy_({passed})  # f works around f(0)"
             return [f"nn.init.orthogonal_(layer.weight, gain={gain:.6g})", bias]
         case Orthogonal(gain=gain):
             return [f"nn.init.orthogonal_(layer.weight, gain={gain:.6g})", bias]

@@ -24,6 +24,7 @@ from equipoise.theory import (
     usable_odds,
 )
 from equipoise.theory.oddpart import ActivationClass
+from equipoise.theory.rest import rest
 
 
 @pytest.mark.parametrize("act", known_activations(), ids=str)
@@ -146,6 +147,11 @@ def test_the_code_keeps_the_signal_where_the_card_expects_it(act, scheme):
     z = torch.cat([half, -half], 1) if "pairs" in block else torch.randn(4000, width)
     if scheme not in ("diagonal_noise", "odd_sigmoid"):
         z = z * card.signal[0] / z.square().mean().sqrt()
+    if scheme == "shifted":
+        # Units rest at c, and the RMS counts from 0.
+        c = rest(act).place
+        z = torch.randn(4000, width)
+        z = c + z * math.sqrt(card.signal[0] ** 2 - c**2) / z.square().mean().sqrt()
     for layer in layers[1:]:
         with torch.no_grad():
             z = layer(torch.from_numpy(act.f(z.double().numpy())).float())
