@@ -99,12 +99,10 @@ class Watch(TorchFunctionMode):
                 # The seventh argument of conv1d(input, weight, bias, stride, padding, dilation,
                 # groups) and of conv_transpose1d(..., padding, output_padding, groups) alike.
                 groups = args[6] if len(args) > 6 else given.get("groups", 1)
-                self.seen.append(
+                return self._recorded(
                     Seen(self._names[id(weight)], out, bias, _AXES[func], groups,
                          func in _TRANSPOSED)
                 )  # fmt: skip
-                # An in-place activation behind it must not overwrite what is to be measured.
-                return out.clone()
         elif func in _PRODUCTS and len(args) > _PRODUCTS[func]:
             return self._product(args, _PRODUCTS[func], out)
         elif func is torch.einsum and len(args) == 3 and isinstance(args[0], str):
@@ -152,5 +150,7 @@ class Watch(TorchFunctionMode):
         return out
 
     def _recorded(self, seen: Seen) -> torch.Tensor:
+        """Take a call in; what forward goes on with."""
         self.seen.append(seen)
+        # An in-place activation behind it must not overwrite what is to be measured.
         return seen.output.clone()
