@@ -1,0 +1,61 @@
+"""What a monitor calls a finding: every threshold, with its reason.
+
+Chosen on the healthy runs of ``tests/training/test_monitor_healthy.py`` (dense, convolutional,
+recurrent and transformer networks, SGD and Adam), which must raise none, and on the troubles of
+``tests/training/test_monitor_findings.py``, which must each raise theirs. Where a rule of the
+diagnosis at birth has a threshold (half of the units dead, half of the entries flat, a factor of
+30 or 1,000 on the way through the network), that one counts; it stands in ``equipoise.rules``.
+"""
+
+# A layer that is dead, flat, or out of reach of the gradient in one batch may be so by chance, or
+# because of that batch; what lasts through as many readings is the layer's own.
+PERSISTS = 3
+
+# Share by which the dead units of a layer have grown since the first readings. In healthy runs of
+# ReLU networks it grows by up to 0.15 while features form; half of them, at which the rule of the
+# diagnosis speaks, is late.
+DYING_RISE = 0.25
+
+# Update over weights in one step, of a whole layer. 1e-3 is common, Adam at a rate of 1e-2 on
+# narrow layers has 0.1 in its first steps, and a weight that starts at 0 passes 1/2 in its second.
+# A step of half the weight that comes again and again leaves nothing of what was learned.
+LARGE_UPDATE, LARGE_UPDATES = 0.3, 4
+
+# A signal or a norm of weights that is so many times what it was in the first readings. Signals of
+# healthy runs grow by up to 8 while logits form; layers that start at 0 are compared from the time
+# on at which they have moved.
+DRIFT = 30.0
+DRIFT_READINGS = 5
+# A trend is one if it is so many of its standard errors from none.
+DRIFT_ERRORS = 3.0
+
+# Slope along an update after the step over that before it, times -1. Gradient descent on a
+# quadratic multiplies it by 1 - rate * sharpness: -1 at the edge of stability (arXiv 2103.00065).
+# Noise of batches that are drawn anew leaves it near 0 and never makes it negative on average.
+EDGE, EDGE_READINGS = 0.3, 8
+
+# Logits of attention: beyond 30 a softmax in half precision has no second entry; the entropy over
+# the log of the number of keys of heads that train is above 0.3 (arXiv 2303.06296 calls what
+# follows its fall entropy collapse).
+LOUD_LOGIT, LOW_ENTROPY = 30.0, 0.05
+
+# Share of the range of float16 that may be used before a word is said: the rest is one factor 4.
+HEADROOM = 0.25
+
+# Spikes of gradients and inputs are judged as those of updates are (``guard_spikes.Spikes``):
+# 8 robust standard deviations and 3 times the median, after 20 steps.
+# Trouble that came with one batch is over after so many steps; what stays is no batch.
+PASSES = 3
+
+# Steps in a row without movement before a parameter is called frozen; an expert of many may
+# well rest for some. A parameter is only judged while others move.
+STILL = 8
+
+# Weights as they were initialized and weights before the first step differ by rounding at most.
+SAME = 1e-2
+
+# Readings between looks at whether units repeat each other: equal units never part, so that there
+# is no haste.
+TWIN_EVERY = 16
+# The same finding at the same place is said again after so many readings without it.
+AGAIN = 50
