@@ -86,9 +86,8 @@ def measure(make: Callable[[], tuple[nn.Module, Loss]], rounds: int) -> dict[str
             "ratio": float(middle.mean()),
             "ratio_error": float(ratios.std() / np.sqrt(len(ratios))),
         }
-    said = {name: [f.code for f in m.findings] for name, m in monitors.items()}
     count = sum(p.numel() for p in model.parameters())
-    return {"parameters": count, "variants": found, "findings": said}
+    return {"parameters": count, "variants": found}
 
 
 def main() -> int:

@@ -172,7 +172,7 @@ class Monitor:
         the output), ``mean`` of a sample of it, ``output_gradient`` (RMS), ``saturation`` and
         ``dead`` (shares), ``rank`` (participation ratio of 64 rows), ``gradient_norm``,
         ``weight_norm``, ``update_norm``, ``update_ratio`` (of all parameters of a layer; updates
-        from a sample of 1,024 entries of each), ``noise_scale`` (in batches, arXiv 1812.06162),
+        from a sample of 256 entries of each), ``noise_scale`` (in batches, arXiv 1812.06162),
         ``logit_max`` and ``entropy`` (over that of all keys) of attention.
         """
         self._read()

@@ -11,7 +11,7 @@ Kind = Literal["rectifier", "sigmoid", "tanh", "hard", "softsign", "other"]
 # By the function that forward calls: modules of torch call these too.
 ACTIVATIONS: Mapping[Callable[..., Any], Kind] = {
     **dict.fromkeys(
-        (F.relu, F.relu_, F.relu6, F.threshold, F.threshold_, torch.relu, torch.relu_,
+        (F.relu, F.relu_, F.relu6, F.threshold, torch.relu, torch.relu_,
          torch.Tensor.relu, torch.Tensor.relu_),
         "rectifier",
     ),

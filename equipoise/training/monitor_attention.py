@@ -60,8 +60,8 @@ def scores_of_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Scores |
     """Of a call of ``scaled_dot_product_attention``; None for shapes that are not understood.
 
     Args:
-        args, kwargs: query (..., heads, queries, features), key, value, attn_mask, dropout_p,
-            is_causal, and scale.
+        args: query (..., heads, queries, features), key, value, attn_mask, dropout_p, is_causal.
+        kwargs: the same by name, and scale.
     """
     given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args,
                      strict=False)) | dict(kwargs)  # fmt: skip
@@ -97,8 +97,9 @@ def scores_of_heads(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Scores 
     """Of a call of ``multi_head_attention_forward``: one input is projected once more.
 
     Args:
-        args, kwargs: query and key of shape (length, batch, features), then number of features,
-            heads, packed weights and biases; masks and separate weights by keyword.
+        args: query and key of shape (length, batch, features), then number of features, heads,
+            packed weights and biases.
+        kwargs: the same by name, masks and separate weights.
     """
     names = ("query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight",
              "in_proj_bias")  # fmt: skip

@@ -76,7 +76,7 @@ def affine_weights(model: nn.Module) -> frozenset[int]:
 def is_in_backward() -> bool:
     """Whether autograd is at work: a checkpointed part then runs forward once more."""
     # torch's own checkpointing asks in this way too.
-    return torch._C._current_graph_task_id() != -1  # type: ignore[attr-defined]
+    return torch._C._current_graph_task_id() != -1
 
 
 class Doors:

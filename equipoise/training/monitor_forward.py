@@ -207,7 +207,7 @@ class ForwardWatch(Watch):
                 with torch.no_grad():
                     gathered.gradients.append((site, sum_of_squares(gradient)))
 
-            out.register_hook(arrives)
+            out.register_hook(arrives)  # type: ignore[no-untyped-call]
         self._last = layer
         self._knows(out, layer, unit_axis, True)
 

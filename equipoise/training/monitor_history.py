@@ -11,7 +11,7 @@ import numpy as np
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.training.guard_names import Watched
-from equipoise.training.monitor_quantiles import Quantiles
+from equipoise.training.monitor_quantiles import Quantiles, buckets
 from equipoise.training.monitor_row import Reading
 
 METRICS = (
@@ -33,19 +33,19 @@ class History:
 
     def __init__(self, watched: Sequence[Watched], capacity: int) -> None:
         self.capacity = _checks.at_least("capacity", capacity, 1)
-        self.follow(watched)
         self.layers: list[str] = []
         self._place: dict[str, int] = {}
-        for one in watched:
-            self._row_of(one.layer)
+        self.follow(watched)
         self._rows: deque[tuple[int, float, np.ndarray]] = deque(maxlen=capacity)
         self._sketches: dict[tuple[str, str], Quantiles] = {}
-        self._common: dict[str, float] = {}
-        self._differs: dict[str, float] = {}
+        self._common = self._differs = np.zeros(0)
 
     def follow(self, watched: Sequence[Watched]) -> None:
         """Go on with these parameters."""
         self._watched = watched
+        self._columns: np.ndarray | None = None
+        for one in watched:
+            self._row_of(one.layer)
 
     def take(self, one: Reading) -> np.ndarray:
         """Take a step that was looked at closely in; its numbers, shape (layers, metrics)."""
@@ -61,10 +61,14 @@ class History:
             numbers[self._place[layer], [_AT["logit_max"], _AT["entropy"]]] = logit, entropy
         self._parameters(one, numbers)
         self._rows.append((one.step, one.loss, numbers))
-        for layer, row in zip(self.layers, numbers, strict=True):
-            for name, number in zip(METRICS, row, strict=True):
-                if number == number:
-                    self._sketches.setdefault((name, layer), Quantiles()).add(float(number))
+        known = np.isfinite(numbers)
+        at, columns = np.nonzero(known)
+        for i, j, bucket in zip(at.tolist(), columns.tolist(), buckets(numbers[known]).tolist(),
+                                strict=True):  # fmt: skip
+            key = METRICS[j], self.layers[i]
+            if key not in self._sketches:
+                self._sketches[key] = Quantiles()
+            self._sketches[key].add_bucket(bucket)
         return numbers
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -74,8 +78,8 @@ class History:
         for i, (_, _, numbers) in enumerate(self._rows):
             # Layers that were first seen later have no numbers yet.
             found[i, : len(numbers)] = numbers
-        arrays = {"step": np.array([step for step, _, _ in self._rows], dtype=np.int64),
-                  "loss": np.array([loss for _, loss, _ in self._rows], dtype=np.float64)}  # fmt: skip
+        steps, losses = [row[0] for row in self._rows], [row[1] for row in self._rows]
+        arrays = {"step": np.array(steps, dtype=np.int64), "loss": np.array(losses, dtype=float)}
         return arrays | {name: found[:, :, i].copy() for name, i in _AT.items()}
 
     def quantiles(self, metric: str, layer: str, shares: Sequence[float]) -> np.ndarray:
@@ -133,34 +137,35 @@ class History:
         """Norms of layers: of all their parameters together."""
         for kind, name in (("gradient", "gradient_norm"), ("weight", "weight_norm"),
                            ("update", "update_norm")):  # fmt: skip
-            for layer, total in self._sums(one, kind, squared=True).items():
-                numbers[self._row_of(layer), _AT[name]] = math.sqrt(total)
+            numbers[:, _AT[name]] = np.sqrt(self._sums(one, kind, 2, len(numbers)))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = numbers[:, _AT["update_norm"]] / numbers[:, _AT["weight_norm"]]
         numbers[:, _AT["update_ratio"]] = np.where(np.isfinite(ratio), ratio, math.nan)
-        common, differs = self._sums(one, "common"), self._sums(one, "differs")
-        for layer, noise in differs.items():
-            if not (math.isfinite(noise) and math.isfinite(common[layer])):
-                continue
-            # A quotient of means: single looks at the mean gradient may well be negative.
-            self._common[layer] = _smoothed(self._common.get(layer), common[layer])
-            self._differs[layer] = _smoothed(self._differs.get(layer), noise)
-            if self._common[layer] > 0:
-                scale = self._differs[layer] / self._common[layer]
-                numbers[self._row_of(layer), _AT["noise_scale"]] = scale
+        common = self._sums(one, "common", 1, len(numbers))
+        differs = self._sums(one, "differs", 1, len(numbers))
+        # A quotient of means: single looks at the mean gradient may well be negative.
+        self._common = _smoothed(self._common, common)
+        self._differs = _smoothed(self._differs, differs)
+        known = np.isfinite(differs) & (self._common > 0)
+        numbers[known, _AT["noise_scale"]] = self._differs[known] / self._common[known]
 
-    def _sums(self, one: Reading, kind: str, squared: bool = False) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def _sums(self, one: Reading, kind: str, power: int, width: int) -> np.ndarray:
+        """Sums over the parameters of each layer, nan where there is none."""
         values = one.by_parameter.get(kind)
-        if values is None:
-            return found
-        for w, value in zip(self._watched, values, strict=True):
-            known = one.has_gradient.any() if kind != "gradient" else value == value
-            if known and value == value:
-                term = float(value) ** 2 if squared else float(value)
-                found[w.layer] = found.get(w.layer, 0.0) + term
-        return found
+        if values is None or not len(values):
+            return np.full(width, math.nan)
+        if self._columns is None:
+            self._columns = np.array([self._place[w.layer] for w in self._watched])
+        known = one.has_gradient if kind == "gradient" else ~np.isnan(values)
+        columns = self._columns[known]
+        sums = np.bincount(columns, values[known] ** power, width)
+        return np.where(np.bincount(columns, minlength=width) > 0, sums, math.nan)
 
 
-def _smoothed(before: float | None, now: float) -> float:
-    return now if before is None else _DECAY * before + (1 - _DECAY) * now
+def _smoothed(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """A running mean of what is known; layers that are new begin with what they show."""
+    held = np.full(len(now), math.nan)
+    held[: len(before)] = before
+    mixed = np.where(np.isfinite(held), _DECAY * held + (1 - _DECAY) * now, now)
+    found: np.ndarray = np.where(np.isfinite(now), mixed, held)
+    return found

@@ -172,10 +172,8 @@ def _attention(one: Reading) -> list[Finding]:
 
 def _measurements(layers: tuple[LayerMeasurement, ...]) -> Measurements:
     """A step in the form that the rules of the diagnosis read."""
-    # A bias has no part in what is judged here, nor what inputs have in common.
-    held = tuple(replace(x, weight_norm=1.0) for x in layers)
     rows = max((x.distinct_inputs for x in layers), default=0)
-    return Measurements(held, math.nan, math.nan, math.nan, 1.0, True, rows)
+    return Measurements(layers, math.nan, math.nan, math.nan, 1.0, True, rows)
 
 
 def _cure(word: str) -> Callable[[str], str]:

@@ -56,8 +56,8 @@ class Numbers:
             return None
         weights = one.by_parameter.get("weight")
         if weights is not None:
-            held = [w.name for w, norm in zip(self._watched, weights, strict=True)
-                    if math.isinf(norm) or (math.isnan(norm) and self._is_weighed(one))]  # fmt: skip
+            taken = one.taken["weight"] & ~np.isfinite(weights)
+            held = [w.name for w, is_bad in zip(self._watched, taken, strict=True) if is_bad]
             if held:
                 return _given(held[0], "the weight itself holds nan or infinity", one.step)
         if bad.place == "input" and bad.layer == "inputs":
@@ -74,14 +74,10 @@ class Numbers:
         }  # fmt: skip
         return Finding(
             "non-finite-forward", "error", bad.layer,
-            f"in step {one.step} {words[bad.place]} is the first in the forward pass that holds nan "
-            f"or infinity", "finite numbers", "nan" if math.isnan(bad.number) else "infinity",
+            f"in step {one.step} {words[bad.place]} is the first in the forward pass that holds "
+            f"nan or infinity", "finite numbers", "nan" if math.isnan(bad.number) else "infinity",
             f"{_FORWARD} {_LOST}",
         )  # fmt: skip
-
-    def _is_weighed(self, one: Reading) -> bool:
-        """Whether every weight was weighed, so that a missing norm is a nan."""
-        return bool(one.is_close and one.has_gradient.any())
 
     def _backward(self, one: Reading) -> Finding | None:
         """The last layer in forward order whose gradient is not finite, and whose output's is."""

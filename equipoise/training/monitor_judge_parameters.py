@@ -87,7 +87,7 @@ class ParameterJudge:
         ]  # fmt: skip
 
     def _swallowed(self, since: np.ndarray) -> list[Finding]:
-        moved = [i for i in np.flatnonzero(since > SAME)]
+        moved = np.flatnonzero(since > SAME).tolist()
         if not moved:
             return []
         names = [self._watched[i].name for i in moved]
@@ -175,8 +175,8 @@ class ParameterJudge:
         return found
 
     def _resting(self, counts: np.ndarray, what: str, step: int) -> list[Finding]:
-        ripe = np.flatnonzero(counts == STILL)
-        if not len(ripe):
+        ripe = np.flatnonzero(counts == STILL).tolist()
+        if not ripe:
             return []
         names = [self._watched[i].name for i in ripe]
         return [

@@ -34,15 +34,13 @@ class Quantiles:
 
     def add(self, number: float) -> None:
         """Take a number in."""
-        if not math.isfinite(number):
-            return
+        if math.isfinite(number):
+            self.add_bucket(int(buckets(np.array(number))))
+
+    def add_bucket(self, bucket: int) -> None:
+        """Take a number in by its bucket."""
         self.count += 1
-        key = 0
-        size = abs(number)
-        if size >= _LEAST:
-            place = math.ceil(math.log(min(size, _MOST) / _LEAST) / _LOG_GROWTH) + 1
-            key = place if number > 0 else -place
-        self._buckets[key] = self._buckets.get(key, 0) + 1
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
     def at(self, shares: Sequence[float]) -> np.ndarray:
         """Quantiles.
@@ -64,6 +62,18 @@ class Quantiles:
         ranks = np.array(wanted) * (self.count - 1)
         places = np.searchsorted(behind, ranks, side="right")
         return np.array([_middle(keys[place]) for place in places])
+
+
+def buckets(numbers: np.ndarray) -> np.ndarray:
+    """The bucket of each number, negative for those below 0; finite numbers only.
+
+    >>> buckets(np.array([0.0, 1e-12, -1e-12])).tolist()
+    [0, 1, -1]
+    """
+    sizes = np.clip(np.abs(numbers), _LEAST, _MOST)
+    places = np.ceil(np.log(sizes / _LEAST) / _LOG_GROWTH).astype(np.int64) + 1
+    found: np.ndarray = np.where(np.abs(numbers) < _LEAST, 0, np.copysign(places, numbers))
+    return found.astype(np.int64)
 
 
 def _middle(key: int) -> float:

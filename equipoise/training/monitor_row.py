@@ -42,10 +42,11 @@ class Reading:
         loss: nan where none was given.
         input_rms: of the floating-point inputs of the model; nan where there are none.
         rate: learning rate of the first group, nan if it is a tensor.
+        parameters: number of them.
         by_parameter: by kind (``gradient``, ``update``, ``weight``, ``common``, ``differs``,
             ``twins``, ``since``, ``mark``, ``bound``), one number for each parameter, nan where
             there is none. Absent kinds were not taken.
-        has_gradient: by parameter.
+        taken: by kind, for which parameters.
         slopes: along the last update, before and after it, by optimizer.
         layers: in order of the forward pass; gradients are still scaled where no scaler is known.
         scores: largest logit and entropy share of attention, by module.
@@ -62,8 +63,9 @@ class Reading:
     loss: float
     input_rms: float
     rate: float
+    parameters: int
     by_parameter: Mapping[str, Array]
-    has_gradient: Array
+    taken: Mapping[str, Array]
     slopes: tuple[tuple[float, float], ...]
     layers: tuple[LayerMeasurement, ...] = ()
     scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -72,6 +74,12 @@ class Reading:
     arrived: tuple[tuple[str, float, bool], ...] = ()
     quiet: frozenset[str] = frozenset()
     explained: Producer | None = None
+
+    @property
+    def has_gradient(self) -> Array:
+        """By parameter, whether there was a gradient."""
+        found = self.taken.get("gradient")
+        return np.zeros(self.parameters, dtype=bool) if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +114,9 @@ def _joined(tensors: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor
     """Scalars and vectors as one vector."""
     if not tensors:
         return like.new_zeros(0)
+    kinds = {(t.dtype, t.device, t.dim()) for t in tensors}
+    if len(kinds) == 1 and tensors[0].dim() == 0:
+        return torch.stack(tuple(tensors)).to(like)
     return torch.cat([t.detach().reshape(-1).to(like) for t in tensors])
 
 
@@ -203,22 +214,23 @@ def read(row: Row, vector: Array) -> Reading:
     ends = np.cumsum(row.lengths)
     parts = [vector[end - n : end] for end, n in zip(ends, row.lengths, strict=True)]
     losses, inputs = parts[:2]
-    by_kind, slopes = {}, list[tuple[float, float]]()
-    has_gradient = np.zeros(row.parameters, dtype=bool)
+    by_kind, slopes = dict[str, Array](), list[tuple[float, float]]()
+    taken = dict[str, Array]()
     for piece, numbers in zip(row.pieces, parts[2:], strict=False):
         if piece.kind == "slope":
             slopes.append((float(numbers[0]), float(numbers[1])))
             continue
         every = by_kind.setdefault(piece.kind, np.full(row.parameters, math.nan))
         every[list(piece.places)] = numbers
-        if piece.kind == "gradient":
-            has_gradient[list(piece.places)] = True
+        taken.setdefault(piece.kind, np.zeros(row.parameters, dtype=bool))[list(piece.places)] = (
+            True
+        )
     rest = parts[2 + len(row.pieces) :]
     squares, means, ranks, largest, checks, still, flat, scores, arrived = rest
     return Reading(
         row.step, row.is_close, float(losses.mean()) if len(losses) else math.nan,
         math.sqrt(max(0.0, float(inputs.sum())) / row.inputs) if row.inputs else math.nan,
-        row.rate, by_kind, has_gradient, tuple(slopes),
+        row.rate, row.parameters, by_kind, taken, tuple(slopes),
         _layers(row, squares, means, ranks, still, flat, arrived),
         {layer: (float(scores[2 * i]), float(scores[2 * i + 1]))
          for i, layer in enumerate(row.scored)},

@@ -153,13 +153,13 @@ class Steps:
             self._loss_scale = self._scaler.scale(torch.ones((), device=self._device))
         if self.is_close:
             self._watch.begin()
-            self._watch.__enter__()
+            self._watch.__enter__()  # type: ignore[no-untyped-call]
             self._is_watching = True
 
     def _leave(self) -> None:
         if self._is_watching:
             self._is_watching = False
-            self._watch.__exit__(None, None, None)
+            self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _is_over(self) -> bool:
         """Whether a forward pass begins another step than the one that is open."""

@@ -23,7 +23,8 @@ def sum_of_squares(tensor: torch.Tensor) -> torch.Tensor:
         # Twice as fast on the CPU as a norm.
         return torch.dot(flat, flat) if flat.numel() else flat.sum()
     wide = torch.float32 if values.dtype in _HALVES else None
-    return torch.linalg.vector_norm(values, dtype=wide).square()
+    norm: torch.Tensor = torch.linalg.vector_norm(values, dtype=wide)
+    return norm.square()
 
 
 def largest(tensor: torch.Tensor) -> torch.Tensor:
