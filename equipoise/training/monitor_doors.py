@@ -85,14 +85,14 @@ class Doors:
     Args:
         model: whose doors.
         enter: called with the arguments of the call, by leaf.
-        leave: called once it is over, whether it failed or not.
+        leave: called with what it returned, by leaf, once it is over, whether it failed or not.
     """
 
     def __init__(
         self,
         model: nn.Module,
         enter: Callable[[list[Any]], None],
-        leave: Callable[[], None],
+        leave: Callable[[list[Any]], None],
     ) -> None:
         self._enter, self._leave = enter, leave
         self._open: list[nn.Module] = []
@@ -120,4 +120,4 @@ class Doors:
             return
         if self._open and self._open[0] is module:
             self._open.clear()
-            self._leave()
+            self._leave(tree_leaves(output))

@@ -5,7 +5,7 @@ functions alike; gradients at the outputs of layers come by tensor hooks.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,10 +20,11 @@ from equipoise.training.monitor_attention import (
     scores_of_heads,
     scores_of_logits,
 )
+from equipoise.training.monitor_limits import PERSISTS, SILENT_LOOKS
 from equipoise.training.monitor_tensors import (
     largest,
     sampled_rows,
-    silent_share,
+    silent,
     sum_of_squares,
 )
 
@@ -84,17 +85,40 @@ class Check:
     is_half: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Activated:
+    """One call of an activation.
+
+    Attributes:
+        layer: whose outputs it reads.
+        flat: share of entries where it is flat; None where it is not bounded.
+        silent: share of units that are 0 on the whole batch.
+        dead: share of units that have been so in the last looks.
+    """
+
+    layer: str
+    flat: torch.Tensor | None
+    silent: torch.Tensor
+    dead: torch.Tensor
+
+
 @dataclass(eq=False)
 class Gathered:
-    """What the forward and backward passes of one step have shown so far, on the device."""
+    """What the forward and backward passes of one step have shown so far, on the device.
+
+    Attributes:
+        quiet: layers that make queries and keys, since the beginning.
+        ages: by layer, for how many looks each unit has been silent; this stays from step to step.
+    """
 
     sites: list[Site] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
-    activations: list[tuple[str, torch.Tensor | None, torch.Tensor]] = field(default_factory=list)
+    activations: list[Activated] = field(default_factory=list)
     scores: list[tuple[str, Scores]] = field(default_factory=list)
     gradients: list[tuple[Site, torch.Tensor]] = field(default_factory=list)
     sampled: set[str] = field(default_factory=set)
     quiet: set[str] = field(default_factory=set)
+    ages: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def clear(self) -> None:
         """Forget it."""
@@ -124,6 +148,22 @@ class ForwardWatch(Watch):
         self._origins.clear()
         self._turned.clear()
         self._last = ""
+
+    def end(self, outputs: Sequence[Any]) -> None:
+        """Behind a forward pass: what it returns may be none of what was seen.
+
+        Args:
+            outputs: what it returned, by leaf.
+        """
+        with torch.no_grad():
+            for tensor in outputs:
+                if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+                    continue
+                known = self._origins.get(id(tensor))
+                if known is None or known[0]() is not tensor or not known[3]:
+                    # Masked logits may well be -inf.
+                    open_ones = torch.where(tensor.isneginf(), 0.0, tensor)
+                    self._look(open_ones, self._last or "inputs")
 
     def __torch_function__(
         self,
@@ -216,8 +256,16 @@ class ForwardWatch(Watch):
             return
         sample = sampled_rows(out, axis)
         flat = flat_share(sample, kind)  # type: ignore[arg-type]
-        still = silent_share(out, axis, kind == "rectifier")
-        self._gathered.activations.append((layer, flat, still))
+        still = silent(out, axis, kind == "rectifier")
+        ages = self._gathered.ages.get(layer)
+        if ages is None or ages.shape != still.shape:
+            # Who has not been heard in the first looks counts as silent for long.
+            ages = torch.full_like(still, SILENT_LOOKS - PERSISTS)
+        ages = (ages + 1) * still
+        self._gathered.ages[layer] = ages
+        self._gathered.activations.append(
+            Activated(layer, flat, still.float().mean(), (ages >= SILENT_LOOKS).float().mean())
+        )
         self._gathered.checks.append(
             Check(layer, "activation", sum_of_squares(out), out.dtype == torch.float16)
         )

@@ -13,6 +13,7 @@ from equipoise.rules.travel import travels
 from equipoise.rules.units import in_units, tells_units
 from equipoise.rules.zeros import Zeros
 from equipoise.training.monitor_limits import (
+    DEAD,
     DRIFT,
     DRIFT_ERRORS,
     DRIFT_READINGS,
@@ -20,6 +21,7 @@ from equipoise.training.monitor_limits import (
     LOUD_LOGIT,
     LOW_ENTROPY,
     PERSISTS,
+    SILENT_LOOKS,
 )
 from equipoise.training.monitor_row import Reading
 
@@ -57,9 +59,8 @@ class Layers:
             one: the step; all of its numbers are finite.
             weights: norm of the weights of each layer.
         """
-        found = [*self._rules(one), *self._dying(one), *_attention(one)]
-        lasting = self._lasting(found)
-        return [*lasting, *self._drifts(one, weights)]
+        drifts = self._drifts(one, weights)
+        return self._lasting([*self._rules(one), *self._dying(one), *_attention(one), *drifts])
 
     def _rules(self, one: Reading) -> list[Finding]:
         """The rules of the diagnosis at birth that hold in training as well."""
@@ -72,8 +73,9 @@ class Layers:
             f for f in travels(measured, _cure(""), Zeros())
             if f.code in _STOPS or (f.code in _TRAVELS and f.severity == "error")
         ]  # fmt: skip
+        lasting = tuple(replace(x, dead=_dead(one, x)) for x in one.layers)
         found += [
-            f for f in in_units(_measurements(one.layers), {}, _cure("dead"), Zeros())
+            f for f in in_units(_measurements(lasting), {}, _cure("dead"), Zeros())
             if f.code in _UNITS
         ]  # fmt: skip
         return [
@@ -86,16 +88,18 @@ class Layers:
         found = []
         for x in one.layers:
             first = self._dead.setdefault(x.layer, [])
-            if len(first) < PERSISTS:
-                first.append(x.dead)
+            dead = one.dead.get(x.layer, 0.0)
+            if len(first) < SILENT_LOOKS:
+                first.append(dead)
                 continue
-            start = statistics.median(first)
-            if x.dead - start < DYING_RISE or not tells_units(_measurements((x,)), x.sites):
+            # Those before these have not heard enough looks to tell.
+            start = statistics.median(first[PERSISTS:])
+            if dead - start < DYING_RISE or not tells_units(_measurements((x,)), x.sites):
                 continue
             found.append(
                 Finding("dying-units", "warning", x.layer,
                         f"up to step {one.step} units die: they give 0 on the whole batch",
-                        f"about {start:.0%} of the units, as at first", f"{x.dead:.0%}",
+                        f"about {start:.0%} of the units, as at first", f"{dead:.0%}",
                         _CURES["dead"].format(x.layer))
             )  # fmt: skip
         return found
@@ -106,7 +110,7 @@ class Layers:
         self._in_a_row = {key: self._in_a_row.get(key, 0) + 1 for key in now}
         return [
             f for f in found
-            if self._in_a_row[f.code, f.where] >= (2 if f.code in _STOPS else PERSISTS)
+            if self._in_a_row[f.code, f.where] >= _needed(f)
         ]  # fmt: skip
 
     def _drifts(self, one: Reading, weights: dict[str, float]) -> list[Finding]:
@@ -156,6 +160,21 @@ class Layers:
             words = f"{fit.per_layer:+.2g} nats a reading" if is_sure else "with no trend just now"
             found[layer] = then, number, words
         return found
+
+
+def _needed(finding: Finding) -> int:
+    """Readings in a row before something is said."""
+    # A layer of which nothing is left needs no second look; at birth a head of zeros cuts
+    # gradients off for one step.
+    if finding.code == "dead-units":
+        return 1
+    return 2 if finding.code in _STOPS else PERSISTS
+
+
+def _dead(one: Reading, x: LayerMeasurement) -> float:
+    """Share of dead units as the rule reads it: none where they are few enough for training."""
+    share = 1.0 if x.dead == 1.0 else one.dead.get(x.layer, 0.0)
+    return share if share >= DEAD else 0.0
 
 
 def _attention(one: Reading) -> list[Finding]:

@@ -11,7 +11,7 @@ from equipoise.rules.units import in_units
 from equipoise.rules.zeros import Zeros
 from equipoise.training.guard_names import Watched, plain_name
 from equipoise.training.monitor_doors import affine_weights
-from equipoise.training.monitor_limits import SAME, STILL
+from equipoise.training.monitor_limits import LEAST_GRADIENT, SAME, STILL
 from equipoise.training.monitor_row import Reading
 from equipoise.training.monitor_twins import is_default
 
@@ -169,7 +169,8 @@ class ParameterJudge:
         if (self._still == STILL).any():
             places = self._still == STILL
             what = "its gradient is not 0 and it does not move"
-            found += self._resting(np.where(gradient > 0, self._still, 0), what, one.step)
+            felt = gradient > LEAST_GRADIENT * np.linalg.norm(gradient)
+            found += self._resting(np.where(felt, self._still, 0), what, one.step)
             what = "its gradient is exactly 0"
             found += self._resting(np.where(places & (gradient == 0), STILL, 0), what, one.step)
         return found

@@ -13,7 +13,9 @@ from equipoise.training.guard_names import Watched
 from equipoise.training.guard_spikes import LossWindow, SpikeFound, Spikes, UpdateWindow
 from equipoise.training.monitor_limits import (
     EDGE,
+    EDGE_ERRORS,
     EDGE_READINGS,
+    FIRST_LOSSES,
     LARGE_UPDATE,
     LARGE_UPDATES,
     PASSES,
@@ -33,6 +35,7 @@ class _Outlier:
     where: str
     observed: str
     gradient: SpikeFound | None
+    most: float
 
 
 class StepJudge:
@@ -55,7 +58,8 @@ class StepJudge:
         self._weights = np.full(len(watched), math.nan)
         self._began = np.full(len(watched), math.nan)
         self._lost = 0
-        self._edges: deque[float] = deque(maxlen=EDGE_READINGS)
+        self._slopes: deque[tuple[float, float]] = deque(maxlen=EDGE_READINGS)
+        self._first_losses: list[float] = []
 
     def judge(self, one: Reading) -> list[Finding]:
         """What a step says; all of its numbers are finite."""
@@ -77,7 +81,13 @@ class StepJudge:
         return found
 
     def _loss_off(self, one: Reading) -> tuple[float, float] | None:
-        return self._losses.judge(one.loss) if math.isfinite(one.loss) else None
+        """Median and z of a loss that is out of line and above those that training began with."""
+        if not math.isfinite(one.loss):
+            return None
+        if len(self._first_losses) < FIRST_LOSSES:
+            self._first_losses.append(one.loss)
+        off = self._losses.judge(one.loss)
+        return off if one.loss >= float(np.median(self._first_losses)) else None
 
     def _outliers(
         self,
@@ -90,7 +100,7 @@ class StepJudge:
         is_out = spike is not None or off is not None or strange is not None
         held = self._outlier
         if held is not None:
-            if not is_out and one.step > held.step:
+            if not is_out and not one.loss > held.most:
                 self._outlier = None
                 return [self._bad_batch(held)]
             if one.step - held.step >= PASSES:
@@ -110,7 +120,9 @@ class StepJudge:
         if spike is not None:
             name = self._watched[spike.place].name
             observed += f"; the gradient of {name!r} is {_times(spike)} its median"
-        self._outlier = _Outlier(one.step, where, observed, spike)
+        # A loss that stays nearer to the one that stood out than to those before has not passed.
+        most = (one.loss + off[0]) / 2 if off is not None else math.inf
+        self._outlier = _Outlier(one.step, where, observed, spike, most)
         return []
 
     def _bad_batch(self, held: _Outlier) -> Finding:
@@ -144,7 +156,7 @@ class StepJudge:
 
     def _lasting_loss(self, one: Reading, off: tuple[float, float] | None) -> list[Finding]:
         self._lost = self._lost + 1 if off is not None else 0
-        if off is None or self._lost != PASSES + 1:
+        if off is None or self._lost != PASSES:
             return []
         found = words.loss_spike(one.loss, *off, one.step, self._lost)
         return [replace(found, remedy="Lower the learning rate, or go back to an earlier state.")]
@@ -177,21 +189,23 @@ class StepJudge:
         ]  # fmt: skip
 
     def _edge(self, one: Reading) -> list[Finding]:
-        for before, after in one.slopes:
-            if before < 0:
-                self._edges.append(-after / before)
-        if len(self._edges) < EDGE_READINGS:
+        self._slopes.extend(one.slopes)
+        if len(self._slopes) < EDGE_READINGS:
             return []
-        # -after / before is below 0 while the slope keeps its sign.
-        turned = float(np.median(self._edges))
-        if turned < EDGE:
+        before, after = np.array(self._slopes).T
+        # Means over steps: slopes of single ones may be of any sign, and so small that quotients
+        # have no mean. Updates go down, so that the slope is below 0 before them.
+        down = -before.mean()
+        turned = float(after.mean() / down) if down > 0 else 0.0
+        error = float(after.std() / math.sqrt(len(after)) / down) if down > 0 else math.inf
+        if turned < EDGE or turned < EDGE_ERRORS * error:
             return []
         return [
-            Finding("edge-of-stability", "warning", "model",
+            Finding("edge-of-stability", "info", "model",
                     f"up to step {one.step} updates overshoot: the slope along them is turned "
                     f"round, so that sharpness times rate is near 2",
                     "a slope that keeps its sign, or is lost in noise",
-                    f"{turned:.0%} of it with the other sign (median of {EDGE_READINGS})",
+                    f"{turned:.0%} ± {error:.0%} of it with the other sign, {EDGE_READINGS} steps",
                     "Training goes on at this edge, and wobbles; halve the learning rate, or warm "
                     "it up more slowly, to leave it.")
         ]  # fmt: skip

@@ -11,10 +11,16 @@ diagnosis at birth has a threshold (half of the units dead, half of the entries 
 # because of that batch; what lasts through as many readings is the layer's own.
 PERSISTS = 3
 
+# A unit is dead if it gave 0 on every row of so many looks in a row: in one batch of 64 rows, units
+# that speak on few rows are silent as well. A layer of which no unit speaks is dead at once.
+SILENT_LOOKS = 6
+# Share of the units of a layer that are dead. ReLU networks of torch's own draw have up to 0.6 in
+# their last layers, where biases rule, and train all the same.
+DEAD = 0.8
+
 # Share by which the dead units of a layer have grown since the first readings. In healthy runs of
-# ReLU networks it grows by up to 0.15 while features form; half of them, at which the rule of the
-# diagnosis speaks, is late.
-DYING_RISE = 0.25
+# ReLU networks with Adam at 5e-3 it grows by up to 0.33.
+DYING_RISE = 0.45
 
 # Update over weights in one step, of a whole layer. 1e-3 is common, Adam at a rate of 1e-2 on
 # narrow layers has 0.1 in its first steps, and a weight that starts at 0 passes 1/2 in its second.
@@ -32,7 +38,9 @@ DRIFT_ERRORS = 3.0
 # Slope along an update after the step over that before it, times -1. Gradient descent on a
 # quadratic multiplies it by 1 - rate * sharpness: -1 at the edge of stability (arXiv 2103.00065).
 # Noise of batches that are drawn anew leaves it near 0 and never makes it negative on average.
-EDGE, EDGE_READINGS = 0.3, 8
+EDGE, EDGE_READINGS = 0.3, 32
+# So many standard errors: noise alone turns a single step round as often as not.
+EDGE_ERRORS = 6.0
 
 # Logits of attention: beyond 30 a softmax in half precision has no second entry; the entropy over
 # the log of the number of keys of heads that train is above 0.3 (arXiv 2303.06296 calls what
@@ -44,12 +52,17 @@ HEADROOM = 0.25
 
 # Spikes of gradients and inputs are judged as those of updates are (``guard_spikes.Spikes``):
 # 8 robust standard deviations and 3 times the median, after 20 steps.
+# A loss counts as one only above the median of the first: where a model fits nearly everything,
+# losses have heavy tails that mean nothing.
+FIRST_LOSSES = 10
 # Trouble that came with one batch is over after so many steps; what stays is no batch.
 PASSES = 3
 
 # Steps in a row without movement before a parameter is called frozen; an expert of many may
 # well rest for some. A parameter is only judged while others move.
 STILL = 8
+# A gradient below this share of all is lost in rounding, such as that of a bias in front of a norm.
+LEAST_GRADIENT = 1e-5
 
 # Weights as they were initialized and weights before the first step differ by rounding at most.
 SAME = 1e-2

@@ -54,6 +54,7 @@ class Reading:
         checks: in order of the forward pass.
         arrived: gradients at outputs in order of the backward pass: layer, sum of squares, and
             whether it is in half precision.
+        dead: share of the units of each layer that were silent in the last looks.
         quiet: layers that make queries and keys.
         explained: who made what is not finite, where that was asked.
     """
@@ -72,6 +73,7 @@ class Reading:
     largest: Mapping[str, float] = field(default_factory=dict)
     checks: tuple[Checked, ...] = ()
     arrived: tuple[tuple[str, float, bool], ...] = ()
+    dead: Mapping[str, float] = field(default_factory=dict)
     quiet: frozenset[str] = frozenset()
     explained: Producer | None = None
 
@@ -175,8 +177,9 @@ def make_row(
         _joined(ranks, like),
         _joined(largest, like),
         _joined([check.number for check in gathered.checks], like),
-        _joined([still for _, _, still in gathered.activations], like),
-        _joined([flat for _, flat, _ in gathered.activations if flat is not None], like),
+        _joined([a.silent for a in gathered.activations], like),
+        _joined([a.dead for a in gathered.activations], like),
+        _joined([a.flat for a in gathered.activations if a.flat is not None], like),
         _joined([scores.numbers() for _, scores in gathered.scores], like),
         arrived,
     ]
@@ -186,7 +189,7 @@ def make_row(
         sum(count for _, count in inputs), parameters,
         tuple(_light(site) for site in sites), tuple(tuple(p) for p in shapes.values()),
         tuple((check.layer, check.place, check.is_half) for check in gathered.checks),
-        tuple((layer, flat is not None) for layer, flat, _ in gathered.activations),
+        tuple((a.layer, a.flat is not None) for a in gathered.activations),
         tuple(layer for layer, _ in gathered.scores),
         tuple((site.layer, site.dtype == torch.float16) for site, _ in known),
         tuple(places_of.get(id(site), -1) for site, _ in known),
@@ -226,12 +229,12 @@ def read(row: Row, vector: Array) -> Reading:
             True
         )
     rest = parts[2 + len(row.pieces) :]
-    squares, means, ranks, largest, checks, still, flat, scores, arrived = rest
+    squares, means, ranks, largest, checks, silent, dead, flat, scores, arrived = rest
     return Reading(
         row.step, row.is_close, float(losses.mean()) if len(losses) else math.nan,
         math.sqrt(max(0.0, float(inputs.sum())) / row.inputs) if row.inputs else math.nan,
         row.rate, row.parameters, by_kind, taken, tuple(slopes),
-        _layers(row, squares, means, ranks, still, flat, arrived),
+        _layers(row, squares, means, ranks, silent, flat, arrived),
         {layer: (float(scores[2 * i]), float(scores[2 * i + 1]))
          for i, layer in enumerate(row.scored)},
         _largest(row, largest),
@@ -239,6 +242,7 @@ def read(row: Row, vector: Array) -> Reading:
               in zip(row.checks, checks, strict=True)),
         tuple((layer, float(number), is_half) for (layer, is_half), number
               in zip(row.arrived, arrived, strict=True)),
+        {layer: float(number) for (layer, _), number in zip(row.activations, dead, strict=True)},
         row.quiet, row.explained,
     )  # fmt: skip
 
@@ -252,7 +256,7 @@ def _largest(row: Row, largest: Array) -> dict[str, float]:
 
 
 def _layers(
-    row: Row, squares: Array, means: Array, ranks: Array, still: Array, flat: Array, arrived: Array
+    row: Row, squares: Array, means: Array, ranks: Array, silent: Array, flat: Array, arrived: Array
 ) -> tuple[LayerMeasurement, ...]:
     """One measurement for each layer, over all its calls."""
     order = [i for places in row.firsts for i in places]
@@ -260,7 +264,7 @@ def _layers(
     flats = iter(flat)
     dead: dict[str, float] = {}
     saturated: dict[str, float] = {}
-    for (layer, has_flat), number in zip(row.activations, still, strict=True):
+    for (layer, has_flat), number in zip(row.activations, silent, strict=True):
         # Of several calls, a unit must be still in each.
         dead[layer] = min(dead.get(layer, 1.0), float(number))
         if has_flat:

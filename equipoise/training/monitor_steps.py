@@ -96,7 +96,7 @@ class Steps:
         self._handles = []
         if self._calls is not None:
             self._calls.close()
-        self._leave()
+        self._leave([])
 
     def note(self, loss: torch.Tensor) -> None:
         """A loss of the step that is open."""
@@ -156,9 +156,10 @@ class Steps:
             self._watch.__enter__()  # type: ignore[no-untyped-call]
             self._is_watching = True
 
-    def _leave(self) -> None:
+    def _leave(self, leaves: list[Any]) -> None:
         if self._is_watching:
             self._is_watching = False
+            self._watch.end(leaves)
             self._watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _is_over(self) -> bool:

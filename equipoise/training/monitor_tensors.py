@@ -86,21 +86,21 @@ def participation(rows: torch.Tensor) -> torch.Tensor:
     return gram.diagonal(dim1=-2, dim2=-1).sum(-1).square() / gram.square().sum(dim=(-2, -1))
 
 
-def silent_share(tensor: torch.Tensor, unit_axis: int, is_one_sided: bool) -> torch.Tensor:
-    """Share of the units that are 0 on the whole batch.
+def silent(tensor: torch.Tensor, unit_axis: int, is_one_sided: bool) -> torch.Tensor:
+    """Which units are 0 on the whole batch, shape (units,), 1 for those that are, else 0.
 
     Args:
         tensor: what an activation gave.
         unit_axis: where its units lie.
         is_one_sided: whether no entry is negative.
 
-    >>> silent_share(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), 1, True).item()
-    0.5
+    >>> silent(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), 1, True).tolist()
+    [1, 0]
     """
     values = tensor.detach()
     axes = [i for i in range(values.dim()) if i != unit_axis % values.dim()]
     if not axes:
-        return (values == 0).float().mean()
+        return (values == 0).int()
     if is_one_sided:
-        return (values.amax(dim=axes) == 0).float().mean()
-    return ((values.amax(dim=axes) == 0) & (values.amin(dim=axes) == 0)).float().mean()
+        return (values.amax(dim=axes) == 0).int()
+    return ((values.amax(dim=axes) == 0) & (values.amin(dim=axes) == 0)).int()
