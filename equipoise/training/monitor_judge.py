@@ -27,7 +27,7 @@ class Judge:
         self._model, self._has_scaler = model, has_scaler
         self._layers = Layers()
         # Step at which a finding was last true.
-        self._said: dict[tuple[str, str], int] = {}
+        self._said: dict[tuple[str, str, str], int] = {}
         self._count = 0
         self.follow(watched)
 
@@ -52,7 +52,7 @@ class Judge:
         return [f for f in found if self._is_news(f)]
 
     def _is_news(self, finding: Finding) -> bool:
-        key = finding.code, finding.where
+        key = finding.code, finding.where, finding.severity
         before = self._said.get(key)
         self._said[key] = self._count
         return before is None or self._count - before > AGAIN

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from equipoise.rules.finding import Finding, Severity
 from equipoise.training.guard_names import Watched
 from equipoise.training.guard_producer import Producer
-from equipoise.training.monitor_limits import HEADROOM
+from equipoise.training.monitor_limits import HEADROOM, SCALER_STEPS
 from equipoise.training.monitor_row import Reading
 
 _HALF = 65504.0
@@ -27,12 +28,12 @@ class Numbers:
 
     def __init__(self, watched: Sequence[Watched], has_scaler: bool) -> None:
         self._watched, self._has_scaler = watched, has_scaler
-        self._is_lost = False
+        self._in_a_row = 0
 
     @property
     def is_lost(self) -> bool:
         """Whether the last step was not finite."""
-        return self._is_lost
+        return self._in_a_row > 0
 
     def judge(self, one: Reading) -> list[Finding]:
         """What a step says.
@@ -45,10 +46,13 @@ class Numbers:
         found = self._forward(one) or self._backward(one) or self._loss(one)
         if found is None and is_bad:
             found = self._unwatched(one)
-        was_lost, self._is_lost = self._is_lost, found is not None
+        self._in_a_row = 0 if found is None else self._in_a_row + 1
         if found is None:
             return _near_the_end(one)
-        return [] if was_lost else [found]
+        # A scaler finds its scale by overflowing, but not for long.
+        if self._in_a_row == SCALER_STEPS and found.severity == "info":
+            return [replace(found, severity="error")]
+        return [found] if self._in_a_row == 1 else []
 
     def _forward(self, one: Reading) -> Finding | None:
         bad = next((c for c in one.checks if not math.isfinite(c.number)), None)
@@ -99,7 +103,7 @@ class Numbers:
         last = max(order, key=order.__getitem__)
         if where == last and where in outputs and not math.isfinite(one.loss):
             return None
-        if outputs.get(where, False) or (self._has_scaler and where in owners):
+        if outputs.get(where, False) or self._has_scaler:
             severity: Severity = "info" if self._has_scaler else "error"
             return Finding(
                 "half-overflow", severity, where,

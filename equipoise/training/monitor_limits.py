@@ -49,6 +49,8 @@ LOUD_LOGIT, LOW_ENTROPY = 30.0, 0.05
 
 # Share of the range of float16 that may be used before a word is said: the rest is one factor 4.
 HEADROOM = 0.25
+# Steps in a row in which a loss scale may overflow; each halves it.
+SCALER_STEPS = 10
 
 # Spikes of gradients and inputs are judged as those of updates are (``guard_spikes.Spikes``):
 # 8 robust standard deviations and 3 times the median, after 20 steps.

@@ -65,7 +65,7 @@ class Steps:
         self._forwards = 0
         self._explained: Producer | None = None
         self._loss_scale: torch.Tensor | None = None
-        self._has_closure = False
+        self._has_closure = self._is_stepping = False
         self._calls: Calls | None = None
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._follow()
@@ -97,6 +97,9 @@ class Steps:
         if self._calls is not None:
             self._calls.close()
         self._leave([])
+        # Gradients came back and nobody stepped: a scaler skipped the last step.
+        if self._gathered.gradients or self._pieces:
+            self.finish(is_by_hand=False)
 
     def note(self, loss: torch.Tensor) -> None:
         """A loss of the step that is open."""
@@ -164,7 +167,8 @@ class Steps:
 
     def _is_over(self) -> bool:
         """Whether a forward pass begins another step than the one that is open."""
-        if self.is_by_hand or not self._forwards:
+        # A closure runs forward while the optimizer steps.
+        if self.is_by_hand or not self._forwards or self._is_stepping:
             return False
         if self.is_complete() or self._forwards >= _MOST_FORWARDS:
             return True
@@ -186,6 +190,7 @@ class Steps:
                 self._finish()
             if self._count() != self._counts:
                 self._follow()
+            self._is_stepping = True
             # A closure makes the gradients only while the optimizer steps.
             self._has_closure = bool([a for a in (*args[1:], *kwargs.values()) if callable(a)])
             with torch.no_grad():
@@ -203,6 +208,7 @@ class Steps:
         ) -> None:
             if is_in_backward() or torch.compiler.is_compiling():
                 return
+            self._is_stepping = False
             with torch.no_grad():
                 if self._has_closure:
                     self._pieces.extend(self.parameters[i].gradients(self._scale(optimizer)))
