@@ -145,7 +145,7 @@ def _mask_of_heads(given: Mapping[str, Any], heads: int, part: slice) -> torch.T
 def scores_of_logits(logits: torch.Tensor) -> Scores | None:
     """Of what a softmax over the last axis is given, shape (..., queries, keys).
 
-    >>> scores_of_logits(torch.zeros(2, 4, 8, 8)).numbers().tolist()
+    >>> [round(x, 3) for x in scores_of_logits(torch.zeros(2, 4, 8, 8)).numbers().tolist()]
     [0.0, 1.0]
     """
     values = logits.detach()

@@ -94,7 +94,12 @@ class Layers:
                 continue
             # Those before these have not heard enough looks to tell.
             start = statistics.median(first[PERSISTS:])
-            if dead - start < DYING_RISE or not tells_units(_measurements((x,)), x.sites):
+            # What the rule for dead units says need not be said twice.
+            if (
+                dead - start < DYING_RISE
+                or dead >= DEAD
+                or not tells_units(_measurements((x,)), x.sites)
+            ):
                 continue
             found.append(
                 Finding("dying-units", "warning", x.layer,

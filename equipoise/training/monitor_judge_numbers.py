@@ -88,7 +88,7 @@ class Numbers:
         order = {layer: i for i, (layer, _, _) in enumerate(reversed(one.arrived))}
         outputs = {layer: is_half for layer, number, is_half in one.arrived
                    if not math.isfinite(number)}  # fmt: skip
-        if not one.arrived or (not math.isfinite(one.loss) and not math.isnan(one.loss)):
+        if not one.arrived or (one.has_loss and not math.isfinite(one.loss)):
             return None
         gradient = one.by_parameter.get("gradient")
         owners = set()
@@ -100,9 +100,6 @@ class Numbers:
         if not bad:
             return None
         where = max(bad, key=order.__getitem__)
-        last = max(order, key=order.__getitem__)
-        if where == last and where in outputs and not math.isfinite(one.loss):
-            return None
         if outputs.get(where, False) or self._has_scaler:
             severity: Severity = "info" if self._has_scaler else "error"
             return Finding(
@@ -119,10 +116,7 @@ class Numbers:
         )  # fmt: skip
 
     def _loss(self, one: Reading) -> Finding | None:
-        gradient = one.by_parameter.get("gradient")
-        is_lost = gradient is not None and not np.isfinite(gradient[one.has_gradient]).all()
-        # A loss that was not given is nan as well.
-        if math.isinf(one.loss) or (math.isnan(one.loss) and is_lost and bool(one.arrived)):
+        if one.has_loss and not math.isfinite(one.loss):
             return Finding(
                 "non-finite-loss", "error", "loss",
                 f"in step {one.step} the loss is not finite though every layer is",

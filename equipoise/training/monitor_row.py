@@ -9,7 +9,7 @@ import torch
 
 from equipoise.measurement import MOST_COUNTED, LayerMeasurement
 from equipoise.training.guard_producer import Producer
-from equipoise.training.monitor_forward import Gathered, Site
+from equipoise.training.monitor_gathered import Gathered, Site
 from equipoise.training.monitor_parameters import Piece
 from equipoise.training.monitor_tensors import participation
 
@@ -40,6 +40,7 @@ class Reading:
         step: its number, from 1.
         is_close: whether the step was looked at closely; only then is there anything of layers.
         loss: nan where none was given.
+        has_loss: whether one was given.
         input_rms: of the floating-point inputs of the model; nan where there are none.
         rate: learning rate of the first group, nan if it is a tensor.
         parameters: number of them.
@@ -62,6 +63,7 @@ class Reading:
     step: int
     is_close: bool
     loss: float
+    has_loss: bool
     input_rms: float
     rate: float
     parameters: int
@@ -232,6 +234,7 @@ def read(row: Row, vector: Array) -> Reading:
     squares, means, ranks, largest, checks, silent, dead, flat, scores, arrived = rest
     return Reading(
         row.step, row.is_close, float(losses.mean()) if len(losses) else math.nan,
+        len(losses) > 0,
         math.sqrt(max(0.0, float(inputs.sum())) / row.inputs) if row.inputs else math.nan,
         row.rate, row.parameters, by_kind, taken, tuple(slopes),
         _layers(row, squares, means, ranks, silent, flat, arrived),

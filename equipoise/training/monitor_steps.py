@@ -16,7 +16,8 @@ from equipoise.training.gradient_norms import local
 from equipoise.training.guard_names import Watched, plain_name, watched
 from equipoise.training.guard_producer import Calls, Incident, Producer, find_producer
 from equipoise.training.monitor_doors import Doors, computed_weights, is_in_backward
-from equipoise.training.monitor_forward import ForwardWatch, Gathered
+from equipoise.training.monitor_forward import ForwardWatch
+from equipoise.training.monitor_gathered import Gathered
 from equipoise.training.monitor_parameters import Parameters, Piece
 from equipoise.training.monitor_row import Row, make_row
 from equipoise.training.monitor_tensors import sampled_rows, sum_of_squares

@@ -76,7 +76,7 @@ def is_default(found: float, entries: int) -> bool:
 
     The largest of n entries misses its bound by more than 8 / n once in 3,000 draws.
 
-    >>> is_default(0.999, 10_000), is_default(1.2, 10_000), is_default(0.5, 10_000)
+    >>> is_default(0.9995, 10_000), is_default(1.2, 10_000), is_default(0.5, 10_000)
     (True, False, False)
     """
     return entries >= 1000 and 1 - 8 / entries <= found <= 1 + 1e-6
