@@ -100,7 +100,9 @@ class Monitor:
         self._judge = Judge(model, self._watched, scaler is not None and scaler.is_enabled())
         self._is_open = False
         self._open()
-        for name in unseen(model):
+        hidden = unseen(model)
+        self._is_blind = bool(hidden)
+        for name in hidden:
             self._say(_compiled(name))
 
     def __enter__(self) -> "Monitor":
@@ -245,6 +247,9 @@ class Monitor:
                 self._history.follow(self._watched)
                 self._judge.follow(self._watched)
             if reading.is_close:
+                if not (reading.layers or self._is_blind) and reading.has_gradient.any():
+                    self._is_blind = True
+                    self._say(_compiled("model"))
                 self._history.take(reading)
                 if self._log is not None:
                     self._log(reading.step, self._history.latest())
@@ -261,8 +266,8 @@ class Monitor:
 def _compiled(name: str) -> Finding:
     return Finding(
         "not-measured", "info", name,
-        "compiled code has no calls to see: signals, gradients at outputs, dead units, saturation, "
-        "rank and attention inside it are not known",
+        "no calls are seen in compiled code, or in what others call: signals, gradients at "
+        "outputs, dead units, saturation, rank and attention there are not known",
         "layers that run one by one", "gradients, weights and updates are followed all the same",
         "Train some steps without torch.compile to see them.",
     )  # fmt: skip

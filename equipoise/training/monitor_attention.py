@@ -13,6 +13,8 @@ import torch
 
 # Queries that are looked at, of the first input that is given.
 QUERIES = 16
+# Masks add -inf, or the least number of their dtype; no logit gets there.
+_MASKED = -3e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Scores:
             logits = self.queries @ self.keys.transpose(-1, -2) * self.scale
         if self.mask is not None:
             logits = logits + self.mask
-        seen = logits.isfinite()
+        seen = (logits > _MASKED) & logits.isfinite()
         high = torch.where(seen, logits, -math.inf).amax()
         # A row that is masked altogether, or has one key, chooses nothing.
         counts = seen.sum(dim=-1)

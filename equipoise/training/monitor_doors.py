@@ -79,6 +79,32 @@ def is_in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _nothing(_: list[Any]) -> None:
+    """What the doors of a copied model do."""
+
+
+class Inside:
+    """A hook that says which module is at work, where a watch cannot tell by the weight.
+
+    Args:
+        says: told the name.
+        name: of the module, '' behind it.
+    """
+
+    def __init__(self, says: Callable[[str], None], name: str) -> None:
+        self._says: Callable[[str], None] | None = says
+        self._name = name
+
+    def __call__(self, *_: Any) -> None:
+        """As a hook, whatever it is given."""
+        if self._says is not None:
+            self._says(self._name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies of a model, and files of it, are not watched.
+        return {"_says": None, "_name": self._name}
+
+
 class Doors:
     """Calls ``enter`` before the outermost door opens and ``leave`` behind it.
 
@@ -105,6 +131,10 @@ class Doors:
         """Take all hooks off."""
         for handle in self.handles:
             handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies of a model, and files of it, are not watched.
+        return {"_enter": _nothing, "_leave": _nothing, "_open": [], "handles": []}
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # The compiler must not get to see what comes behind this.

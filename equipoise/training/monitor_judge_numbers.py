@@ -43,9 +43,10 @@ class Numbers:
         """
         gradient = one.by_parameter.get("gradient")
         is_bad = gradient is not None and not np.isfinite(gradient[one.has_gradient]).all()
-        found = self._forward(one) or self._backward(one) or self._loss(one)
-        if found is None and is_bad:
+        found = self._forward(one) or self._backward(one)
+        if found is None and is_bad and not one.checks:
             found = self._unwatched(one)
+        found = found or self._loss(one) or (self._unwatched(one) if is_bad else None)
         self._in_a_row = 0 if found is None else self._in_a_row + 1
         if found is None:
             return _near_the_end(one)
@@ -116,22 +117,17 @@ class Numbers:
         )  # fmt: skip
 
     def _loss(self, one: Reading) -> Finding | None:
-        if one.has_loss and not math.isfinite(one.loss):
-            return Finding(
-                "non-finite-loss", "error", "loss",
-                f"in step {one.step} the loss is not finite though every layer is",
-                "a finite number", str(one.loss),
-                "Compute the loss from logits, with a form that is defined at 0 and at -inf.",
-            )  # fmt: skip
-        return None
+        return _bad_loss(one) if one.has_loss and not math.isfinite(one.loss) else None
 
     def _unwatched(self, one: Reading) -> Finding:
         """Of a step whose layers were not looked at."""
         made = one.explained or self._from_gradients(one)
         if made.place in ("weight", "input"):
             return _given(made.where, made.what, one.step)
+        if made.place == "loss":
+            return _bad_loss(one)
         cure = _BACKWARD if made.place == "backward" else _FORWARD
-        if made.place in ("forward", "loss"):
+        if made.place == "forward":
             return Finding(
                 "non-finite-forward", "error", made.where, f"in step {one.step}: {made.what}",
                 "finite numbers", "nan or infinity", f"{cure} {_LOST}",
@@ -153,6 +149,15 @@ class Numbers:
         if len(bad) == int(one.has_gradient.sum()):
             share += "; pass every=1 to see which layer made the first"
         return Producer("unknown", bad[-1], share)
+
+
+def _bad_loss(one: Reading) -> Finding:
+    return Finding(
+        "non-finite-loss", "error", "loss",
+        f"in step {one.step} the loss is not finite though every layer is",
+        "a finite number", str(one.loss) if one.has_loss else "nan or infinity",
+        "Compute the loss from logits, with a form that is defined at 0 and at -inf.",
+    )  # fmt: skip
 
 
 def _given(where: str, what: str, step: int) -> Finding:

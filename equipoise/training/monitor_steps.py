@@ -15,7 +15,7 @@ from torch import nn
 from equipoise.training.gradient_norms import local
 from equipoise.training.guard_names import Watched, plain_name, watched
 from equipoise.training.guard_producer import Calls, Incident, Producer, find_producer
-from equipoise.training.monitor_doors import Doors, computed_weights, is_in_backward
+from equipoise.training.monitor_doors import Doors, Inside, computed_weights, is_in_backward
 from equipoise.training.monitor_forward import ForwardWatch
 from equipoise.training.monitor_gathered import Gathered
 from equipoise.training.monitor_parameters import Parameters, Piece
@@ -86,9 +86,10 @@ class Steps:
         for i, optimizer in enumerate(self._optimizers):
             self._handles.append(optimizer.register_step_pre_hook(self._before(i)))
             self._handles.append(optimizer.register_step_post_hook(self._after(i)))
+        says = self._say_inside
         for name, module in computed_weights(self._model):
-            self._handles.append(module.register_forward_pre_hook(self._inside(name)))
-            self._handles.append(module.register_forward_hook(self._inside(""), always_call=True))
+            self._handles.append(module.register_forward_pre_hook(Inside(says, name)))
+            self._handles.append(module.register_forward_hook(Inside(says, ""), always_call=True))
 
     def close(self) -> None:
         """Take them off."""
@@ -136,11 +137,8 @@ class Steps:
     def _count(self) -> list[int]:
         return [sum(len(g["params"]) for g in o.param_groups) for o in self._optimizers]
 
-    def _inside(self, name: str) -> Callable[..., None]:
-        def says(*_: Any) -> None:
-            self._watch.inside = name
-
-        return says
+    def _say_inside(self, name: str) -> None:
+        self._watch.inside = name
 
     def _enter(self, leaves: list[Any]) -> None:
         if self._is_over():

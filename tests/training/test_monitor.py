@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import math
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_attention_by_modules_functions_and_hand(causal):
             scores = q @ k.transpose(-1, -2) / 2.0
             if causal:
                 mask = torch.ones(length, length).triu(1).bool()
-                scores = scores.masked_fill(mask, -math.inf)
+                scores = scores.masked_fill(mask, torch.finfo(torch.float32).min)
             return torch.softmax(scores, dim=-1) @ v
 
     class Called(ByHand):
@@ -435,6 +436,16 @@ def test_what_is_compiled_cannot_be_seen():
     assert np.isnan(m.history["signal"]).all()
     assert np.isfinite(m.history["gradient_norm"]).all()
     assert m.layers == ("0", "2", "4", "6", "8")
+    # Compiled later on, of which the model knows nothing.
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    m = eq.Monitor(model, optimizer, every=1)
+    later = torch.compile(model, backend="eager")
+    for _ in range(2):
+        loss_of(later(torch.randn(8, 16)), torch.zeros(8, dtype=torch.long)).backward()
+        optimizer.step()
+        m.step()
+    assert [f.code for f in m.findings] == ["not-measured"]
     # A part that is compiled, and what is around it.
     outer = nn.Sequential(nn.Linear(16, 16), torch.compile(dense(), backend="eager"),
                           nn.Linear(4, 4))  # fmt: skip
@@ -444,6 +455,29 @@ def test_what_is_compiled_cannot_be_seen():
     assert seen["0"]
     assert seen["2"]
     assert not seen["1.2"]
+
+
+def test_copies_of_a_model_are_not_watched():
+    torch.manual_seed(0)
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))
+    model = nn.Sequential(normed, nn.ReLU(), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    m = eq.Monitor(model, optimizer, every=1)
+    x, y = Vectors(0)()
+    loss_of(model(x), y).backward()
+    twin = copy.deepcopy(model)
+    loss_of(twin(x), y).backward()
+    optimizer.step()
+    m.step()
+    assert m.steps == 1
+    assert column(m, "signal", "0") == pytest.approx(rms(normed(x)), rel=0.05)
+    plain = dense()
+    eq.Monitor(plain, torch.optim.SGD(plain.parameters(), 0.01))
+    file = io.BytesIO()
+    torch.save(plain, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert torch.equal(loaded(x), plain(x))
 
 
 def test_parts_that_are_called_one_by_one():
