@@ -355,3 +355,61 @@ def test_a_recurrent_network_is_named_as_well():
 
     m = run(Recurrent, before, 6, data=Sums(0))
     assert said(m) == [("non-finite-given", "cell.weight_hh_l0")]
+
+
+def test_a_nan_between_two_looks_on_a_device(monkeypatch):
+    """Where the host reads nothing, gradients alone tell."""
+    monkeypatch.setattr("equipoise.training.monitor_steps.can_read", lambda tensor: False)
+
+    def forward(step, model, optimizer, x, y):
+        if step == 14:
+            model[4].register_forward_hook(lambda m, a, out: out * math.nan)
+
+    def back(step, model, optimizer, x, y):
+        if step == 14:
+            model[4].register_forward_hook(lambda m, a, out: Bad.apply(out))
+
+    (found,) = run(dense, forward, 15, every=10).findings
+    assert (found.code, found.severity) == ("non-finite-gradient", "error")
+    assert "every=1" in found.what
+    (found,) = run(dense, back, 15, every=10).findings
+    assert (found.code, found.where) == ("non-finite-gradient", "4")
+    assert "6 of 10 gradients" in found.what
+
+
+def test_a_loss_and_a_batch_between_two_looks():
+    def batch(step, model, optimizer, x, y):
+        if step == 14:
+            x[0] = math.nan
+
+    assert said(run(dense, batch, 15, every=10)) == [("non-finite-given", "inputs")]
+    torch.manual_seed(0)
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    m = eq.Monitor(model, optimizer, every=10)
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 16)).square().mean()
+        (loss * (math.inf if step == 2 else 1.0)).backward()
+        optimizer.step()
+        m.step()
+    # The loss was not handed in, and every layer is finite.
+    (found,) = m.findings
+    assert (found.code, found.where) == ("non-finite-gradient", "8")
+    m.close()
+
+
+def test_numbers_near_the_end_of_half_precision():
+    torch.manual_seed(0)
+    model = dense()
+    model[2].weight.data *= 4e4
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    m = eq.Monitor(model, optimizer, every=1)
+    with torch.autocast("cpu", torch.float16):
+        out = model(torch.randn(8, 16))
+    assert out.isfinite().all()
+    out.float().sum().backward()
+    optimizer.step()
+    (found,) = [f for f in m.step() if f.code == "half-overflow"]
+    assert (found.where, found.severity) == ("2", "warning")
+    m.close()
