@@ -91,7 +91,7 @@ class Monitor:
         _checks.at_least("capacity", capacity, 1)
         self._on_finding, self._log = on_finding, log
         self._findings: deque[Finding] = deque(maxlen=_FINDINGS)
-        self._new: list[Finding] = []
+        self._new: deque[Finding] = deque(maxlen=_FINDINGS)
         self._pending = Pending()
         given = {plain_name(name): value for name, value in (initialized or {}).items()}
         self._steps = Steps(model, self.optimizers, every, scaler, given, self._ended)
@@ -145,7 +145,8 @@ class Monitor:
         if loss is not None:
             self.observe(loss)
         self._steps.finish(is_by_hand=True)
-        found, self._new = tuple(self._new), []
+        found = tuple(self._new)
+        self._new.clear()
         return found
 
     @property

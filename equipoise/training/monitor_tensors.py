@@ -6,7 +6,7 @@ import torch
 
 _HALVES = (torch.float16, torch.bfloat16)
 # Rows, and units of each, that means, shares and ranks are read from.
-ROWS, UNITS = 64, 256
+ROWS, UNITS = 64, 128
 
 
 def sum_of_squares(tensor: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ def largest(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def sampled_rows(tensor: torch.Tensor, unit_axis: int, rows: int = ROWS) -> torch.Tensor:
-    """Evenly spaced rows and units, a copy of shape (at most rows, at most 256).
+    """Evenly spaced rows and units, a copy of shape (at most rows, at most 128).
 
     A row is an input, or one site of it. As many inputs as possible are kept and sites thinned out
     first; steps begin in the middle, since borders of images are unlike the rest.
