@@ -2,9 +2,10 @@
 
 Chosen on the healthy runs of ``benchmarks/monitor_healthy.py`` (ten dense, convolutional, recurrent
 and transformer networks, five optimizers, 150 steps), of which the extremes stand below, and on the
-troubles of ``tests/training/test_monitor_findings.py``, which must each raise theirs. Where a rule of the
-diagnosis at birth has a threshold (half of the units dead, half of the entries flat, a factor of
-30 or 1,000 on the way through the network), that one counts; it stands in ``equipoise.rules``.
+troubles of ``tests/training/test_monitor_findings.py``, which must each raise theirs. Where
+a rule of the diagnosis at birth has a threshold (half of the entries flat, a factor of 1,000 on the
+way through the network, a quarter of the units alike), that one counts; it stands in
+``equipoise.rules``.
 """
 
 # A layer that is dead, flat, or out of reach of the gradient in one batch may be so by chance, or
@@ -22,14 +23,14 @@ DEAD = 0.8
 # ReLU networks with Adam at 5e-3 it grows by up to 0.33.
 DYING_RISE = 0.45
 
-# Update over weights in one step, of one weight. 1e-3 is common; the largest of any layer in healthy
-# runs is 0.12. A step of a third of the weight that comes again and again leaves nothing of what
-# was learned.
+# Update over weights in one step, of one weight. 1e-3 is common; the largest of any layer in
+# healthy runs is 0.12. A step of a third of the weight that comes again and again leaves nothing of
+# what was learned.
 LARGE_UPDATE, LARGE_UPDATES = 0.3, 4
 
 # A signal or a norm of weights that is so many times what it was in the first readings. In healthy
-# runs signals change by up to 15 times and weights by up to 2.7; layers that start at 0 are compared
-# from the time on at which they have moved.
+# runs signals change by up to 15 times and weights by up to 2.7; layers that start at 0 are
+# compared from the time on at which they have moved.
 DRIFT = 30.0
 DRIFT_READINGS = 5
 # A trend is one if it is so many of its standard errors from none.
