@@ -19,7 +19,7 @@ from equipoise.training.monitor_attention import (
     scores_of_heads,
     scores_of_logits,
 )
-from equipoise.training.monitor_gathered import Activated, Check, Gathered, Site
+from equipoise.training.monitor_gathered import Activated, Check, Gathered, Site, layer_of
 from equipoise.training.monitor_limits import PERSISTS, SILENT_LOOKS
 from equipoise.training.monitor_tensors import (
     largest,
@@ -133,7 +133,7 @@ class ForwardWatch(Watch):
 
     def _recorded(self, seen: Seen) -> torch.Tensor:
         unit_axis = seen.output.dim() - 1 - seen.axes
-        self._site(_layer_of(seen.weight), seen.output, unit_axis)
+        self._site(layer_of(seen.weight), seen.output, unit_axis)
         return seen.output
 
     def _site(self, layer: str, out: torch.Tensor, unit_axis: int) -> None:
@@ -193,7 +193,7 @@ class ForwardWatch(Watch):
         out: torch.Tensor = func(*args, **given)
         own = [t for t in (*args[1:], *given.values())
                if isinstance(t, torch.Tensor) and id(t) in self._names]  # fmt: skip
-        name = _layer_of(self._names[id(own[0])]) if own else layer
+        name = layer_of(self._names[id(own[0])]) if own else layer
         self._gathered.checks.append(
             Check(name, "norm", sum_of_squares(out), out.dtype == torch.float16)
         )
@@ -207,14 +207,14 @@ class ForwardWatch(Watch):
         out = func(*args, **given)
         known = [t for t in (*args, *given.values())
                  if isinstance(t, torch.Tensor) and id(t) in self._names]  # fmt: skip
-        layer = _layer_of(self._names[id(known[0])]) if known else self._last
+        layer = layer_of(self._names[id(known[0])]) if known else self._last
         with torch.no_grad():
             scores = scores_of_heads(args, given)
         if scores is not None:
             self._gathered.scores.append((layer, scores))
         # What comes out is the projection behind the heads.
         ends = [t for t in known if self._names[id(t)].endswith("out_proj.weight")]
-        self._site(_layer_of(self._names[id(ends[0])]) if ends else layer, out[0],
+        self._site(layer_of(self._names[id(ends[0])]) if ends else layer, out[0],
                    out[0].dim() - 1)  # fmt: skip
         return out
 
@@ -225,7 +225,7 @@ class ForwardWatch(Watch):
         out = func(*args, **given)
         lists = [a for a in args if isinstance(a, list | tuple)]
         weights = [t for some in lists for t in some if id(t) in self._names]
-        layer = _layer_of(self._names[id(weights[0])]) if weights else self._last
+        layer = layer_of(self._names[id(weights[0])]) if weights else self._last
         self._site(layer, out[0], out[0].dim() - 1)
         return out
 
@@ -266,16 +266,6 @@ class ForwardWatch(Watch):
 
     def _knows(self, tensor: torch.Tensor, layer: str, axis: int, is_looked_at: bool) -> None:
         self._origins[id(tensor)] = (weakref.ref(tensor), layer, axis, is_looked_at)
-
-
-def _layer_of(parameter: str) -> str:
-    """The module that a parameter belongs to.
-
-    >>> from equipoise.training.monitor_forward import _layer_of
-    >>> _layer_of("body.0.parametrizations.weight.original0")
-    'body.0'
-    """
-    return parameter.partition(".parametrizations.")[0].rpartition(".")[0] or parameter
 
 
 def _axis_of(args: tuple[Any, ...], given: Mapping[str, Any]) -> Any:

@@ -92,3 +92,13 @@ class Gathered:
         for some in (self.sites, self.checks, self.activations, self.scores, self.gradients):
             some.clear()
         self.sampled.clear()
+
+
+def layer_of(parameter: str) -> str:
+    """The layer that a parameter belongs to, also where its weight is computed from others.
+
+    >>> layer_of("body.0.parametrizations.weight.original0"), layer_of("body.0.bias")
+    ('body.0', 'body.0')
+    """
+    owner, mark, _ = parameter.partition(".parametrizations.")
+    return owner if mark else parameter.rpartition(".")[0] or parameter

@@ -7,6 +7,7 @@ one: the step was skipped.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from equipoise.training.guard_names import Watched, plain_name, watched
 from equipoise.training.guard_producer import Calls, Incident, Producer, find_producer
 from equipoise.training.monitor_doors import Doors, Inside, computed_weights, is_in_backward
 from equipoise.training.monitor_forward import ForwardWatch
-from equipoise.training.monitor_gathered import Gathered
+from equipoise.training.monitor_gathered import Gathered, layer_of
 from equipoise.training.monitor_parameters import Parameters, Piece
 from equipoise.training.monitor_row import Row, make_row
 from equipoise.training.monitor_tensors import sampled_rows, sum_of_squares
@@ -129,7 +130,7 @@ class Steps:
         self.watched: list[Watched] = []
         self.parameters: list[Parameters] = []
         for groups in self._groups:
-            found = watched(groups, self._model)
+            found = [replace(w, layer=layer_of(w.name)) for w in watched(groups, self._model)]
             self.parameters.append(Parameters(found, len(self.watched)))
             self.watched.extend(found)
         self._counts = self._count()
