@@ -44,6 +44,20 @@ CODES: Mapping[str, str] = {
     "loss-spike": "a loss that is far above those before it, some steps in a row",
     "clips-always": "a limit on gradients that is below nearly every one of them",
     "rolled-back": "training went back to an earlier state",
+    "dying-units": "units of a layer die while it trains",
+    "gradient-spike": "a gradient that is far larger than those before it",
+    "bad-batch": "one batch whose loss or inputs are far from those around it",
+    "large-updates": "updates that replace much of a weight, step after step",
+    "edge-of-stability": "steps that overshoot: the slope along them is turned round",
+    "signal-drift": "the signal of a layer is far from what it was when training began",
+    "weight-drift": "a weight is many times as large as when training began",
+    "attention-collapse": "logits of attention so large that softmax chooses one key only",
+    "half-overflow": "numbers that leave the range of float16, or nearly",
+    "frozen-parameter": "a parameter that never moves while others do",
+    "not-in-optimizer": "a trainable parameter that no optimizer moves",
+    "identical-layers": "layers that start from the same weights",
+    "swallowed-init": "weights that are not what they were initialized to",
+    "default-init": "a layer that kept torch's own draw though most others were initialized",
 }
 
 

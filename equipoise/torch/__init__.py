@@ -7,13 +7,14 @@ from equipoise.torch.apply import apply, draw_
 from equipoise.torch.diagnosis import Diagnosis, diagnose
 from equipoise.torch.initialize import Initialization, initialize, plan
 from equipoise.torch.transfer import Transfer, transfer
-from equipoise.training import losses
+from equipoise.training import loggers, losses
 from equipoise.training.clip_gradients import ClipMemory, Clipping, clip_gradients, clip_gradients_
 from equipoise.training.clipping import GlobalNorm, Percentile, PerLayer, PerUnit, Value, ZScore
 from equipoise.training.guard import Guard
 from equipoise.training.guard_producer import Incident, Producer, find_producer
 from equipoise.training.guard_rollback import Rollback
 from equipoise.training.guard_spikes import Spikes
+from equipoise.training.monitor import Monitor
 from equipoise.training.nonfinite import Explaining, explain_nonfinite
 from equipoise.training.nonfinite_result import NonFinite
 from equipoise.training.rate_advice import RateAdvice, advise
@@ -31,6 +32,7 @@ __all__ = [
     "Guard",
     "Incident",
     "Initialization",
+    "Monitor",
     "NonFinite",
     "PerLayer",
     "PerUnit",
@@ -57,6 +59,7 @@ __all__ = [
     "find_producer",
     "init",
     "initialize",
+    "loggers",
     "losses",
     "plan",
     "sharpness",

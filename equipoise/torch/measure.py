@@ -18,9 +18,9 @@ from equipoise.theory.activations import Activation, identity
 from equipoise.torch.inputs import ModelInputs, batch_rms
 from equipoise.torch.measure_layer import by_input, cosine, input_share, layer_measurement
 from equipoise.torch.measure_loss import NO_LOSS, Loss
-from equipoise.torch.measure_watch import Seen, Watch
 from equipoise.torch.parametrized import effective
 from equipoise.torch.stateless import Copies, own_randomness
+from equipoise.training.affine_watch import Seen, Watch
 
 # More rows than these change no number that is measured by more than its own error.
 _MOST_INPUTS = 1024

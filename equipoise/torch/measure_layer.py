@@ -9,7 +9,7 @@ import torch
 from equipoise.measurement import MOST_COUNTED, LayerMeasurement
 from equipoise.theory.activations import Activation
 from equipoise.torch.inputs import batch_rms
-from equipoise.torch.measure_watch import Seen
+from equipoise.training.affine_watch import Seen
 
 # What shares, cosines and ranks are read from: inputs, and entries of all their units and sites.
 _MOST_INPUTS, _MOST_ENTRIES, _LEAST_INPUTS = 512, 4_000_000, 16

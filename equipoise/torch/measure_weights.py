@@ -9,8 +9,8 @@ from torch import nn
 from equipoise.plan.nodes import Affine
 from equipoise.plan.stacks import Stack
 from equipoise.rules.weight_law import WeightFacts
-from equipoise.torch.measure_watch import Seen
 from equipoise.torch.parametrized import effective
+from equipoise.training.affine_watch import Seen
 
 # Along the shorter axis as many vectors are looked at; a part of independent entries is
 # independent, and a part of orthonormal vectors is orthonormal.

@@ -73,11 +73,27 @@ class Updates:
         self._places: list[int] = []
         self._views: list[torch.Tensor] = []
         self._before: list[torch.Tensor] = []
+        self._factors: list[float] = []
         self._scales = torch.zeros(0)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy follows the weights of the copy.
         return {**self.__dict__, "_places": [], "_views": [], "_before": []}
+
+    @property
+    def sample(self) -> list[torch.Tensor]:
+        """The entries that are followed as they are now, in memory that is shared."""
+        return self._views
+
+    @property
+    def moved(self) -> list[torch.Tensor]:
+        """The last move of these entries, times -1; until the next ``begin``."""
+        return self._before
+
+    @property
+    def factors(self) -> list[float]:
+        """From the norm of the sample of each parameter to that of all its entries."""
+        return self._factors
 
     def begin(self) -> None:
         """Remember the sample; call before the weights move."""
@@ -86,11 +102,12 @@ class Updates:
         places = [tensor.data_ptr() for tensor in here]
         if places != self._places:
             self._places = places
-            found = [_sampled(tensor, self._rule.sample) for tensor in here]
+            found = [sampled(tensor, self._rule.sample) for tensor in here]
             self._views = [view for view, _ in found]
             self._before = [torch.empty_like(view) for view in self._views]
             device = here[0].device if here else None
-            self._scales = torch.tensor([scale for _, scale in found], device=device)
+            self._factors = [scale for _, scale in found]
+            self._scales = torch.tensor(self._factors, device=device)
         torch._foreach_copy_(self._before, self._views)
 
     def end(self) -> torch.Tensor:
@@ -105,7 +122,7 @@ def _wide(tensors: Sequence[torch.Tensor]) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def _sampled(tensor: torch.Tensor, sample: int) -> tuple[torch.Tensor, float]:
+def sampled(tensor: torch.Tensor, sample: int) -> tuple[torch.Tensor, float]:
     """Every so many entries, in memory that is shared, and the factor for the norm of all."""
     count = tensor.numel()
     flat = tensor

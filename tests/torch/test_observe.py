@@ -13,10 +13,10 @@ from equipoise.plan.make import make_plan
 from equipoise.plan.nodes import Affine
 from equipoise.schemes.laws import Constant, Normal
 from equipoise.torch.inputs import read_inputs
-from equipoise.torch.measure_watch import Watch
 from equipoise.torch.observe import Runner
 from equipoise.torch.stateless import Copies, own_randomness
 from equipoise.torch.trace import read
+from equipoise.training.affine_watch import Watch
 
 
 def runner(model, x):

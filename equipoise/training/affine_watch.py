@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 # Number of axes that each operation runs over; a linear layer runs over none.
-_AXES: Mapping[Callable[..., Any], int] = {
+AXES: Mapping[Callable[..., Any], int] = {
     F.linear: 0,
     F.conv1d: 1,
     F.conv2d: 2,
@@ -20,7 +20,7 @@ _AXES: Mapping[Callable[..., Any], int] = {
 }
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 # Products with a parameter, by the place of it among the arguments, and ways to turn one round.
-_PRODUCTS: Mapping[Callable[..., Any], int] = {
+PRODUCTS: Mapping[Callable[..., Any], int] = {
     torch.matmul: 1, torch.mm: 1, torch.Tensor.matmul: 1, torch.Tensor.mm: 1,
     torch.Tensor.__matmul__: 1, torch.addmm: 2,
 }  # fmt: skip
@@ -92,21 +92,19 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         out = func(*args, **given)
-        if func in _AXES:
+        if func in AXES:
             weight = args[1] if len(args) > 1 else given["weight"]
             if id(weight) in self._names:
                 bias = args[2] if len(args) > 2 else given.get("bias")
                 # The seventh argument of conv1d(input, weight, bias, stride, padding, dilation,
                 # groups) and of conv_transpose1d(..., padding, output_padding, groups) alike.
                 groups = args[6] if len(args) > 6 else given.get("groups", 1)
-                self.seen.append(
-                    Seen(self._names[id(weight)], out, bias, _AXES[func], groups,
+                return self._recorded(
+                    Seen(self._names[id(weight)], out, bias, AXES[func], groups,
                          func in _TRANSPOSED)
                 )  # fmt: skip
-                # An in-place activation behind it must not overwrite what is to be measured.
-                return out.clone()
-        elif func in _PRODUCTS and len(args) > _PRODUCTS[func]:
-            return self._product(args, _PRODUCTS[func], out)
+        elif func in PRODUCTS and len(args) > PRODUCTS[func]:
+            return self._product(args, PRODUCTS[func], out)
         elif func is torch.einsum and len(args) == 3 and isinstance(args[0], str):
             return self._einsum(args[0], args[1:], out)
         elif func is torch.tensordot and len(args) > 1:
@@ -152,5 +150,7 @@ class Watch(TorchFunctionMode):
         return out
 
     def _recorded(self, seen: Seen) -> torch.Tensor:
+        """Take a call in; what forward goes on with."""
         self.seen.append(seen)
+        # An in-place activation behind it must not overwrite what is to be measured.
         return seen.output.clone()
