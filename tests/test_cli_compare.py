@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from equipoise import cli
 from equipoise.cli.options import spelled_out
 from equipoise.errors import ArgumentError
-from equipoise.lab import compare_run
+from equipoise.lab import compare_run, compare_units
 
 MODULE = """
 import torch
@@ -35,7 +35,7 @@ def broken():
 def loss(outputs, targets):
     return F.cross_entropy(outputs, targets)
 """
-QUICK = ("--draws", "4", "--steps", "3")
+QUICK = ("--draws", "4", "--steps", "3", "--on", "here")
 
 
 @pytest.fixture
@@ -111,17 +111,32 @@ def test_files_of_data_and_optimizers(folder, optimizer):
 
 
 def test_an_interrupted_run_prints_what_is_finished(folder, monkeypatch):
-    real = compare_run.finish
+    real = compare_units.draw
 
-    def finish(program, scheme, *rest):
+    def draw(make_model, scheme, *rest):
         if scheme == "he":
             raise KeyboardInterrupt
-        return real(program, scheme, *rest)
+        return real(make_model, scheme, *rest)
 
-    monkeypatch.setattr(compare_run, "finish", finish)
-    result = call("--data", "my_task:load", "--schemes", "default", "he", "--rates", "1e-2", *QUICK)
+    monkeypatch.setattr(compare_units, "draw", draw)
+    given = ("--data", "my_task:load", "--schemes", "default", "he", "--rates", "1e-2", *QUICK)
+    result = call(*given, "--store", "kept")
     assert result.exit_code == 130
     assert "Interrupted: only default was done." in result.output
+    assert len(list((folder / "kept").iterdir())) == 2
+    monkeypatch.setattr(compare_units, "draw", real)
+    assert call(*given, "--store", "kept").exit_code == 0
+    assert len(list((folder / "kept").iterdir())) == 4
+
+
+def test_processes_import_from_the_folder_one_stands_in(folder, monkeypatch):
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(folder)])
+    given = ("--data", "my_task:load", "--schemes", "he", "--rates", "1e-2", "--draws", "4")
+    result = call(*given, "--steps", "3", "--on", "processes", "--jobs", "1", "--json", "a.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((folder / "a.json").read_text(encoding="utf-8"))["place"] == "processes"
+    alone = call(*given, "--steps", "3", "--on", "auto", "--jobs", "1")
+    assert "Trained here: one unit at a time was asked for." in alone.output
 
 
 def test_left_out_schemes_are_the_defaults(folder):
@@ -143,6 +158,8 @@ def test_refusals(folder):
     assert "--out must end in .html" in refusal(*given, "--out", "page.pdf")
     assert "--json must end in .json" in refusal(*given, "--json", "page.txt")
     assert "loss must be one of" in refusal(*given, "--loss", "hinge")
+    assert "--on must be one of" in refusal(*given, "--on", "cluster")
+    assert "jobs must be" in refusal(*given, "--jobs", "-1")
     assert "draws must be" in refusal(*given, "--draws", "2")
 
 

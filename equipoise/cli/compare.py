@@ -7,8 +7,8 @@ import typer
 
 from equipoise.cli.batch import LARGEST_SEED
 from equipoise.cli.files import check_result, read_data, save_result
-from equipoise.cli.imported import imported, make_model
-from equipoise.cli.options import Factory, Numbers, Page, starts_of
+from equipoise.cli.imported import importable_from_here, imported, make_model
+from equipoise.cli.options import Factory, Jobs, Numbers, On, Page, place_named, starts_of
 from equipoise.cli.terminal import INTERRUPTED, stdout_kept_clean, terminal
 from equipoise.errors import ArgumentError, in_words
 
@@ -42,14 +42,21 @@ def compare(
         int,
         typer.Option(help="Of draws, batches and parts.", min=0, max=LARGEST_SEED - 2**32),
     ] = 0,
+    on: On = "auto",
+    jobs: Jobs = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of results; the same command goes on where one was stopped."),
+    ] = None,
     out: Page = None,
     json: Numbers = None,
 ) -> None:
     """Find out which start trains your model best, on your data.
 
     Every start is drawn several times, trained at the learning rate that suits it, and tested. A
-    factory and a function of data come from your own modules. Interrupted, the command prints what
-    is finished and ends with status 130.
+    factory and a function of data come from your own modules. All cores are used. Interrupted, the
+    command prints what is finished and ends with status 130; with --store, the same command goes on
+    from there.
 
     Example: equipoise compare mypackage.models:make_net --data mypackage.data:load --loss mse
     """
@@ -59,11 +66,13 @@ def compare(
     # A factory that does not work is refused in the words of the other commands.
     make_model(factory, seed)
     rows = _data(data)
-    with stdout_kept_clean():
+    place = place_named(on)
+    with stdout_kept_clean(), importable_from_here():
         found = run(
             imported(factory, "factory"), rows, _loss(loss, rows), schemes or _default_schemes(),
             draws, rates or (), steps=steps, batch_size=batch_size,
             optimizer=_optimizer(optimizer), test_share=test_share, seed=seed,
+            on=place, jobs=jobs, store=store,
         )  # fmt: skip
     found.print(terminal())
     save_result(found, out, json)

@@ -2,7 +2,8 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 
 # What a script raises that parses arguments or ends the program when it is imported.
 _ENDS = (Exception, SystemExit)
+
+
+@contextmanager
+def importable_from_here() -> Iterator[None]:
+    """Let the folder one stands in count for imports, as for python -m; workers take it over."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def imported(path: str, argument: str) -> Callable[..., Any]:
@@ -36,10 +48,8 @@ def imported(path: str, argument: str) -> Callable[..., Any]:
             f"{argument} must read package.module:function, got {path!r}. Name the function "
             "behind a colon."
         )
-    # As for python -m: the folder one stands in counts.
-    sys.path.insert(0, str(Path.cwd()))
     try:
-        with stdout_kept_clean():
+        with stdout_kept_clean(), importable_from_here():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ArgumentError(
@@ -53,8 +63,6 @@ def imported(path: str, argument: str) -> Callable[..., Any]:
             f"raised {in_words(error)}. Mend it; what only a script does belongs under "
             "if __name__ == '__main__'."
         ) from error
-    finally:
-        sys.path.pop(0)
     found = getattr(module, attribute, None)
     if not callable(found):
         raise ArgumentError(

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from equipoise.cli.files import check_result, save_result
-from equipoise.cli.options import ListCommand, Numbers, Page, starts_of
+from equipoise.cli.options import Jobs, ListCommand, Numbers, On, Page, place_named, starts_of
 from equipoise.cli.terminal import INTERRUPTED, terminal
 
 if TYPE_CHECKING:
     from equipoise.lab.grid_cells import Sample
-    from equipoise.lab.work import Place
 
 lab = typer.Typer(
     help="Experiments behind the library, each one command.",
@@ -34,8 +33,8 @@ def grid(
     survey: Annotated[int, typer.Option(help="Draws of every start at every rate.")] = 2,
     draws: Annotated[int, typer.Option(help="Of the starts compared, at least 4.")] = 8,
     cells: Annotated[str, typer.Option(help="Only cells whose name holds this text.")] = "",
-    on: Annotated[str, typer.Option(help="here, processes, ray or auto.")] = "processes",
-    jobs: Annotated[int, typer.Option(help="Units at a time, 0 for one on each core.")] = 0,
+    on: On = "processes",
+    jobs: Jobs = 0,
     data_dir: Annotated[
         str, typer.Option(help="Folder of MNIST and Fashion-MNIST; else EQUIPOISE_DATA.")
     ] = "",
@@ -67,7 +66,7 @@ def grid(
         raise ArgumentError(f"--cells must be part of a name such as {names}, got {cells!r}.")
     folder = store or Path("results") / f"grid-{sample}"
     effort = Effort(survey=survey, draws=draws, most_draws=max(draws, 32))
-    place = cast("Place", _checks.one_of("--on", on, ("here", "processes", "ray", "auto")))
+    place = place_named(on)
     try:
         found = run_grid(
             chosen, starts or (), effort, folder, place, jobs, data_dir,

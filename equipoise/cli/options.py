@@ -1,10 +1,15 @@
 """Arguments and options that several commands take, and how lists of words are written."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
+
+from equipoise import _checks
+
+if TYPE_CHECKING:
+    from equipoise.lab.work import Place
 
 Factory = Annotated[str, typer.Argument(help="package.module:function that makes the model.")]
 InputShapes = Annotated[
@@ -18,6 +23,16 @@ InputShapes = Annotated[
 Rows = Annotated[int, typer.Option(help="Rows to make, or to take from the file.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 1 for a warning too.")]
 Page = Annotated[Path | None, typer.Option(help="Save it all as one page, .html.")]
+On = Annotated[
+    str,
+    typer.Option(
+        help="here, processes, ray (the cluster of RAY_ADDRESS or of this machine, or a new one) "
+        "or auto."
+    ),
+]
+Jobs = Annotated[
+    int, typer.Option(help="Trainings at a time, 0 for one on each core; not for here.")
+]
 Numbers = Annotated[Path | None, typer.Option(help="Save the numbers as .json.")]
 
 _LISTS = ("--schemes", "--rates", "--starts")
@@ -27,6 +42,17 @@ def starts_of(left_out: str) -> Any:
     """The option that lists starts to compare; in words, which ones where it is left out."""
     words = f"Starts to compare, such as: auto he default. Left out: {left_out}."
     return typer.Option(help=words)
+
+
+def place_named(on: str) -> "Place":
+    """The place of ``--on``.
+
+    Raises:
+        ArgumentError: for one that is not known.
+    """
+    from equipoise.lab.work import PLACES
+
+    return cast("Place", _checks.one_of("--on", on, PLACES))
 
 
 class ListCommand(TyperCommand):

@@ -1,7 +1,7 @@
 """What came of a comparison of starts: a table, curves, a winner; as text, JSON and a page."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 from equipoise._text import without_nan
 from equipoise.lab.comparison import Comparison
 from equipoise.lab.presented import Presented
+from equipoise.lab.work import Place
 from equipoise.report.panels import shown
 
 HEADINGS = ("start", "test loss", "standard error", "trained", "rate", "rates that work", "decades")
@@ -151,6 +152,8 @@ class Compared(Presented):
         why_looped: why not.
         left_out: schemes that could not be compared, with the reason.
         is_complete: whether all were finished.
+        place: where it was trained, ``here``, ``processes`` or ``ray``; not compared by ``==``.
+        why_there: the reason where that was left open, else ''; nor is this.
     """
 
     setting: Setting
@@ -161,6 +164,8 @@ class Compared(Presented):
     why_looped: str
     left_out: tuple[tuple[str, str], ...]
     is_complete: bool
+    place: Place = field(default="here", compare=False)
+    why_there: str = field(default="", compare=False)
 
     @property
     def winner(self) -> str:
@@ -206,6 +211,9 @@ class Compared(Presented):
             if self.is_vectorised
             else f"Draws were trained one by one: {self.why_looped}."
         )
+        if self.why_there:
+            there = {"here": "here", "processes": "in processes", "ray": "on Ray"}[self.place]
+            said.append(f"Trained {there}: {self.why_there}.")
         return tuple(said)
 
     def description(self) -> str:

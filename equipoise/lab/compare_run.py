@@ -1,28 +1,35 @@
 """Which start trains a model best: the comparison on a person's own model and data."""
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from equipoise import _checks
-from equipoise.errors import ArgumentError, EquipoiseError, in_words
+from equipoise.errors import ArgumentError
 from equipoise.lab.compare_loss import Loss, constant_loss, read_loss
+from equipoise.lab.compare_place import check_place, chosen_place
 from equipoise.lab.compare_program import Program
 from equipoise.lab.compare_result import Compared, Setting
 from equipoise.lab.compare_rows import read_rows
-from equipoise.lab.compare_scheme import Finished, Parts, finish
+from equipoise.lab.compare_schedule import train_schemes
+from equipoise.lab.compare_scheme import Scheme
 from equipoise.lab.compare_starts import MakeModel, check_fresh, draw, generators_kept
-from equipoise.lab.compare_training import Course
+from equipoise.lab.compare_training import most_in_unit
+from equipoise.lab.compare_units import (
+    Bench,
+    network_of,
+    no_word_of_fallbacks,
+    optimizer_data,
+    rows_in_words,
+)
 from equipoise.lab.compare_vectorised import why_looped
 from equipoise.lab.compare_verdict import judge
 from equipoise.lab.optimizers import SGD, Adam, Optimizer
 from equipoise.lab.rivals import OUTSIDE
+from equipoise.lab.work import Place, name_in_module
 from equipoise.schemes.catalogue import SCHEMES, parse_scheme
 
 STARTS = ("auto", "he", "xavier", "default", "lsuv")
@@ -30,10 +37,6 @@ STARTS = ("auto", "he", "xavier", "default", "lsuv")
 ADAM_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SGD_RATES = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 _ADAM = Adam()
-
-
-class _Advance(Protocol):
-    def __call__(self, steps: int) -> None: ...
 
 
 def compare(
@@ -52,6 +55,9 @@ def compare(
     margin: float = 0.1,
     seed: int = 0,
     show_progress: bool = True,
+    on: Place = "here",
+    jobs: int = 0,
+    store: Path | None = None,
 ) -> Compared:
     """Which start trains a model best, on its owner's own model, data and loss.
 
@@ -61,6 +67,15 @@ def compare(
     that this changes nothing, otherwise one by one. A draw whose loss or gradient stops being
     finite is frozen. Global random state is put back, and no object of the caller's is changed.
     Interrupted from the keyboard, it returns the schemes that are finished.
+
+    Trainings are units of work (``equipoise.lab.work``): with ``on="processes"`` they use all
+    cores, with ``on="ray"`` a cluster, and give the same numbers as here, but for the last bits
+    that torch's number of threads decides. Other processes must get at ``make_model`` and ``loss``:
+    for ``processes`` they are functions or classes at the top of a module or script, or anything
+    else that pickle holds, such as ``nn.HuberLoss()``; a script starts the comparison under
+    ``if __name__ == "__main__"``, and what is defined in a notebook stays here. For ``ray``
+    functions inside of functions will do too, and modules must be importable on the nodes. ``data``
+    are sent. ``here`` takes anything.
 
     Args:
         make_model: makes a new model at each call, with the device and dtype to train in.
@@ -80,14 +95,25 @@ def compare(
         margin: a draw has trained if its test loss ends lower by this share than at birth, and
             than that of the best constant output.
         seed: of draws, batches and parts.
-        show_progress: whether to show a bar, on stderr, where that is a terminal.
+        show_progress: whether to show bars, on stderr, where that is a terminal; they tell the
+            result of each scheme as it comes.
+        on: ``here``, in this process; ``processes``, ``ray``; or ``auto``, which says in the
+            comparison what it chose: here where the functions cannot be sent, where the model is
+            not on the CPU and where there is one core, else what ``work.choose_place`` says.
+        jobs: trainings at a time, 0 for one on each core; not for ``here``.
+        store: folder of results; the same call goes on where one was stopped. It knows
+            ``make_model`` and ``loss`` by the names they have in their modules, and the model also
+            by its layers: pass another folder where the code of forward or of the loss has changed.
 
     Returns:
         The comparison.
 
     Raises:
-        ArgumentError: for arguments that are not usable, or if no scheme can serve the model.
+        ArgumentError: for arguments that are not usable, before any training, or if no scheme can
+            serve the model.
         TraceError: if forward fails on the rows.
+        WorkError: if a training raises, or its process is killed again and again; what is finished
+            is in the store.
         KeyboardInterrupt: if interrupted before the first scheme is finished.
 
     >>> from torch import nn
@@ -103,48 +129,48 @@ def compare(
     for name, count in (("steps", steps), ("batch_size", batch_size)):
         _checks.at_least(name, count, 1)
     _checks.at_least("seed", seed, 0)
+    _checks.at_least("jobs", jobs, 0, "Pass 0 for one on each core.")
     _checks.in_unit_interval("margin", margin)
     function = read_loss(loss)
+    sent = {"make_model": make_model, "loss": loss}
+    check_place(on, sent, store is not None)
     training, test = read_rows(data, test_share, seed)
     choosing = training.parted(choosing_share, seed + 1, "choosing_share")
     seeds = [seed + i for i in range(draws)]
-    course = Course(steps, min(batch_size, len(choosing[0])), optimizer)
-    total = steps * draws * (len(rates) + 1)
-    with generators_kept(), torch.inference_mode(False), _no_word_of_fallbacks():
+    size = min(batch_size, len(choosing[0]))
+    with generators_kept(), torch.inference_mode(False), no_word_of_fallbacks():
         model = check_fresh(make_model, seed)
         device = next(model.parameters()).device
-        training, test = training.to(device), test.to(device)
+        place, why_there = chosen_place(on, sent, device, jobs)
         looped = Program(model, function, False)
-        starts = draw(make_model, "default", training.x, seeds)
-        few = training.at(torch.arange(min(len(training), max(2, course.batch_size))))
+        starts = draw(make_model, "default", training.x.to(device), seeds)
+        few = training.at(torch.arange(min(len(training), max(2, size)))).to(device)
         looped.try_out(starts, few)
         why = why_looped(model, function, starts, few)
         program = looped if why else Program(model, function, True)
         outputs = looped.outputs(starts, few)
-        both = (choosing[0].to(device), choosing[1].to(device)), (training, test)
-        constants = [constant_loss(outputs, function, *pair) for pair in both]
-        parts = Parts(*both, (constants[0], constants[1]))
-        finished: list[Finished] = []
-        left_out: list[tuple[str, str]] = []
-        is_complete = False
-        try:
-            with _bar(show_progress) as progress:
-                for name in names:
-                    bar = progress.add_task(name, total=total)
-                    try:
-                        starts = draw(make_model, name, training.x, seeds)
-                    except EquipoiseError as error:
-                        left_out.append((name, in_words(error).partition(": ")[2]))
-                        progress.remove_task(bar)
-                        continue
-                    advance = _advance(progress, bar)
-                    finished.append(
-                        finish(program, name, starts, parts, rates, seeds, course, margin, advance)
-                    )
-            is_complete = True
-        except KeyboardInterrupt:
-            if not finished:
-                raise
+        parts = (part.to(device) for part in (*choosing, training, test))
+        fitted, held, all_rows, tested = parts
+        constants = (
+            constant_loss(outputs, function, fitted, held),
+            constant_loss(outputs, function, all_rows, tested),
+        )
+        given = {
+            "network": network_of(model), "make_model": name_in_module(make_model),
+            "loss": loss if isinstance(loss, str) else name_in_module(loss),
+            "rows": rows_in_words(*choosing, test), "first_seed": seed,
+            "is_vectorised": not why, "steps": steps, "batch_size": size,
+            "optimizer": optimizer_data(optimizer),
+        }  # fmt: skip
+        at_once = most_in_unit(program)
+        running = [
+            Scheme(name, rates, seeds, at_once, given, constants[0], margin) for name in names
+        ]
+        bench = Bench(make_model, function, training, test, choosing)
+        total = steps * draws * (len(rates) + 1)
+        is_complete = train_schemes(running, bench, total, show_progress, store, place, jobs)
+    finished = [scheme.finished for scheme in running if scheme.finished]
+    left_out = tuple((scheme.name, scheme.left_out) for scheme in running if scheme.left_out)
     if not finished:
         why_not = "; ".join(f"{name}: {reason}" for name, reason in left_out)
         raise ArgumentError(
@@ -154,10 +180,11 @@ def compare(
     table, curves, winners, is_log = judge(finished, rates, constants[1], margin)
     setting = Setting(
         type(model).__name__, program.size, (len(training), len(choosing[1]), len(test)), draws,
-        steps, course.batch_size, _optimizer_name(optimizer), rates, margin, constants[1], is_log,
-        seed,
+        steps, size, _optimizer_name(optimizer), rates, margin, constants[1], is_log, seed,
     )  # fmt: skip
-    return Compared(setting, table, curves, winners, not why, why, tuple(left_out), is_complete)
+    return Compared(
+        setting, table, curves, winners, not why, why, left_out, is_complete, place, why_there
+    )
 
 
 def _read_schemes(schemes: Sequence[str]) -> tuple[str, ...]:
@@ -191,24 +218,3 @@ def _optimizer_name(optimizer: Optimizer) -> str:
     if isinstance(optimizer, Adam):
         return "AdamW" if optimizer.is_decoupled else "Adam"
     return f"SGD with momentum {optimizer.momentum:g}" if optimizer.momentum else "SGD"
-
-
-@contextmanager
-def _no_word_of_fallbacks() -> Iterator[None]:
-    """Keep torch from telling, at each new operation, which could be vectorised better."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-        yield
-
-
-@contextmanager
-def _bar(is_shown: bool) -> Iterator[Progress]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:10}"), BarColumn(), TimeElapsedColumn())
-    hidden = not (is_shown and (console.is_terminal or console.is_jupyter))
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden) as progress:
-        yield progress
-
-
-def _advance(progress: Progress, bar: Any) -> _Advance:
-    return lambda steps: progress.advance(bar, steps)

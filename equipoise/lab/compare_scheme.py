@@ -1,28 +1,19 @@
-"""One scheme in a comparison: its rate is chosen on rows held back, then it is trained anew."""
+"""The schemes of a comparison: the rate of each is chosen on rows held back, then it trains anew.
+
+What is to be trained is units of work; what came of them goes in, and further units come out.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
 
-from equipoise.lab.compare_program import Program, Starts
-from equipoise.lab.compare_rows import Rows
 from equipoise.lab.compare_scores import Scale, counted, have_trained, worst_of
-from equipoise.lab.compare_training import Course, Trained, train_in_parts
+from equipoise.lab.compare_training import Trained
+from equipoise.lab.compare_units import trained_from
 
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """Rows, and the losses of the best constant output on those tested.
-
-    Attributes:
-        choosing: to train on and to test on where the rate is chosen.
-        final: all training rows, and the test part.
-        constants: loss of the best constant output for each of the two, nan where there is none.
-    """
-
-    choosing: tuple[Rows, Rows]
-    final: tuple[Rows, Rows]
-    constants: tuple[float, float]
+Units = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,53 +35,109 @@ class Finished:
     trained: Trained
 
 
-def finish(
-    program: Program,
-    scheme: str,
-    starts: Starts,
-    parts: Parts,
-    rates: Sequence[float],
-    seeds: Sequence[int],
-    course: Course,
-    margin: float,
-    progress: Callable[[int], None] = lambda steps: None,
-) -> Finished:
-    """Choose the rate of a scheme, and train its draws anew with it.
+class Scheme:
+    """One scheme on its way: its units, what came of them, and what follows.
+
+    Attributes:
+        name: of the scheme.
+        left_out: why it cannot serve the model; '' where it can, or is not known.
+        finished: what came of it; None before its end.
+        units: all so far, arguments by key.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rates: Sequence[float],
+        seeds: Sequence[int],
+        at_once: int,
+        given: Mapping[str, Any],
+        constant: float,
+        margin: float,
+    ) -> None:
+        """Plan the trainings.
+
+        Args:
+            name: of the scheme.
+            rates: in rising order.
+            seeds: of the draws and their batches, the same at every rate.
+            at_once: replicas of a unit, at most.
+            given: arguments that all units have.
+            constant: loss of the best constant output on the rows held back, nan if there is none.
+            margin: by how much a draw must improve to have trained.
+        """
+        self.name, self.left_out = name, ""
+        self.finished: Finished | None = None
+        self.units: Units = {}
+        self._rates, self._seeds, self._at_once = rates, seeds, at_once
+        self._given, self._constant, self._margin = given, constant, margin
+        self._choice: tuple[float, tuple[float, float], tuple[tuple[float, float, float], ...]]
+        self._results: dict[str, Mapping[str, Any] | None] = {}
+
+    def choosing(self) -> Units:
+        """Units that choose the rate: every draw at every rate."""
+        return self._units([[rate, seed] for rate in self._rates for seed in self._seeds], False)
+
+    def take(self, key: str, result: Mapping[str, Any]) -> Units:
+        """Take a unit's result in.
+
+        Args:
+            key: of a unit of this scheme.
+            result: what it gave.
+
+        Returns:
+            Units that follow: the draws at the best rate, once that is known.
+        """
+        self._results[key] = result
+        self.left_out = self.left_out or result["left_out"]
+        parts = [part for part in self._results.values() if part is not None]
+        if self.left_out or len(parts) < len(self._results):
+            return {}
+        trained = trained_from(parts)
+        if len(trained.curve):
+            self.finished = Finished(self.name, *self._choice, trained)
+            return {}
+        self._choice = choose(trained, self._rates, self._constant, self._margin)
+        return self._units([[self._choice[0], seed] for seed in self._seeds], True)
+
+    def _units(self, runs: Sequence[list[float]], is_final: bool) -> Units:
+        units: Units = {}
+        for first in range(0, len(runs), self._at_once):
+            part = list(runs[first : first + self._at_once])
+            arguments = {
+                **self._given, "scheme": self.name, "is_final": is_final, "runs": part,
+            }  # fmt: skip
+            # Another model, other rows or rates are other units, not a clash in the store.
+            digest = sha256(str(sorted(arguments.items())).encode()).hexdigest()[:8]
+            units[f"{self.name}, {'draws' if is_final else 'rates'}, {digest}"] = arguments
+        self._results = dict.fromkeys(units)
+        self.units |= units
+        return units
+
+
+def choose(
+    tried: Trained, rates: Sequence[float], constant: float, margin: float
+) -> tuple[float, tuple[float, float], tuple[tuple[float, float, float], ...]]:
+    """The best rate of those tried.
 
     Args:
-        program: of the model.
-        scheme: its name.
-        starts: its draws.
-        parts: the rows.
+        tried: all draws at the first rate, then at the second, and so on.
         rates: in rising order.
-        seeds: of the batches of each draw, the same at every rate.
-        course: how to train.
+        constant: loss of the best constant output, nan if there is none.
         margin: by how much a draw must improve to have trained.
-        progress: called with the steps of single replicas done since the last call.
 
     Returns:
-        What came of it.
+        The rate, the window around it, and ``by_rate``, as ``Finished`` has them.
     """
-    count, all_seeds = len(starts), list(seeds) * len(rates)
-    which = list(range(count)) * len(rates)
-    each = [rate for rate in rates for _ in range(count)]
-    tried = train_in_parts(
-        program, starts, which, parts.choosing, each, all_seeds, course, progress
-    )
     worst = worst_of(tried.at_birth, tried.at_end)
     ends, births = counted(tried.at_end, tried.at_birth, tried.has_diverged, worst)
     scale = Scale.of(ends.tolist(), births.tolist())
-    trained = have_trained(
-        tried.at_end, tried.at_birth, tried.has_diverged, parts.constants[0], margin
-    )
-    means = [scale.mean(row)[0] for row in ends.view(len(rates), count).tolist()]
-    shares = trained.view(len(rates), count).float().mean(1).tolist()
+    passed = have_trained(tried.at_end, tried.at_birth, tried.has_diverged, constant, margin)
+    means = [scale.mean(row)[0] for row in ends.view(len(rates), -1).tolist()]
+    shares = passed.view(len(rates), -1).float().mean(1).tolist()
     best = min(range(len(rates)), key=lambda i: means[i])
-    again = train_in_parts(
-        program, starts, range(count), parts.final, [rates[best]] * count, seeds, course, progress
-    )
     by_rate = tuple(zip(rates, means, shares, strict=True))
-    return Finished(scheme, rates[best], window_around(rates, shares, best), by_rate, again)
+    return rates[best], window_around(rates, shares, best), by_rate
 
 
 def window_around(

@@ -31,15 +31,20 @@ def generators_kept() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global generators of torch, of numpy and of Python."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def fresh(make_model: MakeModel, seed: int) -> nn.Module:
     """A model made from a seed.
 
     Raises:
         ArgumentError: if the function returns something else.
     """
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+    seed_all(seed)
     model = make_model()
     if not isinstance(model, nn.Module):
         raise ArgumentError(
@@ -76,7 +81,13 @@ def check_fresh(make_model: MakeModel, seed: int) -> nn.Module:
     return first
 
 
-def draw(make_model: MakeModel, scheme: str, inputs: torch.Tensor, seeds: Sequence[int]) -> Starts:
+def draw(
+    make_model: MakeModel,
+    scheme: str,
+    inputs: torch.Tensor,
+    seeds: Sequence[int],
+    first: int | None = None,
+) -> Starts:
     """Models of one scheme, one for each seed.
 
     Args:
@@ -84,6 +95,8 @@ def draw(make_model: MakeModel, scheme: str, inputs: torch.Tensor, seeds: Sequen
         scheme: ``default``, which leaves models as they are made, or a method of ``lab.rivals``.
         inputs: rows as forward takes them; the first of them are read.
         seeds: of model and draw.
+        first: seed of the model that the scheme reads, so that draws are the same in parts as
+            together; the first of ``seeds`` if left out.
 
     Returns:
         The draws.
@@ -93,7 +106,8 @@ def draw(make_model: MakeModel, scheme: str, inputs: torch.Tensor, seeds: Sequen
     """
     models = [fresh(make_model, seed) for seed in seeds]
     if scheme != "default":
-        start = starter(models[0], scheme, inputs[:_READ].clone())
+        read = models[0] if first in (None, seeds[0]) else fresh(make_model, first or 0)
+        start = starter(read, scheme, inputs[:_READ].clone())
         for model, seed in zip(models, seeds, strict=True):
             start(model, seed)
     return stacked(models)

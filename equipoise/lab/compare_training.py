@@ -8,10 +8,13 @@ import torch
 
 from equipoise.lab.compare_program import Program, Starts
 from equipoise.lab.compare_rows import Rows
+from equipoise.lab.compare_starts import seed_all
 from equipoise.lab.optimizers import Optimizer
 
 # Replicas trained at a time: no more than these, nor than so many entries of a matrix of weights.
 _REPLICAS, _ENTRIES = 64, 2**26
+# Of those trained one by one, in one unit of work.
+_LOOPED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,20 @@ class Course:
     optimizer: Optimizer
 
 
+def most_in_unit(program: Program) -> int:
+    """Replicas of one unit of work: those that train at once, or a few that train one by one.
+
+    It follows from the model alone, never from the number of cores: what is computed together
+    decides the last bits.
+    """
+    return most_at_once(program) if program.is_vectorised else _LOOPED
+
+
+def most_at_once(program: Program) -> int:
+    """Replicas that train as one, as far as the program and the memory have room."""
+    return max(1, min(_REPLICAS, _ENTRIES // program.size)) if program.is_vectorised else 1
+
+
 def train_in_parts(
     program: Program,
     starts: Starts,
@@ -71,13 +88,13 @@ def train_in_parts(
     Returns:
         The training of all.
     """
-    most = max(1, min(_REPLICAS, _ENTRIES // program.size)) if program.is_vectorised else 1
+    most = most_at_once(program)
     done = []
     for first in range(0, len(which), most):
         here = slice(first, first + most)
         some = starts.at(torch.tensor(which[here]))
         if not program.is_vectorised:
-            torch.manual_seed(seeds[first])
+            seed_all(seeds[first])
         part, _ = train(program, some, rows, rates[here], seeds[here], course, progress)
         done.append(part)
     return Trained(

@@ -13,6 +13,7 @@ same on one core, on all of them, on a cluster, and when it is read again::
 
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from json import loads
@@ -27,6 +28,7 @@ from equipoise.lab.work_ray import has_ray, run_on_ray
 from equipoise.lab.work_store import Store, Stored, exact_json
 
 Place = Literal["here", "processes", "ray", "auto"]
+PLACES: tuple[Place, ...] = ("here", "processes", "ray", "auto")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Finished:
     stored: bool
 
 
+Follow = Callable[[Finished], Mapping[str, Mapping[str, Any]]]
+
+
 def run_units(
     work: Work,
     units: Mapping[str, Mapping[str, Any]],
@@ -56,6 +61,8 @@ def run_units(
     tries: int = 3,
     version: str = "",
     address: str = "",
+    shared: Any = None,
+    follow: Follow | None = None,
 ) -> dict[str, Any]:
     """The work's result for every unit; what a store holds is not done again.
 
@@ -79,14 +86,19 @@ def run_units(
         address: of a Ray cluster: ``host:port``, ``auto`` for the one that this machine is part
             of, ``local`` for a new one of this machine's cores; left out, the one that this process
             or machine is part of, and a new one where there is none. Its nodes must be able to
-            import equipoise and the work.
+            import equipoise and the work. Left out too, ``RAY_ADDRESS`` of the environment counts.
+        shared: what the work gets as a second argument with every unit, such as rows of data; it is
+            sent to a worker once. ``processes`` pickle it, Ray has its own pickle, and ``here`` it
+            may be anything. The store does not see it: what tells one from another belongs into the
+            arguments.
+        follow: called as ``done`` is, after it: further units that a result calls for.
 
     Returns:
-        Results in the order of the units.
+        Results in the order of the units, those that followed last.
 
     Raises:
         ArgumentError: before any unit runs, for arguments that cannot be used and for a store that
-            holds something else under the key of a unit.
+            holds something else under the key of a unit; of a unit that follows, when it comes.
         WorkError: names the unit whose work raised, with the traceback, or whose workers died
             ``tries`` times. All other results that there were have been stored.
 
@@ -94,7 +106,7 @@ def run_units(
     {'none': 0, 'two': 2}
     """
     name = _name(work)
-    _checks.one_of("on", on, ("here", "processes", "ray", "auto"))
+    _checks.one_of("on", on, PLACES)
     _checks.at_least("jobs", jobs, 0, "Pass 0 for one on each core.")
     _checks.at_least("tries", tries, 1)
     texts = {_key(key): _arguments(key, given) for key, given in units.items()}
@@ -102,9 +114,29 @@ def run_units(
     results: dict[str, Any] = {}
 
     def tell(key: str, kept: Stored, stored: bool) -> None:
-        results[key] = loads(kept.result)
-        if done is not None:
-            done(Finished(key, results[key], kept.seconds, stored))
+        # In turn, not one inside the other: a store may hold a long chain of units that followed.
+        told = deque([(key, kept, stored)])
+        while told:
+            key, kept, stored = told.popleft()
+            results[key] = loads(kept.result)
+            unit = Finished(key, results[key], kept.seconds, stored)
+            if done is not None:
+                done(unit)
+            if follow is not None:
+                told += [(new, there, True) for new, there in add(follow(unit)).items()]
+
+    def add(more: Mapping[str, Mapping[str, Any]]) -> dict[str, Stored]:
+        """Line up units that follow; returns what the store has of them."""
+        for key in more:
+            if key in texts:
+                raise ArgumentError(
+                    f"keys of units that follow must be new, got {key!r} again. Number them."
+                )
+        new = {_key(key): _arguments(key, given) for key, given in more.items()}
+        texts.update(new)
+        there = stored_of(new)
+        queue.follow({key: text for key, text in new.items() if key not in there})
+        return there
 
     def keep(key: str, given: Attempt) -> None:
         kept = Stored(given.result, given.seconds)
@@ -112,19 +144,24 @@ def run_units(
             folder.write(key, texts[key], kept)
         tell(key, kept, False)
 
-    found: dict[str, Stored] = {}
+    def stored_of(wanted: Mapping[str, str]) -> dict[str, Stored]:
+        if folder is None:
+            return {}
+        # All of them before the first call of done: a refusal is to come before anything else.
+        return {key: it for key in wanted if (it := folder.read(key, wanted[key])) is not None}
+
     if folder is not None:
         folder.make_folder()
-        # All of them before the first call of done: a refusal is to come before anything else.
-        found = {key: it for key in texts if (it := folder.read(key, texts[key])) is not None}
+    found = stored_of(texts)
+    waiting = {key: text for key, text in texts.items() if key not in found}
+    queue = Queue(work, waiting, tries, keep, shared)
     for key, kept in found.items():
         tell(key, kept, True)
-    queue = Queue(work, {key: t for key, t in texts.items() if key not in found}, tries, keep)
     match choose_place()[0] if on == "auto" else on:
         case "here":
             run_here(queue)
         case "processes":
-            run_in_processes(queue, jobs or _cores())
+            run_in_processes(queue, jobs or cores())
         case _:
             run_on_ray(queue, jobs, address)
     queue.end(
@@ -173,20 +210,31 @@ def in_parts(
     }
 
 
-def _name(work: Work) -> str:
-    """Where the work is found again, by other processes and in a store."""
-    module, name = getattr(work, "__module__", ""), getattr(work, "__qualname__", "")
-    place = sys.modules.get(module)
-    if getattr(place, name, None) is not work:
-        raise ArgumentError(
-            f"work must be a function of a module, got {work!r}. Move it out of the function or "
-            "class that it is in, and pass what it needs as arguments of the units."
-        )
+def name_in_module(value: object) -> str:
+    """``module:name`` under which other processes and a store find a value; '' where they do not.
+
+    >>> name_in_module(run_units), name_in_module(lambda: 1)
+    ('equipoise.lab.work:run_units', '')
+    """
+    module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
+    place = sys.modules.get(module or "")
+    if not isinstance(name, str) or getattr(place, name, None) is not value:
+        return ""
     if module == "__main__":
         # The same script may be run by path, by name, or imported.
         spec, file = getattr(place, "__spec__", None), getattr(place, "__file__", None)
         module = spec.name if spec else Path(file or "__main__").stem
     return f"{module}:{name}"
+
+
+def _name(work: Work) -> str:
+    name = name_in_module(work)
+    if not name:
+        raise ArgumentError(
+            f"work must be a function of a module, got {work!r}. Move it out of the function or "
+            "class that it is in, and pass what it needs as arguments of the units."
+        )
+    return name
 
 
 def _key(key: object) -> str:
@@ -203,6 +251,7 @@ def _arguments(key: str, given: object) -> str:
     return exact_json(f"units[{key!r}]", dict(given), sort=True)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     # A container or a scheduler may have been given fewer than the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

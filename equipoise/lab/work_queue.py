@@ -11,7 +11,8 @@ from typing import Any
 from equipoise.errors import WorkError
 from equipoise.lab.work_store import exact_json
 
-Work = Callable[[dict[str, Any]], Any]
+# Of arguments, and of what all units share where there is such a thing.
+Work = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ class Attempt:
     seconds: float
 
 
-def attempt(work: Work, arguments: str) -> Attempt:
+def attempt(work: Work, arguments: str, shared: Any = None) -> Attempt:
     """Call the work on arguments that come as JSON; what it raises becomes part of the answer."""
     begun = time.perf_counter()
+    given = (json.loads(arguments),) if shared is None else (json.loads(arguments), shared)
     try:
-        result = exact_json("result", work(json.loads(arguments)))
+        result = exact_json("result", work(*given))
     # The work is the caller's and may raise anything; SystemExit would pass for a dead worker.
     except (Exception, SystemExit) as error:
         line = traceback.format_exception_only(error)[-1].strip()
@@ -55,6 +57,7 @@ class Queue:
         units: Mapping[str, str],
         tries: int,
         keep: Callable[[str, Attempt], None],
+        shared: Any = None,
     ):
         """Line units up.
 
@@ -63,22 +66,42 @@ class Queue:
             units: arguments by key, as JSON, in the order in which they are handed out.
             tries: how often a unit whose worker dies is handed out.
             keep: called with every result.
+            shared: what the work gets with every unit; None for nothing.
         """
         self.work = work
-        self.units = units
+        self.shared = shared
+        self.units = dict(units)
         self._tries = tries
         self._keep = keep
         self._waiting = deque(units)
+        self._under_way = 0
         self._deaths: Counter[str] = Counter()
         # What went wrong and what to do, and what may follow the end of that sentence.
         self._failed: dict[str, tuple[str, str]] = {}
 
     def take(self) -> str | None:
         """Key of the next unit; None where there is none, or where one has failed."""
-        return self._waiting.popleft() if self._waiting and not self._failed else None
+        if not self._waiting or self._failed:
+            return None
+        self._under_way += 1
+        return self._waiting.popleft()
+
+    def follow(self, units: Mapping[str, str]) -> None:
+        """Line up units that come of another's result.
+
+        They are next while plenty of others wait, so that what belongs together is finished early.
+        Near the end the others go first: more may come of them, one after another, and a chain that
+        is begun last leaves all workers but one with nothing to do.
+        """
+        self.units |= units
+        if len(self._waiting) > self._under_way:
+            self._waiting.extendleft(reversed(list(units)))
+        else:
+            self._waiting.extend(units)
 
     def finish(self, key: str, given: Attempt) -> None:
         """Keep what a worker gave for a unit."""
+        self._under_way -= 1
         if given.error:
             said = f"unit {key!r} failed: {given.error}. Mend the work or the unit's arguments"
             self._failed[key] = (said, f"\n\n{given.traceback}")
@@ -87,6 +110,7 @@ class Queue:
 
     def lose(self, key: str, why: str) -> None:
         """A unit's worker died: the unit is next again, unless it has had all its tries."""
+        self._under_way -= 1
         self._deaths[key] += 1
         if self._deaths[key] < self._tries:
             self._waiting.appendleft(key)
@@ -115,4 +139,4 @@ class Queue:
 def run_here(queue: Queue) -> None:
     """Do all units in this process, one after another."""
     while (key := queue.take()) is not None:
-        queue.finish(key, attempt(queue.work, queue.units[key]))
+        queue.finish(key, attempt(queue.work, queue.units[key], queue.shared))

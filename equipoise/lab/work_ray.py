@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import socket
 from typing import Any
 
@@ -36,6 +37,7 @@ def run_on_ray(queue: Queue, jobs: int, address: str) -> None:
             "on='processes'."
         ) from error
     ours = not ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS", "")
     if ours:
         try:
             _knock(address)
@@ -65,12 +67,14 @@ def _run(queue: Queue, jobs: int, ray: Any) -> None:
     # Ray's own retries do not count in the same way for a task that runs out of memory, and do
     # not cover a result that is lost with its node.
     task = ray.remote(num_cpus=1, max_retries=0)(attempt)
+    # Once for all units: each node fetches it from there.
+    shared = None if queue.shared is None else ray.put(queue.shared)
     running: dict[Any, str] = {}
     try:
         while True:
             at_once = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
             while len(running) < at_once and (key := queue.take()) is not None:
-                running[task.remote(queue.work, queue.units[key])] = key
+                running[task.remote(queue.work, queue.units[key], shared)] = key
             if not running:
                 return
             # Not for ever: a node that joins is to be given units.

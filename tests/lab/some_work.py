@@ -27,9 +27,9 @@ def until(holds, seconds=60):
         time.sleep(0.01)
 
 
-def wait_for(folder, pattern):
+def wait_for(folder, pattern, seconds=60):
     """Wait for a file."""
-    until(lambda: list(Path(folder).glob(pattern)))
+    until(lambda: list(Path(folder).glob(pattern)), seconds)
 
 
 def numbers(arguments):
@@ -74,6 +74,24 @@ def dies_with_a_child(arguments):
         (Path(arguments["folder"]) / "child").write_text(str(child))
         os.kill(os.getpid(), signal.SIGKILL)
     return begun
+
+
+def echoes(arguments, shared):
+    return [arguments["text"], shared]
+
+
+def dies_after_its_answer(arguments):
+    """Unit 'large' leaves a child that holds its pipe, and dies once it has had time to answer."""
+    begun = count(arguments)
+    if arguments["name"] == "large" and begun == 0:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        (Path(arguments["folder"]) / "child").write_text(str(child))
+        wait_for(arguments["folder"], "told")
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return [begun, "x" * 3_000_000]
 
 
 def dies_at_rest(arguments):
@@ -141,13 +159,16 @@ def trained(arguments):
 
 
 def held(arguments):
-    """Numbers, which come once there is a file ``go``; says which node of a cluster works."""
+    """Numbers, which come once there is a file ``go``; says which node and process work."""
     import ray
 
     folder = Path(arguments["folder"])
     node = ray.get_runtime_context().get_node_id()
-    (folder / f"{arguments['name']}.on.{node}").touch()
-    wait_for(folder, "go")
+    draft = folder / f".{arguments['name']}"
+    draft.write_text(str(os.getpid()))
+    draft.rename(folder / f"{arguments['name']}.on.{node}")
+    # Longer than a node takes to start on a busy machine.
+    wait_for(folder, "go", seconds=600)
     return trained(arguments)
 
 

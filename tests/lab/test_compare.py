@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from equipoise.errors import ArgumentError, TraceError
-from equipoise.lab import compare, compare_run, compare_training
+from equipoise.lab import compare, compare_run, compare_training, compare_units
 from equipoise.lab.compare_loss import constant_loss, read_loss
 from equipoise.lab.compare_program import Program, trained_parameters
 from equipoise.lab.compare_rows import Rows, read_rows
@@ -353,18 +353,18 @@ def test_a_scheme_that_cannot_serve_is_left_out_with_its_reason():
 
 
 def test_an_interruption_returns_what_is_finished(monkeypatch):
-    real, calls = compare_run.finish, []
+    real, calls = compare_units.draw, []
 
-    def finish(program, scheme, *rest):
+    def draw(make_model, scheme, *rest):
         calls.append(scheme)
         if scheme == "xavier":
             raise KeyboardInterrupt
-        return real(program, scheme, *rest)
+        return real(make_model, scheme, *rest)
 
-    monkeypatch.setattr(compare_run, "finish", finish)
+    monkeypatch.setattr(compare_units, "draw", draw)
     given = (X, ROWS.y), "mse"
     found = compare(dense, *given, ["he", "xavier", "auto"], 4, [1e-2], steps=2)
-    assert calls == ["he", "xavier"]
+    assert calls == ["he", "he", "xavier"]
     assert not found.is_complete
     assert "Interrupted: only he was done." in str(found)
     with pytest.raises(KeyboardInterrupt):

@@ -8,8 +8,11 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -125,6 +128,36 @@ def test_a_dead_worker_is_seen_though_a_child_holds_its_pipe(some, counted_units
     assert given == {"a": 1}
 
 
+def test_what_no_pipe_holds_goes_both_ways(some):
+    shared = "s" * 3_000_000
+    units = {str(i): {"text": str(i) * 3_000_000} for i in range(3)}
+    given = run_units(some.echoes, units, on="processes", jobs=2, shared=shared)
+    assert all(given[key] == [units[key]["text"], shared] for key in units)
+
+
+@linux
+def test_half_an_answer_is_not_waited_for(some, counted_units, tmp_path):
+    folder = tmp_path / "begun"
+
+    def hold(finished):
+        if finished.key == "quick":
+            some.wait_for(folder, "child")
+            (folder / "told").touch()
+            # Meanwhile nobody listens to the other worker, which answers with more than pipes hold.
+            some.until(lambda: not some.is_alive(int((folder / "large.0").read_text())))
+
+    units = counted_units("quick", "large")
+    begun = time.monotonic()
+    try:
+        given = run_units(some.dies_after_its_answer, units, on="processes", jobs=2, done=hold)
+    finally:
+        os.kill(int((folder / "child").read_text()), signal.SIGKILL)
+    assert time.monotonic() - begun < 50
+    # On a busy machine it may have died before it had answered at all.
+    assert given["large"][0] in (0, 1)
+    assert given["large"][1] == given["quick"][1]
+
+
 def test_an_exception_ends_the_run_after_what_is_under_way(some, counted_units, tmp_path):
     units = counted_units("bad", "good", "later")
     with pytest.raises(WorkError, match="unit 'bad' failed: ArithmeticError: no number") as e:
@@ -188,6 +221,39 @@ def test_an_error_of_the_caller_stops_the_workers_and_keeps_results(some, counte
     assert len(list((tmp_path / "store").iterdir())) == 1
 
 
+@linux
+def test_an_interrupt_while_an_answer_is_heard_keeps_it(some, counted_units, tmp_path, monkeypatch):
+    hear = Connection.recv_bytes
+
+    def interrupted(pipe):
+        hear(pipe)
+        raise KeyboardInterrupt
+
+    units = counted_units("quick", seconds=0) | counted_units("slow", seconds=60)
+    monkeypatch.setattr(Connection, "recv_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_units(some.slow, units, tmp_path / "store", on="processes", jobs=2)
+    assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+@linux
+def test_a_second_interrupt_leaves_no_worker_behind(some, counted_units, tmp_path, monkeypatch):
+    def refuse(finished):
+        some.until(lambda: "slow.0" in counted_units.begun())
+        raise KeyboardInterrupt
+
+    def interrupted(process, timeout=None):
+        raise KeyboardInterrupt
+
+    units = counted_units("quick", seconds=0) | counted_units("slow", seconds=60)
+    monkeypatch.setattr(BaseProcess, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_units(some.slow, units, on="processes", jobs=2, done=refuse)
+    pids = [int(p.read_text()) for p in (tmp_path / "begun").iterdir()]
+    assert len(pids) == 2
+    some.until(lambda: not any(some.is_alive(pid) for pid in pids), seconds=20)
+
+
 def started(some, tmp_path):
     """A script with two workers, two results and two units that take a minute."""
     script = subprocess.Popen(
@@ -221,11 +287,17 @@ def test_an_interrupted_run_goes_on_where_it_was(some, tmp_path):
 
 
 @linux
-def test_workers_end_with_a_parent_that_is_killed(some, tmp_path):
-    script, pids = started(some, tmp_path)
+def test_workers_end_with_a_parent_that_is_killed(some, tmp_path, monkeypatch):
+    # Not in the folder of the units, which the script lists.
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "units").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    script, pids = started(some, tmp_path / "units")
+    assert list((tmp_path / "temporary").glob("equipoise-*"))
     script.kill()
     script.communicate(timeout=60)
     some.until(lambda: not any(some.is_alive(pid) for pid in pids))
+    assert not list((tmp_path / "temporary").glob("equipoise-*"))
 
 
 def test_a_result_is_written_whole_or_not_at_all(some, tmp_path, monkeypatch):
@@ -328,6 +400,26 @@ def test_arguments_that_cannot_be_used(some):
     with pytest.raises(ArgumentError, match="at_most must be"):
         in_parts({}, "seeds", [1], 0)
     assert run_units(some.place, {}) == run_units(some.place, {}, on="processes") == {}
+
+
+def test_what_units_share_must_be_what_pickle_holds_for_processes(some):
+    lock = threading.Lock()
+    with pytest.raises(
+        ArgumentError, match=r"shared must be what pickle holds .*, got lock \(Type"
+    ):
+        run_units(some.echoes, {"a": {"text": ""}}, on="processes", shared=lock)
+
+
+def test_a_long_chain_that_a_store_holds_is_followed(tmp_path):
+    def after(unit):
+        there = int(unit.key)
+        return {str(there + 1): {}} if there < sys.getrecursionlimit() // 2 else {}
+
+    chain = run_units(len, {"0": {}}, tmp_path, follow=after)
+    finished = []
+    assert run_units(len, {"0": {}}, tmp_path, done=finished.append, follow=after) == chain
+    assert [unit.key for unit in finished] == list(chain)
+    assert all(unit.stored for unit in finished)
 
 
 def test_without_ray(some, monkeypatch):
