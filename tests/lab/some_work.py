@@ -94,16 +94,13 @@ def dies_after_its_answer(arguments):
     return [begun, "x" * 3_000_000]
 
 
-def dies_at_rest(arguments):
-    """Unit 'first' dies after its answer, unit 'second' while it works."""
+def dies_after_another(arguments):
+    """Unit 'second' dies while it works, once the process that did unit 'first' is gone."""
     begun = count(arguments)
-    if arguments["name"] == "first":
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    elif begun == 0:
+    if arguments["name"] == "second" and begun == 0:
         wait_for(arguments["folder"], "first.0")
         pid = int((Path(arguments["folder"]) / "first.0").read_text())
-        while is_alive(pid):
-            time.sleep(0.01)
+        until(lambda: not is_alive(pid))
         os.kill(os.getpid(), signal.SIGKILL)
     return begun
 

@@ -111,9 +111,13 @@ def test_a_unit_that_kills_its_workers_ends_the_run_by_name(some, counted_units,
 
 
 @linux
-def test_a_worker_that_dies_at_rest_costs_no_try(some, counted_units):
+def test_a_worker_that_dies_at_rest_costs_no_try(some, counted_units, tmp_path):
+    def kill(finished):
+        if finished.key == "first":
+            os.kill(int((tmp_path / "begun" / "first.0").read_text()), signal.SIGKILL)
+
     units = counted_units("first", "second")
-    given = run_units(some.dies_at_rest, units, on="processes", jobs=2, tries=2)
+    given = run_units(some.dies_after_another, units, on="processes", jobs=2, done=kill, tries=2)
     assert given == {"first": 0, "second": 1}
 
 
