@@ -38,13 +38,15 @@ class _Worker:
         process: runs until it is stopped, dies, or has lost its parent.
         pipe: rings when there is something to do or to take.
         key: of the unit.
-        unit: file of its arguments.
+        unit: file of its arguments, which the worker takes away when it begins.
+        has_served: whether it has answered before.
     """
 
     process: BaseProcess
     pipe: Connection
     key: str = ""
     unit: Path = Path()
+    has_served: bool = False
 
 
 def run_in_processes(queue: Queue, jobs: int) -> None:
@@ -141,6 +143,10 @@ def _answer(unit: Path) -> Path:
     return unit.with_suffix(".answer")
 
 
+def _begun(unit: Path) -> Path:
+    return unit.with_suffix(".begun")
+
+
 def _give(worker: _Worker, key: str, arguments: str, unit: Path) -> None:
     worker.key, worker.unit = key, unit
     unit.write_text(arguments, encoding="utf-8")
@@ -160,17 +166,25 @@ def _receive(worker: _Worker, queue: Queue) -> None:
     """Hand on a worker's answer, or its death."""
     answer = _answer(worker.unit)
     given: Attempt | None = pickle.loads(answer.read_bytes()) if answer.exists() else None
+    # One that died at rest may be taken for alive a little longer: the unit is not to pay for it.
+    # Of one that never served it may be the start that kills it, for ever.
+    is_untouched = worker.unit.exists() and worker.has_served
     key, worker.key = worker.key, ""
-    for done in (worker.unit, answer):
+    if given is not None:
+        worker.has_served = True
+        queue.finish(key, given)
+    for done in (worker.unit, _begun(worker.unit), answer):
         done.unlink(missing_ok=True)
     if given is not None:
-        queue.finish(key, given)
         return
     # Its pipe closes a little before it ends with a status of its own.
     if worker.process.is_alive():
         worker.process.join(timeout=5)
     _stop([worker])
-    queue.lose(key, f"exit status {worker.process.exitcode}")
+    if is_untouched:
+        queue.give_back(key)
+    else:
+        queue.lose(key, f"exit status {worker.process.exitcode}")
 
 
 def _stop(workers: list[_Worker]) -> None:
@@ -202,7 +216,8 @@ def _serve(pipe: Connection, folder: Path) -> None:
             unit = folder / pipe.recv_bytes().decode()
         except EOFError:
             return
-        given = attempt(call, unit.read_text(encoding="utf-8"))
+        unit.rename(_begun(unit))
+        given = attempt(call, _begun(unit).read_text(encoding="utf-8"))
         draft = unit.with_suffix(".draft")
         draft.write_bytes(pickle.dumps(given))
         # There as a whole or not at all.

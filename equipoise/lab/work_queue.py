@@ -108,6 +108,11 @@ class Queue:
         else:
             self._keep(key, given)
 
+    def give_back(self, key: str) -> None:
+        """A unit was never begun: it is next again."""
+        self._under_way -= 1
+        self._waiting.appendleft(key)
+
     def lose(self, key: str, why: str) -> None:
         """A unit's worker died: the unit is next again, unless it has had all its tries."""
         self._under_way -= 1

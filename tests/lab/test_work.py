@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from equipoise.errors import ArgumentError, WorkError
-from equipoise.lab import work_ray
+from equipoise.lab import work_processes, work_ray
 from equipoise.lab.work import Finished, choose_place, in_parts, run_units
 from equipoise.lab.work_queue import Queue, attempt
 from equipoise.lab.work_store import Store
@@ -442,3 +443,30 @@ def test_parts_cover_all_values_once():
         assert seeds == list(range(10, 17))
     assert len(parts) == 6
     assert all(len(part["seeds"]) <= 3 for part in parts.values())
+
+
+class Dead:
+    """A process that died at rest, which was taken for alive when a unit was handed to it."""
+
+    pid, exitcode = None, -9
+
+    def is_alive(self):
+        return False
+
+
+@pytest.mark.parametrize("has_served", [True, False])
+def test_a_unit_that_a_dying_worker_never_began_costs_no_try(tmp_path, has_served):
+    mine, its = multiprocessing.Pipe()
+    its.close()
+    worker = work_processes._Worker(Dead(), mine, has_served=has_served)
+    queue = Queue(dict, {"a": "{}"}, tries=1, keep=lambda key, given: None)
+    work_processes._give(worker, queue.take(), "{}", tmp_path / "0.unit")
+    work_processes._receive(worker, queue)
+    if has_served:
+        assert queue.take() == "a"
+        queue.end("")
+    else:
+        # It may be the start that kills it, again and again.
+        assert queue.take() is None
+        with pytest.raises(WorkError, match="within 1 tries"):
+            queue.end("")
