@@ -32,6 +32,7 @@ from equipoise.plan.origins import (
     averages_copies,
     copied_spaces,
     has_own_mean,
+    is_rearranged,
     is_spread_around_0,
 )
 from equipoise.plan.rows import Rows
@@ -271,8 +272,11 @@ class Levels:
         if value not in self._share:
             self._share[value] = share_of(node, levels, shares, self._level[value], weights)
             is_rowwise = isinstance(node, Norm) and node.kind in ("layer", "group")
-            if (is_rowwise and not origins[0].is_centred) or has_own_mean(node, self._producer):
+            is_less_its_mean = has_own_mean(node, self._producer)
+            if (is_rowwise and not origins[0].is_centred) or is_less_its_mean:
                 # A mean that units have in common is taken off with that of the row.
+                self._share[value] = math.nan
+            if is_rearranged(node, self._trace):
                 self._share[value] = math.nan
         self._origin[value] = origin = self._origins.of(node, origins, moves)
         # An input of one feature is no matter of draws.

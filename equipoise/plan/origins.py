@@ -289,3 +289,13 @@ def has_own_mean(node: Node, producer: Mapping[int, Node]) -> bool:
         return False
     made = [producer.get(v) for v in node.inputs]
     return any(isinstance(m, Pool) and m.input in node.inputs for m in made)
+
+
+def is_rearranged(node: Node, trace: Trace) -> bool:
+    """Whether no axis of a value is one of what it was taken from, as of windows made anew.
+
+    What were sites may be units then.
+    """
+    if not isinstance(node, Take) or not trace.values:
+        return False
+    return set(trace.values[node.input].spaces).isdisjoint(trace.values[node.output].spaces)

@@ -145,3 +145,22 @@ def test_an_average_of_values_less_their_mean_is_not_told():
     told = {p.layer: p.signal for p in eq.plan(Opposite(), normal(32, 2, 32)).predictions}
     assert math.isnan(told["out"])
     assert told["v"] > 0.5
+
+
+class Windows(nn.Module):
+    """Attention whose sites are channels and taps, and whose units are windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.q, self.k, self.v, self.out = (nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x):
+        x = F.unfold(self.first(x), 2, stride=2)
+        weights = (self.q(x) @ self.k(x).mT / 6**0.5).softmax(-1)
+        return self.out(weights @ self.v(x))
+
+
+def test_what_sites_share_is_another_thing_where_windows_are_units():
+    told = {p.layer: p.signal for p in eq.plan(Windows(), normal(7, 3, 4, 6) + 1).predictions}
+    assert math.isnan(told["out"])
