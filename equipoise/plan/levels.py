@@ -32,6 +32,8 @@ from equipoise.plan.origins import (
     averages_copies,
     copied_spaces,
     has_own_mean,
+    is_decided,
+    is_mostly_constant,
     is_rearranged,
     is_spread_around_0,
 )
@@ -66,7 +68,7 @@ class Levels:
         self._origin: dict[int, Origin] = {}
         self._doubtful: set[int] = set()
         self._straying: dict[int, float] = {}
-        # Values that are made of a single unit: its rows decide about all that is behind it.
+        # Values made of a single unit, or few sites: its rows decide about all that is behind it.
         self._narrow: set[int] = set()
         self._producer: dict[int, Node] = {}
         for node in trace.nodes:
@@ -272,16 +274,16 @@ class Levels:
         if value not in self._share:
             self._share[value] = share_of(node, levels, shares, self._level[value], weights)
             is_rowwise = isinstance(node, Norm) and node.kind in ("layer", "group")
-            is_less_its_mean = has_own_mean(node, self._producer)
-            if (is_rowwise and not origins[0].is_centred) or is_less_its_mean:
+            is_other = has_own_mean(node, self._producer) or is_rearranged(node, self._trace)
+            if (is_rowwise and not origins[0].is_centred) or is_other:
                 # A mean that units have in common is taken off with that of the row.
-                self._share[value] = math.nan
-            if is_rearranged(node, self._trace):
                 self._share[value] = math.nan
         self._origin[value] = origin = self._origins.of(node, origins, moves)
         # An input of one feature is no matter of draws.
         is_single = self._width(value) == 1 and origin.seen
-        if is_single or (reads(node) and all(v in self._narrow for v in reads(node))):
+        narrow = [v in self._narrow for v in reads(node)]
+        is_few = is_mostly_constant(node, self._producer) or is_decided(node, levels, narrow)
+        if is_single or is_few:
             self._narrow.add(value)
         self._together.add(value, node, self._level[value], factor)
 

@@ -299,3 +299,29 @@ def is_rearranged(node: Node, trace: Trace) -> bool:
     if not isinstance(node, Take) or not trace.values:
         return False
     return set(trace.values[node.input].spaces).isdisjoint(trace.values[node.output].spaces)
+
+
+def is_mostly_constant(node: Node, producer: Mapping[int, Node]) -> bool:
+    """Whether more than half of the entries of a value are constants, such as a wide padding.
+
+    What is left is loud where it is, and no second moment of all of them tells how it bends.
+    """
+    if not isinstance(node, Concat):
+        return False
+    pairs = zip(node.inputs, node.sizes, strict=True)
+    constant = sum(size for v, size in pairs if isinstance(producer.get(v), Constant))
+    return 2 * constant > sum(node.sizes)
+
+
+def is_decided(node: Node, levels: Sequence[float], few: Sequence[bool]) -> bool:
+    """Whether what a node makes is a matter of few numbers, as some of what it reads is.
+
+    Args:
+        node: the node.
+        levels: second moments of what it reads.
+        few: which of them are.
+    """
+    if isinstance(node, Merge) and any(few):
+        # The larger part of a sum decides.
+        return 2 * sum(q for q, is_few in zip(levels, few, strict=True) if is_few) > sum(levels)
+    return bool(few) and all(few)

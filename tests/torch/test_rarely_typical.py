@@ -164,3 +164,24 @@ class Windows(nn.Module):
 def test_what_sites_share_is_another_thing_where_windows_are_units():
     told = {p.layer: p.signal for p in eq.plan(Windows(), normal(7, 3, 4, 6) + 1).predictions}
     assert math.isnan(told["out"])
+
+
+class Padded(nn.Module):
+    """One site in a frame of zeros, which a norm makes three times as loud."""
+
+    def __init__(self, pad):
+        super().__init__()
+        self.first, self.norm, self.pad = nn.Conv2d(3, 12, 4), nn.GroupNorm(1, 12), pad
+        self.inner, self.last = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        x = self.norm(F.pad(self.first(x), (self.pad,) * 4))
+        return self.last(torch.tanh(self.inner(x)))
+
+
+def test_a_frame_of_zeros_around_few_sites_leaves_no_level_for_functions():
+    small, large = normal(32, 3, 4, 4), normal(32, 3, 12, 12)
+    told = {p.layer: p.signal for p in eq.plan(Padded(1), small).predictions}
+    assert math.isnan(told["last"])
+    told = {p.layer: p.signal for p in eq.plan(Padded(1), large).predictions}
+    assert told["last"] > 0
