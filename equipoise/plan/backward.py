@@ -157,8 +157,10 @@ class _Backward:
                 return self._taken(node, got)
             case Spread(kept=kept):
                 ratio = self._ratio(node.output, node.input)
-                if self._sites(node.input) == 1:
-                    return self._summed(got, ratio)
+                values = self._trace.values
+                if values[node.output].space == values[node.input].space:
+                    # Each site was sent to several: what these have in common adds up.
+                    return self._summed(got, ratio, kept)
                 return got.times(ratio * kept)
             case Pool(kind="average", window=window):
                 window_size = math.prod(window)
@@ -316,10 +318,10 @@ class _Backward:
         same_units = self._sites(value) < self._sites(made)
         return self._summed(got, ratio) if same_units else got.times(ratio)
 
-    def _summed(self, got: Flow, count: float) -> Flow:
-        """The sum over so many sites."""
+    def _summed(self, got: Flow, count: float, kept: float = 1.0) -> Flow:
+        """The sum over so many sites, or of their averages that keep a part of what differs."""
         alike = count**2 * got.common
-        return got.made_of(count * (got.energy - got.common) + alike, alike)
+        return got.made_of(count * kept * (got.energy - got.common) + alike, alike)
 
     def _level(self, value: int) -> float:
         return self._levels.of(value)

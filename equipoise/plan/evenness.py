@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from equipoise.plan.levels import Levels
+from equipoise.plan.moments import behind
 from equipoise.plan.nodes import (
     Affine,
     Dropout,
@@ -32,6 +33,8 @@ from equipoise.schemes.laws import Array
 _NARROW = 4
 # Of rows whose energy s has a larger E s E 1/s some are nearly silent.
 _UNEVEN = 2.0
+# A function whose energy grows more where that of its argument is twice as large; 4 of a square.
+_STEEP = 4.5
 # Norms divide what is silent by the root of about this, and multiply its gradient by the inverse.
 _RARELY_SILENT = 1e-5
 _NORMAL = ndtri((np.arange(1000) + 0.5) / 1000)
@@ -80,6 +83,8 @@ class Evenness:
             return math.inf
         if by_site and node.input in self._silent:
             return math.inf
+        if self._is_behind_steep(node.input):
+            return math.inf
         # Of normal numbers, one less where a mean is removed: E 1/s is finite from three on.
         free = node.size - (node.kind != "rms")
         narrow = free / (free - 2) if free > 2 else math.inf
@@ -87,6 +92,18 @@ class Evenness:
         if 0 < node.size <= _NARROW:
             return max(narrow, found)
         return found if found > _UNEVEN else 0.0
+
+    def _is_behind_steep(self, value: int) -> bool:
+        """Whether a function made a value that is far louder where its argument is louder.
+
+        One that is flat around 0 leaves the size of a row to the largest of its numbers.
+        """
+        node = self._producer.get(value)
+        if not isinstance(node, Nonlinearity):
+            return False
+        level = self._levels.of(node.input)
+        found, more = behind(node.activation, level), behind(node.activation, 2.0 * level)
+        return more > _STEEP * found
 
     def _may_be_silent(self, node: Node) -> bool:
         """Whether now and then all units of a site that a node makes are 0."""

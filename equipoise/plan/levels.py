@@ -274,8 +274,9 @@ class Levels:
         if value not in self._share:
             self._share[value] = share_of(node, levels, shares, self._level[value], weights)
             is_rowwise = isinstance(node, Norm) and node.kind in ("layer", "group")
-            is_other = has_own_mean(node, self._producer) or is_rearranged(node, self._trace)
-            if (is_rowwise and not origins[0].is_centred) or is_other:
+            is_turned = is_rearranged(node, self._trace)
+            is_other = is_turned or has_own_mean(node, self._producer)
+            if is_other or (is_rowwise and not origins[0].is_centred):
                 # A mean that units have in common is taken off with that of the row.
                 self._share[value] = math.nan
         self._origin[value] = origin = self._origins.of(node, origins, moves)

@@ -292,13 +292,20 @@ def has_own_mean(node: Node, producer: Mapping[int, Node]) -> bool:
 
 
 def is_rearranged(node: Node, trace: Trace) -> bool:
-    """Whether no axis of a value is one of what it was taken from, as of windows made anew.
+    """Whether what were sites are units of a value: windows made anew, or a weight over sites.
 
-    What were sites may be units then.
+    Sites of it are then what were units, or are made by other rows of the weight: drawn units
+    around 0 have nothing in common.
     """
-    if not isinstance(node, Take) or not trace.values:
+    if not trace.values:
         return False
-    return set(trace.values[node.input].spaces).isdisjoint(trace.values[node.output].spaces)
+    match node:
+        case Take(input=source, output=made):
+            return set(trace.values[source].spaces).isdisjoint(trace.values[made].spaces)
+        case Affine(input=source, in_space=read):
+            return trace.values[source].space != read
+        case _:
+            return False
 
 
 def is_mostly_constant(node: Node, producer: Mapping[int, Node]) -> bool:

@@ -156,6 +156,19 @@ class Packed(nn.Module):
         return self.head(self.second(x, x, x, need_weights=False)[0])
 
 
+class Larger(nn.Module):
+    """Maps made larger, of which only a mean is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = F.interpolate(self.inner(self.first(x)), scale_factor=2.0, mode="bilinear")
+        return self.head(x.mean((2, 3)))
+
+
 ROWS, SITES, MAPS = normal(96, 32), normal(24, 12, 8), normal(24, 3, 8, 8)
 CASES = {
     "pre-norm": (Stream(), ROWS, 2 * 4 + 1),
@@ -176,6 +189,7 @@ CASES = {
         2,
     ),
     "packed attention": (Packed(), normal(24, 12, 32), 5),
+    "maps made larger": (Larger(), MAPS, 3),
     "pyramid": (Pyramid(), normal(24, 4, 16), 3),
 }
 

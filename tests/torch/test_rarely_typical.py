@@ -185,3 +185,20 @@ def test_a_frame_of_zeros_around_few_sites_leaves_no_level_for_functions():
     assert math.isnan(told["last"])
     told = {p.layer: p.signal for p in eq.plan(Padded(1), large).predictions}
     assert told["last"] > 0
+
+
+class OverSites(nn.Module):
+    """A weight over sites makes new ones, which share nothing, however alike the old ones were."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mix, self.head = nn.Linear(8, 32), nn.Linear(6, 6), nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.head(self.mix(self.first(x).mT).mT.mean(1))
+
+
+def test_sites_that_a_weight_makes_do_not_share_what_those_did_that_it_reads():
+    x = normal(32, 1, 8) + 0.1 * normal(32, 6, 8, seed=1)
+    told = {p.layer: p.signal for p in eq.plan(OverSites(), x).predictions}
+    assert math.isnan(told["head"])
