@@ -120,7 +120,10 @@ class Covariances:
                 mean, slope = normal_moments(f, q, means[0])[:2] if _is_known(q) else (0.0, 0.0)
                 self._apart(value, mean, level, ((sources[0], slope),))
             case Gain():
-                self._scaled(value, sources[0], math.sqrt(max(0.0, factor)), level)
+                # Of a gain that keeps its values, which differ, only the mean correlates.
+                is_own = factor == node.mean_square and math.isfinite(node.mean)
+                slope = node.mean if is_own else math.sqrt(max(0.0, factor))
+                self._scaled(value, sources[0], slope, level)
             case Reshape() | Flatten() | Shift() | Dropout():
                 # What dropout and an offset add is a part of its own.
                 self._scaled(value, sources[0], 1.0, level)

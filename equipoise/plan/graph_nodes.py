@@ -3,6 +3,7 @@
 Values and spaces are numbers (``plan.trace``); axes are counted from the end.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -101,6 +102,7 @@ class Gain:
         offset: what the model adds to the parameter before it multiplies by it, as a rule 0 or 1.
         is_kept: whether a function of the parameter, or 1 over it, is the factor, so that the
             parameter keeps its values.
+        mean: of a parameter's factor as it stands, nan where it is not known.
     """
 
     layer: str
@@ -111,6 +113,7 @@ class Gain:
     mean_square: float
     offset: float = 0.0
     is_kept: bool = False
+    mean: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Operations on two things entry by entry: sums, products, gains and shifts, broadcast or not."""
 
+import math
 from dataclasses import replace
 
 from torch import fx
@@ -197,12 +198,22 @@ def _of_one(state: Reading, node: fx.Node, source: Held, read: fx.Node, other: f
         )  # fmt: skip
         return True
     offset = derived.offset if derived else 0.0
+    mean = _mean(state, derived, name == "div") if derived else math.nan
     state.held[node] = made = state.values.same(source)
     state.nodes.append(
         Gain(layer, parameter, source.number, made.number, made.space, mean_square, offset,
-             is_kept or name == "div")
+             is_kept or name == "div", mean)
     )  # fmt: skip
     return True
+
+
+def _mean(state: Reading, derived: Derived, is_divisor: bool) -> float:
+    """Mean of a parameter as it stands, or of 1 over it; nan without values."""
+    tensor = state.tensors[derived.parameter]
+    if tensor.is_meta or not tensor.numel():
+        return math.nan
+    numbers = derived.numbers(tensor)
+    return float((1.0 / numbers if is_divisor else numbers).mean())
 
 
 def _is_bias(state: Reading, source: Held, derived: Derived, read: fx.Node) -> bool:

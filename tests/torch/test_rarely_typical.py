@@ -202,3 +202,27 @@ def test_sites_that_a_weight_makes_do_not_share_what_those_did_that_it_reads():
     x = normal(32, 1, 8) + 0.1 * normal(32, 6, 8, seed=1)
     told = {p.layer: p.signal for p in eq.plan(OverSites(), x).predictions}
     assert math.isnan(told["head"])
+
+
+class GainedDifference(nn.Module):
+    """A value less itself times a gain of both signs, which is little of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(11, 8), nn.Linear(8, 8)
+        self.gain = nn.Parameter(torch.linspace(-1.0, 1.0, 8))
+
+    def forward(self, x):
+        x = self.table(x)
+        return self.head(torch.erf(x) - x * self.gain)
+
+
+def test_of_a_gain_that_keeps_its_values_only_the_mean_correlates():
+    model, x = GainedDifference(), torch.randint(0, 11, (32, 5))
+    plan = eq.plan(model, x)
+    made = []
+    for seed in range(20):
+        eq.apply(model, plan, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            made.append(float(model(x).square().mean().sqrt()))
+    assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.15)
