@@ -276,7 +276,7 @@ def main() -> int:
         key = f"{sort}/{name}/{seed}/{tool}"
         if key not in done:
             done[key] = (inject if sort == "fault" else rest)(name, seed, tool)
-        if n % 50 == 49 or n == len(wanted) - 1:
+        if n % 10 == 9 or n == len(wanted) - 1:
             store(options.out, done)
     chosen = {f"{a}/{b}/{c}/{d}" for a, b, c, d in wanted}
     show([row for key, row in done.items() if key in chosen], options.kinds, tools)
