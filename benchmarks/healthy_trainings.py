@@ -166,8 +166,10 @@ def images(seed: int) -> Training:
 
     model = Skipped()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True)
-    return Training(model, optimizer, batch,
-                    lambda o, x, y: F.cross_entropy(o, y, label_smoothing=0.1), warmed(10))  # fmt: skip
+    return Training(
+        model, optimizer, batch, lambda o, x, y: F.cross_entropy(o, y, label_smoothing=0.1),
+        warmed(10),
+    )  # fmt: skip
 
 
 class Tied(nn.Module):

@@ -1,3 +1,4 @@
+# ruff: noqa: D102
 """Twelve kinds of faults, planted in small real trainings; what names them is elsewhere.
 
 Each kind has several ways to happen. Network, optimizer, way, layer and step are drawn from the

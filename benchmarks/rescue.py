@@ -1,3 +1,4 @@
+# ruff: noqa: D102
 """Whether a guard rescues trainings that are unstable.
 
     python benchmarks/rescue.py            # some ten minutes on one core
@@ -173,7 +174,7 @@ class Field(nn.Module):
 
 
 def equation(seed: int, is_stable: bool) -> Training:
-    """u'' + u^3 = f on a line, with a solution that is known; trained on the residual."""
+    """The equation u'' + u^3 = f on a line with a known solution, trained on the residual."""
     model, generator = Field(), torch.Generator().manual_seed(seed)
     k = 2 * math.pi
 
@@ -293,7 +294,8 @@ def main() -> int:
             rows.append(row)
         results[name] = rows
         table.add_row(name, words, f"{statistics.median(r['mark'] for r in rows):.3g}",
-                      *_shares(rows, "unguarded"), *_shares(rows, "guarded"), *_seen(rows))  # fmt: skip
+                      *_shares(rows, "unguarded"), *_shares(rows, "guarded"),
+                      *_seen(rows))  # fmt: skip
     Console(width=140).print(table)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
