@@ -14,12 +14,14 @@ from equipoise.training.guard import Guard
 from equipoise.training.guard_producer import Incident, Producer, find_producer
 from equipoise.training.guard_rollback import Rollback
 from equipoise.training.guard_spikes import Spikes
+from equipoise.training.lightning_callback import lightning_callback
 from equipoise.training.monitor import Monitor
 from equipoise.training.nonfinite import Explaining, explain_nonfinite
 from equipoise.training.nonfinite_result import NonFinite
 from equipoise.training.rate_advice import RateAdvice, advise
 from equipoise.training.rate_test import RateTest, find_learning_rate
 from equipoise.training.sharpness import Sharpness, sharpness
+from equipoise.training.transformers_callback import transformers_callback
 
 __all__ = [
     "Assignment",
@@ -59,9 +61,11 @@ __all__ = [
     "find_producer",
     "init",
     "initialize",
+    "lightning_callback",
     "loggers",
     "losses",
     "plan",
     "sharpness",
     "transfer",
+    "transformers_callback",
 ]

@@ -245,7 +245,8 @@ class ForwardWatch(Watch):
         known = self._origins.get(id(tensor))
         if known is not None and known[0]() is tensor:
             if not known[3]:
-                self._look(tensor, known[1])
+                # A sum keeps the units of what it adds to; what was added came last.
+                self._look(tensor, self._last or known[1])
             return known[1], known[2]
         self._look(tensor, self._last or "inputs")
         axis = tensor.dim() - 1 if tensor.dim() < 4 else 1

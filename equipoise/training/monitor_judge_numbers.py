@@ -101,7 +101,11 @@ class Numbers:
         if not bad:
             return None
         where = max(bad, key=order.__getitem__)
-        if outputs.get(where, False) or self._has_scaler:
+        # Autocast computes the gradient of a weight in the precision of its layer; what overflows
+        # there is infinite, and no nan.
+        halves = {layer for layer, _, is_half in one.arrived if is_half}
+        is_over = where in halves and where not in outputs and self._is_infinite(one, where)
+        if outputs.get(where, False) or is_over or self._has_scaler:
             severity: Severity = "info" if self._has_scaler else "error"
             return Finding(
                 "half-overflow", severity, where,
@@ -115,6 +119,13 @@ class Numbers:
             "finite numbers", f"{len(bad)} of {len(order)} layers are not finite",
             f"{_BACKWARD} {_LOST}",
         )  # fmt: skip
+
+    def _is_infinite(self, one: Reading, layer: str) -> bool:
+        """Whether gradients of a layer hold infinity, and none of them nan."""
+        norms = [norm for w, norm, has in
+                 zip(self._watched, one.by_parameter["gradient"], one.has_gradient, strict=True)
+                 if has and w.layer == layer]  # fmt: skip
+        return any(math.isinf(x) for x in norms) and not any(math.isnan(x) for x in norms)
 
     def _loss(self, one: Reading) -> Finding | None:
         return _bad_loss(one) if one.has_loss and not math.isfinite(one.loss) else None

@@ -58,6 +58,29 @@ def test_nan_in_a_forward_pass_that_nobody_watched():
     assert said(m) == [("non-finite-forward", "4")]
 
 
+class Skips(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.head = nn.Linear(16, 32), nn.Linear(32, 4)
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(2))
+        self.body = nn.ModuleList(nn.Linear(32, 32) for _ in range(2))
+
+    def forward(self, x):
+        x = self.enter(x)
+        for norm, layer in zip(self.norms, self.body, strict=True):
+            x = x + layer(norm(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize("layer", ["body.0", "body.1"])
+def test_what_was_added_last_is_to_blame_for_a_sum(layer):
+    def before(step, model, optimizer, x, y):
+        if step == 3:
+            model.get_submodule(layer).register_forward_hook(lambda m, a, out: out * math.nan)
+
+    assert said(run(Skips, before, 3))[0] == ("non-finite-forward", layer)
+
+
 class Bad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -292,6 +315,24 @@ def test_half_precision():
     m.close()
     assert said(m)[0] == ("half-overflow", "4")
     assert step_of(m.findings[0]) == 5
+
+
+def test_the_gradient_of_a_weight_in_half_precision():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    m = eq.Monitor(model, optimizer, every=1)
+    model[0].bias.data += 1000.0
+    with torch.autocast("cpu", torch.float16):
+        out = model(torch.randn(64, 4))
+    # Each output has a gradient of 10, and the weight one of 10 * 64 * 1000 > 65504.
+    (10.0 * out.float()).sum().backward()
+    assert model[1].weight.grad.isinf().all()
+    assert not model[1].weight.grad.isnan().any()
+    optimizer.step()
+    found = m.step()[0]
+    assert (found.code, found.where) == ("half-overflow", "1")
+    m.close()
 
 
 def test_attention_that_collapses():
