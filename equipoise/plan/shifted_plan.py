@@ -57,6 +57,13 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackP
                 f"activation behind layer {affine.layer!r} must be a line above 0, or steepest at "
                 f"another place than 0, to be shifted, got {h.activation}. Use scheme='auto'."
             )
+    if shift and rests and not any(r.kind == "line" for r in rests):
+        f = stack.hidden[0].activation
+        raise PlanError(
+            f"shift must serve functions that are a line above 0, got {shift:g} for {f} behind "
+            f"layer {stack.affines[0].layer!r}, whose units rest at {rests[0].place:.3g}. Leave it "
+            "out."
+        )
     narrowest = min((h.width for h in stack.hidden), default=1)
     far = shift or shift_for_departure(_LEAVING, narrowest, max(1, stack.depth))
     seen = tuple(

@@ -160,5 +160,7 @@ def test_units_do_not_rest_where_they_are_dropped_or_cannot_be_moved():
         *(layer for _ in range(30) for layer in (nn.GELU(), nn.Linear(8, 8, bias=False))),
     )
     assert "mirrored" in eq.plan(no_bias, x).choice[0]
+    with pytest.raises(PlanError, match="shift must serve functions that are a line"):
+        eq.plan(mlp(nn.GELU, (64, *[8] * 30, 10)), x, "shifted(shift=4)")
     with pytest.raises(PlanError, match="must be a line above 0, or steepest at another"):
         eq.plan(mlp(nn.ReLU6, (64, *[8] * 30, 10)), x, "shifted")
