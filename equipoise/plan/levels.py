@@ -33,7 +33,7 @@ from equipoise.plan.origins import (
     copied_spaces,
     has_own_mean,
     is_decided,
-    is_mostly_constant,
+    is_mostly_silent,
     is_rearranged,
     is_spread_around_0,
 )
@@ -283,7 +283,7 @@ class Levels:
         # An input of one feature is no matter of draws.
         is_single = self._width(value) == 1 and origin.seen
         narrow = [v in self._narrow for v in reads(node)]
-        is_few = is_mostly_constant(node, self._producer) or is_decided(node, levels, narrow)
+        is_few = is_mostly_silent(node, self._producer) or is_decided(node, levels, narrow)
         if is_single or is_few:
             self._narrow.add(value)
         self._together.add(value, node, self._level[value], factor)

@@ -308,16 +308,18 @@ def is_rearranged(node: Node, trace: Trace) -> bool:
             return False
 
 
-def is_mostly_constant(node: Node, producer: Mapping[int, Node]) -> bool:
-    """Whether more than half of the entries of a value are constants, such as a wide padding.
+def is_mostly_silent(node: Node, producer: Mapping[int, Node]) -> bool:
+    """Whether more than half of the entries of a value are 0 for good, as of a wide padding.
 
     What is left is loud where it is, and no second moment of all of them tells how it bends.
     """
     if not isinstance(node, Concat):
         return False
-    pairs = zip(node.inputs, node.sizes, strict=True)
-    constant = sum(size for v, size in pairs if isinstance(producer.get(v), Constant))
-    return 2 * constant > sum(node.sizes)
+    silent = 0
+    for value, size in zip(node.inputs, node.sizes, strict=True):
+        made = producer.get(value)
+        silent += size * (isinstance(made, Constant) and made.mean_square == 0.0)
+    return 2 * silent > sum(node.sizes)
 
 
 def is_decided(node: Node, levels: Sequence[float], few: Sequence[bool]) -> bool:
