@@ -2,7 +2,7 @@
 """Whether a monitor names what goes wrong, and is silent where nothing does.
 
     python benchmarks/fault_injection.py    # some 20 minutes of one core; goes on if stopped
-    python benchmarks/fault_injection.py --seeds 2 --first 1000 --healthy 0 --out /tmp/try.json
+    python benchmarks/fault_injection.py --seeds 2 --first 1000 --healthy 0 --out results/try.json
 
 Twelve kinds of faults with 20 seeds each (``injected_faults.py``), in small real trainings, watched
 by ``Monitor(every=1)``, ``Monitor(every=10)`` and by peers where they are installed: Hugging Face's
