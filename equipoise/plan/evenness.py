@@ -11,9 +11,11 @@ import numpy as np
 from scipy.special import ndtri
 
 from equipoise.plan.levels import Levels
-from equipoise.plan.moments import behind
+from equipoise.plan.moments import averaging, behind
 from equipoise.plan.nodes import (
     Affine,
+    Attention,
+    Contract,
     Dropout,
     Lookup,
     Node,
@@ -166,7 +168,16 @@ class Evenness:
                 yield top, _about(rows, centre, self._trace.values[top].axis)
             elif node and (through_layers or not isinstance(node, Affine)):
                 about = self._centres.get(top, nothing)
-                waiting += [(v, about) for v in reads(node)]
+                waiting += [(v, about) for v in self._made_of(node)]
+
+    def _made_of(self, node: Node) -> tuple[int, ...]:
+        """What a node reads, but for what only weighs it: tables of positions may be 0."""
+        if isinstance(node, Attention):
+            return node.inputs[2:]
+        weights = averaging(node, self._producer)
+        if weights is not None and isinstance(node, Contract):
+            return (node.inputs[1 - weights.place],)
+        return reads(node)
 
 
 def _about(rows: Array, centre: Array, axis: int) -> Array:

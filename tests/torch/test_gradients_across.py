@@ -156,6 +156,27 @@ class Packed(nn.Module):
         return self.head(self.second(x, x, x, need_weights=False)[0])
 
 
+class Rotary(nn.Module):
+    """Attention whose queries and keys are turned by tables that hold zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(8, 32), nn.LayerNorm(32), nn.Linear(32, 8)
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+        angles = torch.arange(12)[:, None] / 10.0 ** torch.linspace(0, 2, 32)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, x):
+        x = self.first(x)
+        q, k = (
+            t * self.cos + torch.cat([-t[..., 16:], t[..., :16]], -1) * self.sin
+            for t in (self.q(x), self.k(x))
+        )
+        weights = (q @ k.mT / 32**0.5).softmax(-1)
+        return self.head(self.norm(x + self.out(weights @ self.v(x))))
+
+
 class Larger(nn.Module):
     """Maps made larger, of which only a mean is read."""
 
@@ -300,6 +321,10 @@ class OverQueries(nn.Module):
 
 def test_weights_that_add_up_over_queries_are_not_taken_for_averages():
     assert untold(OverQueries(), normal(16, 12, 16)) == ["q", "k"]
+
+
+def test_tables_that_turn_queries_and_keys_silence_no_row():
+    assert not untold(Rotary(), SITES)
 
 
 def test_what_few_inputs_decide_is_not_told():
