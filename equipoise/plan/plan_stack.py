@@ -98,10 +98,7 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
         if not aim.for_derivatives:
             why = rests_better(stack, planned, inputs)
             if why:
-                rested = plan_shifted(stack, 0.0, inputs, aim)
-                planned = replace(
-                    rested, reason=rested.reason.replace("as asked for", f"since {why}")
-                )
+                planned = plan_shifted(stack, 0.0, inputs, aim, f"since {why}")
             else:
                 planned = spread_for_few(stack, planned, inputs)
     if stack.is_last and aim.purpose:

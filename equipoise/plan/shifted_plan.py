@@ -29,7 +29,9 @@ _LEAVING = 0.1
 _MOST_DIRECTIONS = 12.0
 
 
-def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackPlan:
+def plan_shifted(
+    stack: Stack, shift: float, inputs: Inputs, aim: Aim, why: str = "as asked for"
+) -> StackPlan:
     """Laws for units that rest at c, away from 0: b_l = c - W_l f(c).
 
     Where f is a line above 0, W_l = O_l / f'(c): the stack is exactly linear, at full rank, for
@@ -42,6 +44,7 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackP
             which one input in ten leaves the linear range.
         inputs: what enters.
         aim: what the plan is for; a line spends nothing of its budget.
+        why: the units are to be shifted, for the reason of the plan.
 
     Returns:
         Its part of the plan.
@@ -94,7 +97,7 @@ def plan_shifted(stack: Stack, shift: float, inputs: Inputs, aim: Aim) -> StackP
         biases=tuple(biases),
         signal=(*(math.hypot(s, c) for s, c in zip(planned.signal, levels, strict=False)),
                 planned.signal[-1]),
-        reason=f"shifted, as asked for: {_where_they_rest(stack, rests, far)}",
+        reason=f"shifted, {why}: {_where_they_rest(stack, rests, far)}",
     )  # fmt: skip
 
 
