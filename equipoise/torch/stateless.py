@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from equipoise.training.kept import refill
+
 
 class Copies:
     """Copies of a model's parameters and buffers, one for each tensor, under all their names.
@@ -112,20 +114,7 @@ class _Attributes:
             del now[name]
         now.update(self._values)
         for value, before in self._contents:
-            _refill(value, before)
-
-
-def _refill(value: Any, before: Any) -> None:
-    """Give a plain container the contents it had, in their order."""
-    match value:
-        case list():
-            value[:] = before
-        case deque():
-            value.clear()
-            value.extend(before)
-        case dict() | set():
-            value.clear()
-            value.update(before)
+            refill(value, before)
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Kept:
     def put_back(self) -> None:
         """Make everything what it was; may be called again."""
         for value, before in self._contents:
-            _refill(value, before)
+            refill(value, before)
         for tensor, alias, bits in self._tensors:
             alias.copy_(bits)
             if tensor.layout == torch.strided and tensor.data_ptr() != alias.data_ptr():
@@ -130,8 +130,8 @@ def _can_be_written(tensor: torch.Tensor) -> bool:
     )  # fmt: skip
 
 
-def _refill(value: Any, before: Any) -> None:
-    """Give a container the contents it had, in their order."""
+def refill(value: Any, before: Any) -> None:
+    """Give a plain container the contents it had, in their order."""
     match value:
         case list():
             value[:] = before
