@@ -22,12 +22,12 @@ import math
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from clipping import Recurrent, Training, adding
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -36,37 +36,6 @@ import equipoise.torch as eq
 from equipoise.lab.data import digits
 
 STEPS, LONGER, LOOKS = 300, 1.2, 5
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """A model, its optimizer, the loss of a step, and the loss it is judged by."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    loss: Callable[[int], torch.Tensor]
-    judged: Callable[[], torch.Tensor]
-
-
-class Recurrent(nn.Module):
-    """A tanh network that adds two marked numbers of a sequence; it starts a little too loud."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.head = nn.RNN(2, 32, batch_first=True), nn.Linear(32, 1)
-        nn.init.orthogonal_(self.cell.weight_hh_l0, 1.3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Sequences of (rows, steps, 2) to (rows,)."""
-        return self.head(self.cell(x)[0][:, -1])[:, 0]
-
-
-def adding(generator: torch.Generator, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    numbers, marks = torch.rand(rows, 20, generator=generator), torch.zeros(rows, 20)
-    for first in (0, 10):
-        places = first + torch.randint(10, (rows,), generator=generator)
-        marks[torch.arange(rows), places] = 1.0
-    return torch.stack([numbers, marks], -1), (numbers * marks).sum(1)
 
 
 def recurrent(seed: int, is_stable: bool) -> Training:
