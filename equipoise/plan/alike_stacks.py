@@ -49,6 +49,7 @@ def signature(
         tuple(_renamed(frame, names) for frame in frames),
         f"{inputs.mean_square:.{_DIGITS}g}",
         f"{inputs.share:.{_DIGITS}g}",
+        f"{inputs.mean:.{_DIGITS}g}",
     )
 
 

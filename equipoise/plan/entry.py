@@ -24,12 +24,24 @@ class Inputs:
             empty array where unknown.
         maps: the same as (rows, channels, sites) where a convolution reads them, else empty.
         share: part of the second moment that all rows have in common, where they are not known.
+        mean: of all units and rows, where they are not known.
     """
 
     mean_square: float
     rows: Array
     maps: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))
     share: float = 0.0
+    mean: float = 0.0
+
+    @property
+    def share_of_mean(self) -> float:
+        """Part of the second moment that the squared mean is."""
+        return min(1.0, self.mean**2 / self.mean_square) if self.mean else 0.0
+
+    @property
+    def drawn_share(self) -> float:
+        """Part of the second moment that rows have in common and that differs between units."""
+        return max(0.0, self.share - self.share_of_mean)
 
     @property
     def is_known(self) -> bool:

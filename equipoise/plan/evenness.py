@@ -29,6 +29,7 @@ from equipoise.plan.nodes import (
     reads,
 )
 from equipoise.plan.trace import Trace
+from equipoise.plan.unit_energies import numbers_behind_units
 from equipoise.schemes.laws import Array
 
 # Of so few numbers a norm may find next to nothing.
@@ -64,6 +65,7 @@ class Evenness:
     ) -> None:
         self._trace, self._levels, self._producer = trace, levels, producer
         self._centres = centres
+        self._numbers = numbers_behind_units(trace, levels)
         # Values of which all units of a site are 0 now and then.
         self._silent: set[int] = set()
         for node in trace.nodes:
@@ -76,8 +78,11 @@ class Evenness:
         0 where rows are even. Where second moments cannot tell it, the mean square may be that of
         rows that are nearly silent: E s E 1/s of their energies s is how much larger it is then.
         """
-        if node.is_tracked or node.kind == "batch":
+        if node.is_tracked:
             return 0.0
+        if node.kind == "batch":
+            found = self._of_few_numbers(node)
+            return found if found > _UNEVEN else 0.0
         by_site = node.kind in ("layer", "rms")
         source = self._trace.values[node.input]
         # Over an axis of sites it is their differences that count.
@@ -90,10 +95,21 @@ class Evenness:
         # Of normal numbers, one less where a mean is removed: E 1/s is finite from three on.
         free = node.size - (node.kind != "rms")
         narrow = free / (free - 2) if free > 2 else math.inf
-        found = self._unevenness(node.input, by_site)
+        found = max(self._unevenness(node.input, by_site), self._of_few_numbers(node))
         if 0 < node.size <= _NARROW:
             return max(narrow, found)
         return found if found > _UNEVEN else 0.0
+
+    def _of_few_numbers(self, node: Norm) -> float:
+        """E s E 1/s of the energies s that a norm of channels divides by, as weights draw them."""
+        if node.kind not in ("batch", "instance", "group"):
+            return 0.0
+        source = self._trace.values[node.input]
+        sites = math.prod(source.shape[1:]) // source.shape[source.axis]
+        units = max(1, node.size // sites) if node.kind == "group" else 1
+        # As many squares of about normal numbers.
+        count = units * self._numbers[node.input]
+        return count / (count - 2) if 2 < count < math.inf else 1.0 if count > 2 else math.inf
 
     def _is_behind_steep(self, value: int) -> bool:
         """Whether a function made a value that is far louder where its argument is louder.

@@ -132,8 +132,8 @@ class Levels:
         empty = np.zeros((0, first.in_size))
         maps = np.zeros((0, first.in_size, 0))
         if not values.size:
-            common = self._common_to_rows(stack.entry_value)
-            return Inputs(self.of(stack.entry_value), empty, share=common)
+            entry, common = stack.entry_value, self._common_to_rows(stack.entry_value)
+            return Inputs(self.of(entry), empty, share=common, mean=self.mean(entry))
         mean_square = float(np.mean(np.square(values)))
         sites = len(first.in_sites)
         if sites and values.shape[-sites - 1 :] == (first.in_size, *first.in_sites):

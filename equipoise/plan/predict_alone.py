@@ -68,7 +68,8 @@ def expect_alone(stack: Stack, weight: Law, bias: Law, entry: Inputs, rows: int)
         # Taps that meet nothing but padding.
         return None
     window = reads * size
-    s, count = entry.share, rows * sites
+    of_mean, common, count = entry.share_of_mean, entry.drawn_share, rows * sites
+    s = of_mean + common
     alike = s * s + (1 - s) ** 2 * (1 / window + 1 / count) + 2 * s * (1 - s) / window
     match matrix:
         case Normal() | Uniform() | TruncatedNormal():
@@ -90,7 +91,8 @@ def expect_alone(stack: Stack, weight: Law, bias: Law, entry: Inputs, rows: int)
         case _:
             return None
     read = affine.in_size * count * max(1.0, math.prod(affine.in_sites) / sites)
-    variance = drawn + 2 * (s * s / affine.in_size + (1 - s) ** 2 / read)
+    shared = (common + 2 * of_mean) * common
+    variance = drawn + 2 * (shared / affine.in_size + (1 - s) ** 2 / read)
     if not variance < _MOST_VARIANCE:
         return None
     signal = math.sqrt(entry.mean_square * gain_square * window)

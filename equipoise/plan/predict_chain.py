@@ -145,9 +145,11 @@ def _entering(stack: Stack, laws: Laws, entry: Inputs, count: int, drawing: Draw
         given = np.moveaxis(given[:whole].reshape(-1, sites, first.in_size), 1, 2)
     if not given.size or given.shape[1] != first.in_size:
         x = rng.standard_normal((draws, first.in_size, count * sites))
-        if entry.share > 0:
-            common = rng.standard_normal((draws, first.in_size, 1))
-            x = math.sqrt(entry.share) * common + math.sqrt(1.0 - entry.share) * x
+        of_mean, drawn = entry.share_of_mean, entry.drawn_share
+        x *= math.sqrt(max(0.0, 1.0 - of_mean - drawn))
+        if drawn:
+            x += math.sqrt(drawn) * rng.standard_normal((draws, first.in_size, 1))
+        x += math.sqrt(of_mean)
         return np.asarray(math.sqrt(entry.mean_square) * x)
     count = min(count, len(given))
     chosen = rng.random((draws, len(given))).argsort(axis=1)[:, :count]

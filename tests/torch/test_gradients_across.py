@@ -347,6 +347,30 @@ def test_the_size_that_a_gate_gives_is_lost_behind_a_norm():
     assert "gate" in untold(Scaled(), normal(64, 16))
 
 
+class FewNumbers(nn.Module):
+    """Units that a layer makes of few numbers, beside a quiet branch, behind a norm of each."""
+
+    def __init__(self, numbers, norm):
+        super().__init__()
+        self.stem = nn.Conv2d(numbers, 12, 1, bias=False)
+        self.branch = nn.Sequential(nn.Conv2d(12, 12, 1), nn.GELU(), nn.Conv2d(12, 12, 1))
+        self.gain = nn.Parameter(torch.tensor(0.1), requires_grad=False)
+        self.norm, self.head = norm(12), nn.Linear(12 * 36, 16)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.norm(x + self.gain * self.branch(x)).flatten(1))
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d, nn.BatchNorm2d, lambda n: nn.GroupNorm(n, n)])
+def test_units_made_of_one_number_may_be_nearly_silent(norm):
+    assert "stem" in untold(FewNumbers(1, norm), normal(8, 1, 6, 6))
+    assert "stem" not in untold(FewNumbers(9, norm), normal(8, 9, 6, 6))
+    # A norm of all units together divides by the size of many.
+    whole = FewNumbers(1, lambda n: nn.GroupNorm(1, n))
+    assert "stem" not in untold(whole, normal(8, 1, 6, 6))
+
+
 class Across(nn.Module):
     """A norm over sites, which hardly differ."""
 

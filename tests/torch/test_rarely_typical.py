@@ -226,3 +226,39 @@ def test_of_a_gain_that_keeps_its_values_only_the_mean_correlates():
         with torch.no_grad():
             made.append(float(model(x).square().mean().sqrt()))
     assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.15)
+
+
+class Single(nn.Module):
+    """One unit that reads values which are far from 0, as those of 1 - relu are."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(1, 16)
+        self.conv, self.head = nn.Conv2d(16, units, 2, stride=2), nn.Linear(units, 3)
+
+    def forward(self, x):
+        x = 1 - torch.relu(F.tanhshrink(self.norm(self.stem(x))))
+        return self.head(self.conv(x).amax((2, 3)))
+
+
+@pytest.mark.parametrize("units", [1, 64])
+def test_a_mean_that_inputs_share_is_drawn_once_for_each_unit(units):
+    """One unit has more or less of it, many have it on average."""
+    model, x = Single(units), normal(4, 3, 16, 8)
+    plan = eq.plan(model, x)
+    made = {"conv": [], "head": []}
+    for name, kept in made.items():
+        model.get_submodule(name).register_forward_hook(
+            lambda m, i, o, kept=kept: kept.append(float(o.square().mean().sqrt()))
+        )
+    for seed in range(60):
+        eq.apply(model, plan, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            model(x)
+    for told in plan.predictions[1:]:
+        logs = np.log(made[told.layer][-60:])
+        if units > 1:
+            assert abs(np.median(logs) - math.log(told.signal)) < 0.15
+        assert math.isnan(told.signal) or abs(np.median(logs) - math.log(told.signal)) < 0.7
+        # The spread that is told is that of draws, up to 4 standard errors of one of 60.
+        assert abs(np.std(logs) - told.log_std) < 0.02 + 4 / math.sqrt(120) * told.log_std
