@@ -3,7 +3,7 @@
 A random cotangent of RMS 1 starts at every entry of every output. Each node hands on what it gets:
 a weight as much energy as its rows have, a function the mean square of its slope, a norm one over
 the level it has removed, a sum all of it to every term. What two ways back bring to one value adds
-up, since weights that were drawn apart turn them apart.
+up, since weights that were drawn apart turn them apart; ways without weights leave it in doubt.
 
 Gradients of the sites of one row may be alike: behind a mean over sites they are one vector. What
 they share adds up as amplitudes wherever sites are summed, the rest as energies.
@@ -20,7 +20,7 @@ from dataclasses import replace
 from equipoise.plan.chain import Chain
 from equipoise.plan.covariance import slopes
 from equipoise.plan.evenness import Evenness
-from equipoise.plan.flow import UNKNOWN, Flow
+from equipoise.plan.flow import UNKNOWN, Flow, interference
 from equipoise.plan.levels import Levels
 from equipoise.plan.moments import averaging
 from equipoise.plan.nodes import (
@@ -120,7 +120,8 @@ class _Backward:
             case Lookup():
                 return
             case Merge(inputs=sources):
-                yield from ((v, self._to_smaller(got, node.output, v)) for v in sources)
+                met = got.doubted(interference(node, self._levels))
+                yield from ((v, self._to_smaller(met, node.output, v)) for v in sources)
             case Concat(inputs=sources):
                 yield from ((v, got) for v in sources)
             case Product(inputs=sources):

@@ -108,7 +108,7 @@ class Evenness:
         sites = math.prod(source.shape[1:]) // source.shape[source.axis]
         units = max(1, node.size // sites) if node.kind == "group" else 1
         # As many squares of about normal numbers.
-        count = units * self._numbers[node.input]
+        count = units * self._numbers.get(node.input, math.inf)
         return count / (count - 2) if 2 < count < math.inf else 1.0 if count > 2 else math.inf
 
     def _is_behind_steep(self, value: int) -> bool:

@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
+from equipoise.plan.levels import Levels
+from equipoise.plan.nodes import Merge
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -39,6 +42,18 @@ class Flow:
     def made_of(self, energy: float, common: float = 0.0) -> "Flow":
         """Another gradient that this one becomes, in doubt as far as it is."""
         return Flow(energy, common, self.doubt * energy / self.energy if self.energy else 0.0)
+
+
+def interference(node: Merge, levels: Levels) -> float:
+    """How much of the gradient of a sum may be another one where its terms meet again.
+
+    Terms that were made of one value without weights in between correlate, and so do the gradients
+    that they send back to it: these add up, or cancel, as amplitudes.
+    """
+    means = [levels.mean(v) for v in node.inputs]
+    apart = sum(levels.of(v) - m * m for v, m in zip(node.inputs, means, strict=True))
+    together = levels.of(node.output) - levels.mean(node.output) ** 2
+    return abs(together / apart - 1.0) if apart > 0 and math.isfinite(together) else 0.0
 
 
 # Where nothing is known.

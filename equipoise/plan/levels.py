@@ -9,7 +9,7 @@ import numpy as np
 from equipoise.plan.behind import Behind, Seen
 from equipoise.plan.covariance import Covariances, normal_moments
 from equipoise.plan.entry import Inputs
-from equipoise.plan.moments import Weights, averaging, is_told, second_moment, share_of
+from equipoise.plan.moments import Weights, averaging, second_moment, share_of
 from equipoise.plan.nodes import (
     Affine,
     Dropout,
@@ -39,6 +39,7 @@ from equipoise.plan.origins import (
 )
 from equipoise.plan.rows import Rows
 from equipoise.plan.stacks import Stack
+from equipoise.plan.steady import is_told
 from equipoise.plan.trace import Trace
 from equipoise.schemes.laws import Array
 
@@ -130,7 +131,6 @@ class Levels:
         first = stack.affines[0]
         values = self._rows.of(stack.entry_value)
         empty = np.zeros((0, first.in_size))
-        maps = np.zeros((0, first.in_size, 0))
         if not values.size:
             entry, common = stack.entry_value, self._common_to_rows(stack.entry_value)
             return Inputs(self.of(entry), empty, share=common, mean=self.mean(entry))
@@ -266,7 +266,7 @@ class Levels:
             if not starts_anew and not (
                 self._keeps_to_levels(value, node, levels)
                 and (not moves or self._is_followed(node, origins, is_drawn))
-                and is_told(node, levels, shares, self._width(value))
+                and is_told(node, levels, shares, self._width(value), weights)
                 and is_spread_around_0(node, self._producer, self._origin)
                 and not averages_copies(node, self._trace, self._copied)
             ):

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -42,19 +40,10 @@ from equipoise.theory.activations import Activation
 from equipoise.theory.hermite import hermite_coefficients, statistics
 
 _COEFFICIENTS = 24
-# Scores of a larger variance have weights that few of them take.
-_MOST_SCORES = 1.5
-# Below this share of a second moment that is left of a mean over sites, it is not told.
-_LEAST_LEFT = 0.25
-# A factor 2 of a level that becomes more than this is not followed.
-_STEEPEST = 8.0
-# So many units are enough for some of them to be on each side of 0 in most draws; a side is silent
-# below this share of the other.
-_FEW, _SILENT = 3, 0.1
 # A mean of this share of the second moment decides how alike sites are, whatever they were before.
 _MOSTLY = 0.25
 # Below this share nothing but rounding is left of a signal.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -133,7 +122,7 @@ def second_moment(
         case Pool(kind="average", window=window):
             left = shares[0] + (1.0 - shares[0]) / math.prod(window)
             # Of values that add up to 0 only rounding is left.
-            return levels[0] * left if not left < _ROUNDING else 0.0
+            return levels[0] * left if not left < ROUNDING else 0.0
         case _:
             return math.nan
 
@@ -172,56 +161,6 @@ def behind(activation: Activation, q: float) -> float:
     if q == 0:
         return float(activation.value_at_zero) ** 2
     return statistics(activation, q).second_moment if 0 < q < math.inf else math.nan
-
-
-def is_steady(activation: Activation, q: float, width: int = 0) -> bool:
-    """Whether draws keep to the level behind a function that is told by the level before it.
-
-    Levels stray from draw to draw. Where a function turns a factor 2 of q into more than 8, as one
-    that is flat around 0 does, the level of the middle draw says little of what is behind it.
-
-    Args:
-        activation: f.
-        q: second moment of x.
-        width: number of units, 0 where it is not known. With one or two that are silent on one side
-            of 0 too many draws are silent throughout.
-    """
-    if not 0 < q < math.inf:
-        return q == 0
-    if 0 < width < _FEW and _is_one_sided(activation, q):
-        return False
-    low, found, high = (behind(activation, q * by) for by in (0.5, 1.0, 2.0))
-    return found <= _STEEPEST * low and high <= _STEEPEST * found
-
-
-def is_told(node: Node, levels: Sequence[float], shares: Sequence[float], width: int) -> bool:
-    """Whether draws keep to what ``second_moment`` says of a node.
-
-    Args:
-        node: the node.
-        levels: second moments of what it reads.
-        shares: common shares of what it reads, nan where they are not known.
-        width: number of units of the value, 0 where it is not known.
-    """
-    match node:
-        case Nonlinearity(activation=activation):
-            return is_steady(activation, levels[0], width)
-        case Pool(kind="average", window=window):
-            # Where sites are more alike than was thought, no more than all is left.
-            left = shares[0] + (1.0 - shares[0]) / math.prod(window)
-            return left >= _LEAST_LEFT or left < _ROUNDING
-        case Softmax():
-            # What all keys have in common weighs nothing.
-            return not levels[0] * (1.0 - shares[0]) > _MOST_SCORES
-        case Attention() | Contract():
-            return not math.isnan(shares[-1])
-        case _:
-            return True
-
-
-def _is_one_sided(activation: Activation, q: float) -> bool:
-    low, high = sorted(abs(activation.f(np.array([-math.sqrt(q), math.sqrt(q)]))))
-    return bool(low < _SILENT * high)
 
 
 def share_of(

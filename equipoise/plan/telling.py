@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from equipoise.plan.entry import Inputs
-from equipoise.plan.moments import is_steady
 from equipoise.plan.stack_plan import Expected, StackPlan
 from equipoise.plan.stacks import Stack
+from equipoise.plan.steady import is_steady
 from equipoise.schemes.laws import Law, Turned
 from equipoise.schemes.part_laws import Each
 

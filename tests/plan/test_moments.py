@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from equipoise.plan.moments import Weights, behind, is_steady, is_told, second_moment, share_of
+from equipoise.plan.moments import Weights, behind, second_moment, share_of
 from equipoise.plan.nodes import (
     Affine,
     Attention,
@@ -28,6 +28,7 @@ from equipoise.plan.nodes import (
     Spread,
     Take,
 )
+from equipoise.plan.steady import is_steady, is_told
 from equipoise.schemes.convolution import Convolution
 from equipoise.theory import activations
 
