@@ -11,6 +11,9 @@ A fault is one of
 * ``signal``, ``gradient``, ``across``: a finite prediction that most draws miss by more than a
   factor.
 
+A fault of the last kind is named by the call where its own measurement disagrees with the
+prediction (finding ``prediction-missed``), and silent where it does not; all others are silent.
+
 What is measured comes from a mode of its own that sees every product of a value with a parameter.
 """
 
@@ -56,6 +59,7 @@ class Examined:
         predicted, unknown: number of layers with and without a predicted signal.
         across: number of layers with a predicted gradient from the outputs of the model.
         unread: operations that were not read.
+        named: kinds of faults that the call itself found in its measurement.
     """
 
     status: str = "started"
@@ -65,6 +69,12 @@ class Examined:
     unknown: int = 0
     across: int = 0
     unread: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+
+    @property
+    def silent(self) -> list[str]:
+        """Faults that the call did not name."""
+        return [f for f in self.faults if f.split(":")[0] not in self.named]
 
     def fault(self, kind: str, text: str) -> None:
         """Take note of a fault."""
@@ -139,6 +149,9 @@ def _examine(found: Examined, model: nn.Module, inputs: tuple[torch.Tensor, ...]
     after = _state(model)
     if not _same({n: before[n] for n in buffers}, {n: after[n] for n in buffers}):
         found.fault("changed", "buffers")
+    for finding in report.findings:
+        if finding.code == "prediction-missed":
+            found.named |= {"signal"} if "signal" in finding.what else {"gradient", "across"}
     _check_list(found, model, report.plan, reached)
     _, is_finite = _reached(model, inputs)
     _put_back(model, after)

@@ -40,7 +40,7 @@ def check(name: str) -> dict[str, Any]:
     result: dict[str, Any] = {
         "status": found.status, "reason": found.reason, "faults": found.faults,
         "predicted": found.predicted, "unknown": found.unknown, "unread": found.unread,
-        "across": found.across, "seconds": round(time.time() - begun, 2),
+        "silent": found.silent, "across": found.across, "seconds": round(time.time() - begun, 2),
     }  # fmt: skip
     return result | ({"program": made.text} if found.faults else {})
 
@@ -63,19 +63,24 @@ def show(console: Console, results: dict[str, dict[str, Any]], verbose: bool) ->
     for name, result in bad.items():
         console.print(f"[bold]model {name}[/bold]", highlight=False)
         for fault in result["faults"]:
-            console.print(f"  {fault}", highlight=False, markup=False)
+            is_silent = fault in result.get("silent", result["faults"])
+            end = "" if is_silent else " (named by the call)"
+            console.print(f"  {fault}{end}", highlight=False, markup=False)
         if verbose:
             console.print(result.get("program", ""), highlight=False, markup=False)
     started = [r for r in results.values() if r["status"] == "started"]
     refused = [r for r in results.values() if r["status"] == "refused"]
     predicted = sum(r["predicted"] for r in started)
     layers = predicted + sum(r["unknown"] for r in started)
+    silent = sum(bool(r.get("silent", r["faults"])) for r in bad.values())
     table = Table(title=f"{len(results)} random models")
     table.add_column("what")
     table.add_column("number", justify="right")
     for what, number in (
         ("started", len(started)), ("refused with a reason", len(refused)),
-        ("with a fault", len(bad)), ("linear maps in those started", layers),
+        ("with a fault", len(bad)),
+        ("of them with one that the call does not name", silent),
+        ("linear maps in those started", layers),
         ("of them with a predicted signal", predicted),
         ("and with a predicted gradient", sum(r.get("across", 0) for r in started)),
     ):  # fmt: skip
@@ -114,7 +119,8 @@ def main() -> int:
 
         def done(name: str, result: dict[str, Any]) -> None:
             if "died" in result:
-                result = {"status": "started", "reason": "", "faults": [f"crash: {result['died']}"],
+                crash = [f"crash: {result['died']}"]
+                result = {"status": "started", "reason": "", "faults": crash, "silent": crash,
                           "predicted": 0, "unknown": 0, "unread": []}  # fmt: skip
             results[name] = result
             file.write(json.dumps([name, result]) + "\n")

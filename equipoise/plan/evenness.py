@@ -11,13 +11,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from equipoise.plan.levels import Levels
-from equipoise.plan.moments import averaging, behind
+from equipoise.plan.moments import behind
 from equipoise.plan.nodes import (
-    Affine,
-    Attention,
-    Contract,
     Dropout,
-    Lookup,
     Node,
     Nonlinearity,
     Norm,
@@ -28,6 +24,7 @@ from equipoise.plan.nodes import (
     makes,
     reads,
 )
+from equipoise.plan.rows_behind import rows_behind
 from equipoise.plan.trace import Trace
 from equipoise.plan.unit_energies import numbers_behind_units
 from equipoise.schemes.laws import Array
@@ -101,9 +98,7 @@ class Evenness:
         return found if found > _UNEVEN else 0.0
 
     def _of_few_numbers(self, node: Norm) -> float:
-        """E s E 1/s of the energies s that a norm of channels divides by, as weights draw them."""
-        if node.kind not in ("batch", "instance", "group"):
-            return 0.0
+        """E s E 1/s of the energies s that a norm divides by, of units or rows of few numbers."""
         source = self._trace.values[node.input]
         sites = math.prod(source.shape[1:]) // source.shape[source.axis]
         units = max(1, node.size // sites) if node.kind == "group" else 1
@@ -172,28 +167,10 @@ class Evenness:
 
     def _behind(self, value: int, through_layers: bool = False) -> Iterator[tuple[int, Array]]:
         """Values given by the inputs that a value is made of, less what layers take off them."""
-        nothing = np.zeros(0)
-        waiting, seen = [(value, nothing)], set[int]()
-        while waiting:
-            top, centre = waiting.pop()
-            node = self._producer.get(top)
-            if top in seen or isinstance(node, Norm | Lookup):
-                continue
-            seen.add(top)
-            if (rows := self._levels.rows(top)).size:
-                yield top, _about(rows, centre, self._trace.values[top].axis)
-            elif node and (through_layers or not isinstance(node, Affine)):
-                about = self._centres.get(top, nothing)
-                waiting += [(v, about) for v in self._made_of(node)]
-
-    def _made_of(self, node: Node) -> tuple[int, ...]:
-        """What a node reads, but for what only weighs it: tables of positions may be 0."""
-        if isinstance(node, Attention):
-            return node.inputs[2:]
-        weights = averaging(node, self._producer)
-        if weights is not None and isinstance(node, Contract):
-            return (node.inputs[1 - weights.place],)
-        return reads(node)
+        found = rows_behind(value, self._producer, self._levels.rows, through_layers)
+        for source, rows, layer in found:
+            centre = self._centres.get(layer, np.zeros(0))
+            yield source, _about(rows, centre, self._trace.values[source].axis)
 
 
 def _about(rows: Array, centre: Array, axis: int) -> Array:

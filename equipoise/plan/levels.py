@@ -37,7 +37,8 @@ from equipoise.plan.origins import (
     is_rearranged,
     is_spread_around_0,
 )
-from equipoise.plan.rows import Rows
+from equipoise.plan.rows import Rows, entering
+from equipoise.plan.rows_behind import moves_uneven_rows
 from equipoise.plan.stacks import Stack
 from equipoise.plan.steady import is_told
 from equipoise.plan.trace import Trace
@@ -129,22 +130,11 @@ class Levels:
     def at(self, stack: Stack) -> Inputs:
         """What enters a stack."""
         first = stack.affines[0]
-        values = self._rows.of(stack.entry_value)
-        empty = np.zeros((0, first.in_size))
+        entry, values = stack.entry_value, self._rows.of(stack.entry_value)
         if not values.size:
-            entry, common = stack.entry_value, self._common_to_rows(stack.entry_value)
-            return Inputs(self.of(entry), empty, share=common, mean=self.mean(entry))
-        mean_square = float(np.mean(np.square(values)))
-        sites = len(first.in_sites)
-        if sites and values.shape[-sites - 1 :] == (first.in_size, *first.in_sites):
-            maps = values.reshape(-1, first.in_size, math.prod(first.in_sites))
-            return Inputs(mean_square, np.moveaxis(maps, 1, 2).reshape(-1, first.in_size), maps)
-        if not sites and values.ndim >= -first.axis and values.shape[first.axis] == first.in_size:
-            rows = np.moveaxis(values, first.axis, -1).reshape(-1, first.in_size)
-            return Inputs(mean_square, rows)
-        if not sites and values.size % first.in_size == 0 and not self._trace.values:
-            return Inputs(mean_square, values.reshape(-1, first.in_size))
-        return Inputs(mean_square, empty)
+            nothing, common = np.zeros((0, first.in_size)), self._common_to_rows(entry)
+            return Inputs(self.of(entry), nothing, share=common, mean=self.mean(entry))
+        return entering(first, values, bool(self._trace.values))
 
     def meets_itself(self, stack: Stack) -> bool:
         """Whether what enters a stack was made by its first weight used the other way round.
@@ -269,6 +259,7 @@ class Levels:
                 and is_told(node, levels, shares, self._width(value), weights)
                 and is_spread_around_0(node, self._producer, self._origin)
                 and not averages_copies(node, self._trace, self._copied)
+                and not moves_uneven_rows(node, levels, self._trace, self._producer, self.rows)
             ):
                 self._doubtful.add(value)
         if value not in self._share:
@@ -280,8 +271,9 @@ class Levels:
                 # A mean that units have in common is taken off with that of the row.
                 self._share[value] = math.nan
         self._origin[value] = origin = self._origins.of(node, origins, moves)
-        # An input of one feature is no matter of draws.
-        is_single = self._width(value) == 1 and origin.seen
+        # An input of one feature is no matter of draws, whatever divides it by its size.
+        is_given = origin.seen or (starts_anew and self._rows.of(reads(node)[0]).size > 0)
+        is_single = self._width(value) == 1 and is_given
         narrow = [v in self._narrow for v in reads(node)]
         is_few = is_mostly_silent(node, self._producer) or is_decided(node, levels, narrow)
         if is_single or is_few:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from equipoise.plan.entry import Inputs
 from equipoise.plan.nodes import (
+    Affine,
     Dropout,
     Flatten,
     Node,
@@ -96,6 +98,26 @@ class Rows:
             return ()
         feature = rank + self._trace.values[value].axis
         return tuple(i for i in range(1, rank) if i != feature)
+
+
+def entering(first: Affine, values: Array, has_shapes: bool) -> Inputs:
+    """Values that enter a layer, as rows and where it is a convolution as maps.
+
+    Args:
+        first: the layer.
+        values: on the inputs given, of the shape that they have in the model.
+        has_shapes: whether the trace holds the shapes of its values; else rows may be cut anew.
+    """
+    mean_square = float(np.mean(np.square(values)))
+    size, sites = first.in_size, len(first.in_sites)
+    if sites and values.shape[-sites - 1 :] == (size, *first.in_sites):
+        maps = values.reshape(-1, size, math.prod(first.in_sites))
+        return Inputs(mean_square, np.moveaxis(maps, 1, 2).reshape(-1, size), maps)
+    if not sites and values.ndim >= -first.axis and values.shape[first.axis] == size:
+        return Inputs(mean_square, np.moveaxis(values, first.axis, -1).reshape(-1, size))
+    if not sites and values.size % size == 0 and not has_shapes:
+        return Inputs(mean_square, values.reshape(-1, size))
+    return Inputs(mean_square, np.zeros((0, size)))
 
 
 def pooling(node: Pool) -> Pooling:

@@ -1,7 +1,8 @@
 """Of how many numbers of their inputs the units of a value are made.
 
 A unit that a layer makes of r numbers has an energy like a chi-squared one of r degrees of freedom,
-drawn once: at r = 1 or 2 some unit of many is nearly silent, whatever the inputs are.
+drawn once: at r = 1 or 2 some unit of many is nearly silent, whatever the inputs are. So has a row
+of units that are all made of the same r numbers, where these are about normal.
 """
 
 import math
@@ -52,7 +53,8 @@ def _made(
     match node:
         case Affine():
             taps, several = node.convolution.taps, max(1, node.several)
-            least = min(node.fans.fan_in, before[0][1] * taps * several)
+            read = node.in_size // node.convolution.groups * taps
+            least = min(read, before[0][1] * taps * several)
             return least, least
         case Merge(inputs=sources):
             total = levels.of(value)
@@ -62,8 +64,10 @@ def _made(
             return max(b[0] for b in loud or before), sum(b[1] for b in loud or before)
         case Norm(kind="batch" | "instance", is_tracked=False):
             return math.inf, before[0][1]
-        case Nonlinearity() | Flatten():
+        case Nonlinearity():
             return before[0][0], math.inf
+        case Flatten():
+            return _MANY
         case Concat() | Product():
             return min(b[0] for b in before), math.inf
         case _:

@@ -453,3 +453,18 @@ def test_sites_of_a_transposed_convolution_are_made_by_other_taps():
     geometry = Convolution((2,), (2,), ((0, 0),), (1,), 1, True)
     node = Affine("", "w", "", 0, 1, 0, 1, 8, 8, geometry, (3,), (6,), -2)
     assert share_of(node, [1.0], [0.6], 1.0) == 0.3
+
+
+@pytest.mark.parametrize(("width", "keys"), [(3, 64), (3, 4), (32, 64)])
+def test_an_average_of_few_units_follows_what_scores_and_values_have_in_common(width, keys):
+    """Both are read from the same normal numbers, by weights that are drawn apart."""
+    r = rng(width + keys)
+    x = r.standard_normal((400, keys, width))
+    a, b = (r.standard_normal((400, width, width)) / math.sqrt(width) for _ in range(2))
+    weights = softmax(x @ a, axis=1)
+    made = np.square(weights.swapaxes(1, 2) @ (x @ b)).mean(axis=(1, 2))
+    level = second_moment(Softmax("", 0, 1, 0, keys), [1.0], [0.0], 1.0)
+    node, found = Contract((0, 1), 2, 0, keys), Weights(0, 1.0 / keys)
+    told = second_moment(node, [level, 1.0], [0.0, 0.0], 1.0, found)
+    is_told_right = float(np.mean(made)) < 2.5 * told
+    assert is_told(node, [level, 1.0], [0.0, 0.0], width, found) == is_told_right

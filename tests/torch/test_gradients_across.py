@@ -366,9 +366,31 @@ class FewNumbers(nn.Module):
 def test_units_made_of_one_number_may_be_nearly_silent(norm):
     assert "stem" in untold(FewNumbers(1, norm), normal(8, 1, 6, 6))
     assert "stem" not in untold(FewNumbers(9, norm), normal(8, 9, 6, 6))
+    # A row that is a single number times one direction is as large as that number.
+    rows = nn.Sequential(nn.Linear(16, 1), nn.Linear(1, 32), nn.LayerNorm(32), nn.Linear(32, 4))
+    assert untold(rows, normal(64, 16)) == ["0", "1"]
     # A norm of all units together divides by the size of many.
     whole = FewNumbers(1, lambda n: nn.GroupNorm(1, n))
     assert "stem" not in untold(whole, normal(8, 1, 6, 6))
+
+
+class Meeting(nn.Module):
+    """A value and its norm, added or taken off: both ways back are the same one."""
+
+    def __init__(self, sign):
+        super().__init__()
+        self.stem, self.norm, self.sign = nn.Linear(16, 16), nn.LayerNorm(16), sign
+
+    def forward(self, x):
+        x = self.stem(x)
+        return x + self.norm(x) if self.sign > 0 else self.norm(x) - x
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ways_back_that_meet_without_weights_in_between_are_not_told(sign):
+    assert untold(Meeting(sign), normal(64, 16)) == ["stem"]
+    # A branch with weights of its own turns its way back apart.
+    assert not untold(Stream(n=16, depth=1), normal(64, 16))
 
 
 class Across(nn.Module):

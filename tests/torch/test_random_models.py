@@ -81,6 +81,12 @@ def test_a_prediction_that_is_off_is_a_fault(bench, factor, is_fault, monkeypatc
     assert bool([f for f in found.faults if f.startswith("signal")]) == is_fault
 
 
+def test_what_the_call_itself_names_is_not_silent(bench):
+    _, check = bench
+    found = check.Examined(faults=["signal: a", "across: b", "crash: c"], named={"signal"})
+    assert found.silent == ["across: b", "crash: c"]
+
+
 def test_another_exception_is_a_fault(bench, monkeypatch):
     _, check = bench
 

@@ -262,3 +262,41 @@ def test_a_mean_that_inputs_share_is_drawn_once_for_each_unit(units):
         assert math.isnan(told.signal) or abs(np.median(logs) - math.log(told.signal)) < 0.7
         # The spread that is told is that of draws, up to 4 standard errors of one of 60.
         assert abs(np.std(logs) - told.log_std) < 0.02 + 4 / math.sqrt(120) * told.log_std
+
+
+class Cut(nn.Module):
+    """A square of rectified sums of inputs, in a stream with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.drop = nn.Linear(8, 16), nn.Dropout(0.5)
+        self.head = nn.Linear(16, 8)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.head(self.drop(x) + torch.relu(self.drop(x)) ** 2)
+
+
+@pytest.mark.parametrize("is_even", [True, False])
+def test_a_square_of_uneven_rows_has_another_level(is_even):
+    x = normal(64, 8)
+    x[::16] *= 1.0 if is_even else 12.0
+    model = Cut().train()
+    told = {p.layer: p for p in eq.plan(model, x).predictions}
+    assert math.isnan(told["head"].signal) != is_even
+
+
+def test_one_unit_divided_by_its_own_size_is_not_normal():
+    """It is 1 or -1, as the inputs have it, and no draw makes it another thing."""
+
+    class Sign(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.batch, self.last = nn.BatchNorm1d(1, affine=False), nn.Linear(1, 17)
+
+        def forward(self, x):
+            return self.last(F.mish(self.batch(F.normalize(x, dim=-1))))
+
+    x = normal(32, 1) + 1.5
+    (told,) = eq.plan(Sign(), x).predictions
+    assert math.isnan(told.signal)
