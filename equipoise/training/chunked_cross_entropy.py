@@ -71,10 +71,14 @@ class _LogShares(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, index: Tensor, wants_partition: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        dtype = wide(x[:0]).dtype
         chosen, sums = list[Tensor](), list[Tensor]()
-        for rows, at in zip(*_parts(x, index.unsqueeze(1)), strict=True):
-            logs = torch.log_softmax(rows, 1, dtype)
+        count = _rows_at_once(x)
+        logits, logs = _rooms(x, count)
+        parts = (torch.split(tensor, count) for tensor in (x, index.unsqueeze(1)))
+        for rows, at in zip(*parts, strict=True):
+            if len(rows) < len(logs):
+                logits, logs = logits[: len(rows)], logs[: len(rows)]
+            torch.log_softmax(_widened(rows, logits), 1, out=logs)
             chosen.append(logs.gather(1, at))
             if wants_partition:
                 sums.append(rows.amax(1) - logs.amax(1))
@@ -105,12 +109,19 @@ class _LogShares(torch.autograd.Function):
             logits = wide(x).index_fill(0, empty, 0.0)
             whole = (logits.softmax(1) * of_all).scatter_add(1, at, of_chosen)
             return whole.index_fill(0, empty, 0.0).to(x.dtype), None, None
-        gradient = torch.empty_like(x)
-        for rows, out, places, ones, shares in zip(
-            *_parts(x, gradient, at, of_chosen, of_all), strict=True
-        ):
-            whole = torch.softmax(rows, 1, ones.dtype)
-            out.copy_(whole.mul_(shares).scatter_add_(1, places, ones))
+        gradient = torch.empty_like(x, memory_format=torch.contiguous_format)
+        is_wide = x.dtype is of_all.dtype
+        count = _rows_at_once(x)
+        logits, shares = _rooms(x, 0 if is_wide else count)
+        parts = (torch.split(tensor, count) for tensor in (x, gradient, at, of_chosen, of_all))
+        for rows, out, places, ones, every in zip(*parts, strict=True):
+            if is_wide:
+                torch.softmax(rows, 1, out=out).mul_(every).scatter_add_(1, places, ones)
+                continue
+            if len(rows) < len(shares):
+                logits, shares = logits[: len(rows)], shares[: len(rows)]
+            torch.softmax(_widened(rows, logits), 1, out=shares)
+            out.copy_(shares.mul_(every).scatter_add_(1, places, ones))
         return gradient.index_fill_(0, empty, 0.0), None, None
 
     @staticmethod
@@ -122,7 +133,15 @@ class _LogShares(torch.autograd.Function):
         return moved.gather(1, index.unsqueeze(1)).squeeze(1) - mean, mean, None
 
 
-def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Of each tensor, whose first axis is the rows of the first one, some rows at a time."""
-    count = max(1, AT_ONCE // max(1, tensors[0].shape[1]))
-    return [torch.split(tensor, count) for tensor in tensors]
+def _rows_at_once(x: Tensor) -> int:
+    return min(len(x), max(1, AT_ONCE // max(1, x.shape[1])))
+
+
+def _rooms(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Memory for some rows in float32 at least, twice: the same for all, so that it stays warm."""
+    first, second = (wide(x[:0]).new_empty(count, x.shape[1]) for _ in range(2))
+    return first, second
+
+
+def _widened(rows: Tensor, room: Tensor) -> Tensor:
+    return rows if rows.dtype is room.dtype else room.copy_(rows)

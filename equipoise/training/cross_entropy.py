@@ -102,6 +102,10 @@ def cross_entropy(
             if _is_sound(loss, x, target, ignore_index):
                 return loss if x is input else loss.to(result_dtype(input))
             is_odd = True
+            if weight is None and not label_smoothing and target.dtype is torch.int64:
+                left = _of_rows_left(x, target, ignore_index, reduction, z_loss)
+                if left is not None:
+                    return left.to(result_dtype(input))
     dim = _checked(input, target, weight, reduction, label_smoothing, z_loss)
     dtype = result_dtype(input)
     x = masked(input, mask) if x is input else x
@@ -121,10 +125,10 @@ def cross_entropy(
                     counts = y != ignore_index if _is_among(y, ignore_index) else None
                     loss = loss + z_loss * penalty(x, dim, counts, reduction)
                 return loss.to(dtype)
-        if w is None and not label_smoothing and not y.is_floating_point():
-            left = _of_rows_left(x, y, ignore_index, reduction, z_loss, dim)
-            if left is not None:
-                return left.to(dtype)
+            if w is None and not label_smoothing and not y.is_floating_point():
+                left = _of_rows_left(x, y, ignore_index, reduction, z_loss)
+                if left is not None:
+                    return left.to(dtype)
     if y.is_floating_point():
         rows = rows_of_probabilities(x, y, w, label_smoothing, dim)
     else:
@@ -136,34 +140,37 @@ def cross_entropy(
 
 
 def _of_rows_left(
-    x: Tensor, y: Tensor, ignored: int, reduction: Reduction, z_loss: float, dim: int
+    x: Tensor, y: Tensor, ignored: int, reduction: Reduction, z_loss: float
 ) -> Tensor | None:
     """The loss of torch with rows it has no answer for marked as ignored, and what these add.
 
-    For tensors that may be read; None where no row is left for torch to answer.
+    For tensors that may be read; None where no answer comes out this way either.
     """
+    dim = 0 if x.ndim == 1 else 1
+    is_ignored = y == ignored if _is_among(y, ignored) else None
+    index = y if is_ignored is None else y.masked_fill(is_ignored, 0)
+    at = x.detach().gather(dim, index.unsqueeze(dim)).squeeze(dim)
     largest = x.detach().amax(dim)
     empty = largest == -math.inf
-    is_out = empty | (y == ignored)
-    at = x.detach().gather(dim, y.masked_fill(is_out, 0).unsqueeze(dim)).squeeze(dim)
-    # A row of nan, as that of +inf is, stays one.
-    impossible = (at == -math.inf) & (largest < math.inf) & ~is_out
-    left = y.masked_fill(is_out | impossible, ignored)
-    if (left == ignored).all():
-        return None
-    if empty.any():
+    # Empty rows are among these. A row of nan, as that of +inf is, stays one.
+    has_no_answer = (at == -math.inf) & (largest < math.inf)
+    is_out = empty if is_ignored is None else empty | is_ignored
+    left = y.masked_fill(has_no_answer, ignored)
+    count = y.numel() - int(is_out.sum())
+    is_impossible = count > int((left != ignored).sum())
+    if is_ignored is not None or count < y.numel():
         x = x.masked_fill(empty.unsqueeze(dim), 0.0)
-    if reduction == "none":
-        loss = F.cross_entropy(x, left, ignore_index=ignored, reduction="none")
-        loss = loss.masked_fill(impossible, math.inf)
-    elif not impossible.any():
-        loss = F.cross_entropy(x, left, ignore_index=ignored, reduction=reduction)
+    if is_impossible and reduction == "mean":
+        loss = F.cross_entropy(x, left, ignore_index=ignored, reduction="sum") / count
     else:
-        loss = F.cross_entropy(x, left, ignore_index=ignored, reduction="sum")
-        if reduction == "mean":
-            loss = loss / (y.numel() - int(is_out.sum()))
+        loss = F.cross_entropy(x, left, ignore_index=ignored, reduction=reduction)
+    if reduction == "none":
+        loss = loss.masked_fill(has_no_answer & ~is_out, math.inf)
+    elif is_impossible:
         # Of a constant there is no slope.
         loss = loss + math.inf
+    elif not is_finite(loss):
+        return None
     return loss + z_loss * penalty(x, dim, ~is_out, reduction) if z_loss else loss
 
 
@@ -208,7 +215,7 @@ def _is_among(target: Tensor, number: int) -> bool:
         return False
     # A kernel costs more than a short list in Python.
     if target.numel() <= 256:
-        return number in target.flatten().tolist()
+        return number in (target if target.ndim == 1 else target.flatten()).tolist()
     return bool((target == number).any())
 
 
