@@ -114,6 +114,8 @@ def fitting(mask: Tensor, input: Tensor) -> Tensor:
         raise ArgumentError(
             f"mask must be boolean, got {mask.dtype}. True is what takes part: pass mask.bool()."
         )
+    if mask.shape == input.shape:
+        return mask
     try:
         return mask.expand(input.shape)
     except RuntimeError as error:
