@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
-_HALVES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def is_sharded(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
@@ -85,7 +85,7 @@ def tensor_norms(tensors: Sequence[torch.Tensor], order: float = 2.0) -> torch.T
         if tensor.numel():
             kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
     for (place, dtype), places in kinds.items():
-        wide = torch.float32 if dtype in _HALVES else None
+        wide = torch.float32 if dtype in HALVES else None
         some = [here[i] for i in places]
         if order == math.inf and place.type == "cpu" and not dtype.is_complex:
             # Several times faster there than the norm.
@@ -129,7 +129,7 @@ def unit_norms(tensor: torch.Tensor, axis: int = 0) -> torch.Tensor:
     [[5.0], [1.0]]
     """
     here = local(tensor)
-    wide = torch.float32 if here.dtype in _HALVES else None
+    wide = torch.float32 if here.dtype in HALVES else None
     is_one = here.dim() < 2
     summed = [i for i in range(here.dim()) if is_one or i != axis % here.dim()]
     norms: torch.Tensor = torch.linalg.vector_norm(
