@@ -103,7 +103,7 @@ def unit_factors(
         of_weights = torch.cat([weights[i].reshape(-1) for i in places]).to(device, dtype)
         of_gradients = torch.cat([norms[i].reshape(-1) for i in places])
         every = (rule.limit * of_weights.clamp_(min=rule.floor) / of_gradients).clamp_(max=1.0)
-        parts = torch.split(every, [norms[i].numel() for i in places])  # type: ignore[no-untyped-call]
+        parts = torch.split(every, [norms[i].numel() for i in places])
         for i, some in zip(places, parts, strict=True):
             factors[i] = some.view_as(norms[i])
         # An empty shard has no smallest factor.
