@@ -168,6 +168,19 @@ def test_forward_mode(z_loss):
     torch.testing.assert_close(found, (gradient * tangent).sum())
 
 
+def test_logits_may_lie_in_memory_as_they_like(calls):
+    x, y = numbers(8)
+    for laid in (x.T.contiguous().T, torch.cat([x, x], 1)[:, :CLASSES], x[:1].expand(7, -1)):
+        p = laid.detach().requires_grad_()
+        loss = eq.losses.cross_entropy(p, y, z_loss=0.1)
+        (found,) = torch.autograd.grad(loss, p)
+        exact = laid.detach().clone().contiguous().requires_grad_()
+        wanted = F.cross_entropy(exact, y) + 0.1 * (exact.logsumexp(1) ** 2).mean()
+        torch.testing.assert_close(loss, wanted)
+        torch.testing.assert_close(found, torch.autograd.grad(wanted, exact)[0])
+    assert len(calls) == 3
+
+
 def test_without_a_gradient_and_under_autocast():
     x, y = numbers(4, dtype=torch.bfloat16)
     wanted = F.cross_entropy(x.float(), y)
