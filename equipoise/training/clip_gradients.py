@@ -213,6 +213,13 @@ def carry_out(found: Clipping, rule: ClipRule, gradients: Sequence[torch.Tensor]
         for device, some in by_device.items():
             torch._foreach_mul_(some, found.factors[0].to(device))
     else:
+        if found.norm.is_cpu and not any(factor.dim() for factor in found.factors):
+            # Numbers on the host cost nothing to read, and what is multiplied by 1 is left alone.
+            numbers = torch.stack(found.factors).tolist()
+            cut = [(g, n) for g, n in zip(here, numbers, strict=True) if n != 1.0]
+            if cut:
+                torch._foreach_mul_([g for g, _ in cut], [n for _, n in cut])
+            return
         factors = [f.to(g.device) for f, g in zip(found.factors, here, strict=True)]
         for device in dict.fromkeys(g.device for g in here):
             places = [i for i, g in enumerate(here) if g.device == device]

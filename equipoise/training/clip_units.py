@@ -100,12 +100,11 @@ def unit_factors(
     widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
     lowest = torch.ones((), dtype=widest, device=norms[0].device if norms else None)
     for (device, dtype), places in kinds.items():
-        of_weights = torch.cat([weights[i].reshape(-1) for i in places]).to(device, dtype)
-        of_gradients = torch.cat([norms[i].reshape(-1) for i in places])
-        every = (rule.limit * of_weights.clamp_(min=rule.floor) / of_gradients).clamp_(max=1.0)
-        parts = torch.split(every, [norms[i].numel() for i in places])
-        for i, some in zip(places, parts, strict=True):
-            factors[i] = some.view_as(norms[i])
+        some = [norms[i] for i in places]
+        of_weights = _joined([weights[i] for i in places]).to(device, dtype)
+        every = (rule.limit * of_weights.clamp_(min=rule.floor) / _joined(some)).clamp_(max=1.0)
+        parts = torch._utils._unflatten_dense_tensors(every, some)  # type: ignore[no-untyped-call]
+        factors.update(zip(places, parts, strict=True))
         # An empty shard has no smallest factor.
         if every.numel():
             lowest = torch.minimum(lowest, every.amin().to(lowest))
@@ -113,3 +112,9 @@ def unit_factors(
         for axis in range(mesh.ndim):
             dist.all_reduce(lowest, dist.ReduceOp.MIN, group=mesh.get_group(axis))
     return tuple(factors[i] for i in range(len(norms))), lowest
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All entries of some tensors in a row."""
+    flat: torch.Tensor = torch._utils._flatten_dense_tensors(tensors)  # type: ignore[no-untyped-call]
+    return flat

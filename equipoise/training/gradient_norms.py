@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 HALVES = (torch.float16, torch.bfloat16)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_sharded(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
     """Whether a tensor is a ``DTensor``."""
+    # Asked for every tensor in every step, so that the usual kinds are told first.
+    if type(tensor) in _PLAIN:
+        return False
     # Its module takes half a second to import, and no DTensor exists before somebody has done so.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
@@ -92,6 +96,8 @@ def tensor_norms(tensors: Sequence[torch.Tensor], order: float = 2.0) -> torch.T
             found = _largest(some, wide or dtype)
         else:
             found = torch._foreach_norm(some, order, dtype=wide)
+        if len(places) == len(tensors):
+            return over_shards(torch.stack(found), tensors, order)
         for i, norm in zip(places, found, strict=True):
             norms[i] = norm.to(device)
     return over_shards(torch.stack(norms), tensors, order)
