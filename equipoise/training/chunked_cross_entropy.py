@@ -23,13 +23,16 @@ Tensor = torch.Tensor
 FEW = 2**19
 # Logits that are taken at once: 1 MiB in float32.
 AT_ONCE = 2**18
+# Classes from which on torch's softmax of a whole row at once is worth it on the way back.
+LEAST_CLASSES = 64
 
 
 def is_for_chunks(x: Tensor, target: Tensor, smoothing: float) -> bool:
     """Whether ``chunked_cross_entropy`` takes these, and is the faster."""
-    return (
-        x.numel() > FEW and x.ndim == 2 and not target.is_floating_point() and smoothing == 0
-    ) and can_read(x)
+    # The order matters: a compiler must not get to see, and to guard, the number of logits.
+    if not can_read(x) or target.is_floating_point() or smoothing != 0:
+        return False
+    return x.ndim == 2 and x.numel() > FEW and x.shape[1] >= LEAST_CLASSES
 
 
 def chunked_cross_entropy(

@@ -88,7 +88,7 @@ def cross_entropy(
     """
     x = input
     is_odd = False
-    if not z_loss and input.numel() <= FEW and input.dtype in _KNOWN and can_read(input):
+    if can_read(input) and not z_loss and input.dtype in _KNOWN and input.numel() <= FEW:
         # What torch accepts needs no check of ours, and on small inputs each check shows.
         x = wide(input if mask is None else masked(input, mask))
         try:

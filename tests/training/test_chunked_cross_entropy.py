@@ -19,6 +19,7 @@ CLASSES = 5
 def _small(monkeypatch):
     for module in (cross_entropy, chunked_cross_entropy):
         monkeypatch.setattr(module, "FEW", 0)
+    monkeypatch.setattr(chunked_cross_entropy, "LEAST_CLASSES", CLASSES)
     monkeypatch.setattr(chunked_cross_entropy, "AT_ONCE", 3 * CLASSES + 1)
 
 
