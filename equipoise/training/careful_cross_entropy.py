@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from equipoise.training.masked_softmax import empty_rows
+from equipoise.training.filled_softmax import empty_rows
 from equipoise.training.reading import can_read
 from equipoise.training.reduction import Reduction, reduced
 
