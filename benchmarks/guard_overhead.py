@@ -103,6 +103,7 @@ def variants(
         "guard, Percentile(10)": guarded(eq.Percentile()),
         "guard, PerLayer": guarded(eq.PerLayer(LOW)),
         "guard, Value": guarded(eq.Value(1e-9)),
+        "guard, Value(0.01)": guarded(eq.Value(0.01)),
         "guard, PerUnit": guarded(eq.PerUnit(1e-6)),
         "guard, rollback every 20 steps": guarded(eq.ZScore(), rollback=eq.Rollback(every=20)),
     }

@@ -41,7 +41,8 @@ KINDS = [
     "cross_entropy", "cross_entropy, masked", "cross_entropy, z-loss",
     "cross_entropy, probabilities", "cross_entropy, bfloat16", "cross_entropy, empty rows",
     "cross_entropy, -inf targets",
-    "binary_cross_entropy", "softmax", "log_softmax",
+    "binary_cross_entropy", "binary_cross_entropy, bfloat16", "softmax", "log_softmax",
+    "log_softmax, bfloat16", "softmax, empty rows",
 ]  # fmt: skip
 # What the largest size is asked of; the others differ in nothing that size would show.
 LARGE = ["cross_entropy"]
@@ -77,16 +78,21 @@ def prepared(kind: str, shape: tuple[int, int], seed: int) -> tuple[Tensor, Step
         case "cross_entropy, -inf targets":
             rows = torch.arange(0, shape[0], 20)
             x[rows, y[rows]] = -math.inf
-        case "binary_cross_entropy":
-            t = torch.randint(2, shape, generator=g).float()
+        case "binary_cross_entropy" | "binary_cross_entropy, bfloat16":
+            x = x.bfloat16() if "bfloat16" in kind else x
+            t = torch.randint(2, shape, generator=g).to(x.dtype)
             return (
                 x,
                 lambda x: losses.binary_cross_entropy_with_logits(x, t),
                 lambda x: F.binary_cross_entropy_with_logits(x, t),
             )
-        case "softmax" | "log_softmax":
-            ours, theirs = getattr(losses, kind), getattr(torch, kind)
-            factor = torch.randn(shape, generator=g)
+        case "softmax" | "log_softmax" | "log_softmax, bfloat16" | "softmax, empty rows":
+            name = kind.split(",")[0]
+            ours, theirs = getattr(losses, name), getattr(torch, name)
+            x = x.bfloat16() if "bfloat16" in kind else x
+            if "empty" in kind:
+                x[::20] = -math.inf
+            factor = torch.randn(shape, generator=g).to(x.dtype)
             return x, lambda x: (ours(x) * factor).sum(), lambda x: (theirs(x, -1) * factor).sum()
     return x, lambda x: losses.cross_entropy(x, y), lambda x: F.cross_entropy(x, y)
 
@@ -170,6 +176,8 @@ def main() -> int:
     console = Console(width=100)
     table = Table("loss", "size", "torch, us", "ours, us", "ours / torch", title="time")
     rows = []
+    # First, for a new process starts with the peak of the one that makes it.
+    memory = [peaks(kind, (2048, 8000)) for kind in KINDS]
     for shape in [] if options.memory else SIZES[:-1] if options.quick else SIZES:
         for kind in LARGE if shape == (4096, 32000) else KINDS:
             for is_compiled in (False, True) if options.compile and kind in LARGE else (False,):
@@ -181,7 +189,6 @@ def main() -> int:
                 )  # fmt: skip
     if rows:
         console.print(table)
-    memory = [peaks(kind, (2048, 8000)) for kind in KINDS]
     table = Table("loss, 2048x8000", "torch", "ours", title="peak memory, in sizes of the input")
     for row in memory:
         table.add_row(row["kind"], f"{row['torch']:.2f}", f"{row['ours']:.2f}")

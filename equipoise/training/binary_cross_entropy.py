@@ -24,6 +24,7 @@ from equipoise.training.reduction import (
 )
 
 Tensor = torch.Tensor
+_WIDE = (torch.float32, torch.float64)
 
 
 def binary_cross_entropy_with_logits(
@@ -65,6 +66,16 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(x, t, reduction="none")
     tensor([0.0000, 0.0000, 0.6931])
     """
+    is_plain = mask is None and weight is None and pos_weight is None and not label_smoothing
+    if is_plain and can_read(input) and input.dtype in _WIDE and input.dtype is target.dtype:
+        # What torch accepts needs no check of ours, and on small inputs each check shows.
+        try:
+            loss = F.binary_cross_entropy_with_logits(input, target, reduction=reduction)
+        except (RuntimeError, ValueError):
+            pass
+        else:
+            if is_finite(loss) and loss.numel():
+                return loss
     check_options(reduction, label_smoothing)
     floating(input)
     _check_shapes(input, target, {"weight": weight, "pos_weight": pos_weight})

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
 from equipoise.errors import ArgumentError
+from equipoise.training.clip_units import unit_factors
 from equipoise.training.clipping import (
     ClipRule,
     GlobalNorm,
@@ -23,11 +23,13 @@ from equipoise.training.gradient_norms import (
     settled,
     tensor_norms,
     total_norm,
-    unit_norms,
 )
 
 # What torch adds to a norm before it divides by it.
 _TINY = 1e-6
+# What bounds by norms leave to rounding, and the least limit whose square is far from the smallest
+# number in single precision.
+_ROUNDED, _SAFE = 1e-3, 1e-15
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +150,7 @@ def decide(
     axes: Sequence[int] = (),
     norms: torch.Tensor | None = None,
     memory: ClipMemory | None = None,
+    units: Sequence[torch.Tensor] = (),
 ) -> Clipping:
     """What a rule says of settled gradients, which stay as they are.
 
@@ -159,6 +162,7 @@ def decide(
         axes: axis of the units of each, for ``PerUnit``; 0 for all where left out.
         norms: of the gradients, shape (gradients,), where they are known.
         memory: of the last call.
+        units: norms of the units of each gradient, for ``PerUnit``, where they are known.
     """
     _match("layers", layers, gradients)
     norms = tensor_norms(gradients) if norms is None else norms
@@ -178,16 +182,14 @@ def decide(
             index = torch.tensor(of, device=norms.device, dtype=torch.long)
             squares = norms.new_zeros(max(of, default=-1) + 1)
             each = squares.index_add_(0, index, norms.square()).sqrt()
-            factors = (rule.limit / (each + _TINY)).clamp(max=1.0)[index]
-            return Clipping(norm, fixed, (factors < 1.0).any(), tuple(factors))
+            shares = (rule.limit / (each + _TINY)).clamp(max=1.0)[index]
+            return Clipping(norm, fixed, (shares < 1.0).any(), tuple(shares))
         case Value():
-            parts = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
-            largest = total_norm(tensor_norms(parts, math.inf), math.inf)
-            return Clipping(norm, fixed, largest > rule.limit, ())
+            return Clipping(norm, fixed, _has_entry_above(rule.limit, gradients, norms), ())
         case PerUnit():
             _match("parameters", parameters, gradients, is_needed=True)
-            ratios = _unit_factors(rule, gradients, parameters, axes or [0] * len(gradients))
-            return Clipping(norm, fixed, _any_below_one(ratios, gradients, norm), tuple(ratios))
+            factors, lowest = unit_factors(rule, gradients, parameters, axes, units)
+            return Clipping(norm, fixed, lowest.to(norm.device) < 1.0, factors)
 
 
 def carry_out(found: Clipping, rule: ClipRule, gradients: Sequence[torch.Tensor]) -> None:
@@ -211,8 +213,17 @@ def carry_out(found: Clipping, rule: ClipRule, gradients: Sequence[torch.Tensor]
         for device, some in by_device.items():
             torch._foreach_mul_(some, found.factors[0].to(device))
     else:
-        for gradient, factor in zip(here, found.factors, strict=True):
-            gradient.mul_(factor.to(gradient.device))
+        if found.norm.is_cpu and not any(factor.dim() for factor in found.factors):
+            # Numbers on the host cost nothing to read, and what is multiplied by 1 is left alone.
+            numbers = torch.stack(found.factors).tolist()
+            cut = [(g, n) for g, n in zip(here, numbers, strict=True) if n != 1.0]
+            if cut:
+                torch._foreach_mul_([g for g, _ in cut], [n for _, n in cut])
+            return
+        factors = [f.to(g.device) for f, g in zip(found.factors, here, strict=True)]
+        for device in dict.fromkeys(g.device for g in here):
+            places = [i for i, g in enumerate(here) if g.device == device]
+            torch._foreach_mul_([here[i] for i in places], [factors[i] for i in places])
 
 
 def _scaled(norm: torch.Tensor, limit: float) -> Clipping:
@@ -267,38 +278,24 @@ def _zscore(
     return limit, ClipMemory(torch.where(norm.isfinite(), running, values), memory.steps + 1)
 
 
-def _unit_factors(
-    rule: PerUnit,
-    gradients: Sequence[torch.Tensor],
-    parameters: Sequence[torch.Tensor],
-    axes: Sequence[int],
-) -> list[torch.Tensor]:
-    factors = []
-    for gradient, parameter, axis in zip(gradients, parameters, axes, strict=True):
-        if gradient.is_sparse:
-            raise ArgumentError(
-                f"gradients must be dense for PerUnit, got a sparse one of shape "
-                f"{tuple(gradient.shape)}. Exclude its parameter, or pass sparse=False to the "
-                f"embedding."
-            )
-        weight = unit_norms(parameter.detach(), axis).clamp(min=rule.floor)
-        factors.append((rule.limit * weight / unit_norms(gradient, axis)).clamp(max=1.0))
-    return factors
-
-
-def _any_below_one(
-    factors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], norm: torch.Tensor
+def _has_entry_above(
+    limit: float, gradients: Sequence[torch.Tensor], norms: torch.Tensor
 ) -> torch.Tensor:
-    if not factors:
-        return torch.zeros_like(norm, dtype=torch.bool)
-    # An empty shard has no smallest factor.
-    least = [f.amin().to(norm) for f in factors if f.numel()]
-    lowest = torch.stack(least).amin() if least else torch.ones_like(norm)
-    meshes = dict.fromkeys(g.device_mesh for g in gradients if is_sharded(g))
-    for mesh in meshes:
-        for axis in range(mesh.ndim):
-            dist.all_reduce(lowest, dist.ReduceOp.MIN, group=mesh.get_group(axis))
-    return lowest < 1.0
+    """Whether the largest entry is above the limit, a tensor without axes."""
+    parts = [torch.view_as_real(g) if g.is_complex() else g for g in gradients]
+    doubtful = parts
+    # Norms of such numbers neither overflow nor vanish on the way.
+    if norms.is_cpu and limit > _SAFE and not any(is_sharded(g) for g in parts):
+        known = norms.tolist()
+        # The largest entry lies between the root mean square and the norm.
+        bounds = [norm / math.sqrt(max(1, g.numel())) for norm, g in zip(known, parts, strict=True)]
+        if math.isfinite(sum(known)):
+            if max(bounds, default=0.0) > limit * (1 + _ROUNDED):
+                return torch.ones_like(norms[:1], dtype=torch.bool).reshape(())
+            doubtful = [
+                g for norm, g in zip(known, parts, strict=True) if norm > limit * (1 - _ROUNDED)
+            ]
+    return total_norm(tensor_norms(doubtful, math.inf), math.inf) > limit
 
 
 def _paired(

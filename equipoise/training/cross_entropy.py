@@ -1,45 +1,41 @@
 """Cross entropy that has a value and finite gradients whatever is excluded.
 
-Where no row needs care the answer is torch's own, number by number. On the host that is looked
-up after torch has computed it: its loss is finite, and no row is empty. Elsewhere (an accelerator,
-a compiler, a transform) nothing may be read, so every row goes through the careful form, which is
+Where no row needs care the answer of small inputs is torch's own, number by number. On the host
+that is looked up after torch has computed it: its loss is finite, and no row is empty. If it is
+not, rows without an answer are marked as ignored and torch is asked once more. Large inputs of the
+host go a few rows at a time through a form that needs no second look. Elsewhere (an accelerator, a
+compiler, a transform) nothing may be read, so every row goes through the careful form, which is
 made of differentiable operations alone.
-
-Why this way, forward and backward on one core, times of torch's at (64, 10), (128, 1000) and
-(512, 8000), CPU time, best of 15 (first row: ``benchmarks/losses.py``, with 1024 rows of 1000):
-
-    torch, then a look at what it said                1.2    1.2   1.0
-    a look at every logit, then torch                 1.3     .9   1.0
-    a copy with empty rows filled, then torch         1.9    2.2   2.3
-    a copy with logits clamped, then torch            1.6    2.4   1.9
-    a custom autograd.Function                        3.1    2.0   1.2
-
-Peak memory beside the input is torch's, 3.0 inputs, with empty rows too (2048 x 8000, float32).
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
-from equipoise.training.masked_softmax import empty_rows, floating, has_empty_rows, masked
+from equipoise.training.careful_cross_entropy import (
+    penalty,
+    rows_of_classes,
+    rows_of_probabilities,
+)
+from equipoise.training.chunked_cross_entropy import FEW, chunked_cross_entropy, is_for_chunks
+from equipoise.training.masked_softmax import floating, has_empty_rows, masked
 from equipoise.training.reading import can_read
 from equipoise.training.reduction import (
+    NARROW,
     Reduction,
     check_options,
     is_finite,
     reduced,
     result_dtype,
-    weight_for,
     wide,
 )
 
 Tensor = torch.Tensor
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_WIDE = (torch.float32, torch.float64)
+_KNOWN = (*NARROW, torch.float32, torch.float64)
 
 
 def cross_entropy(
@@ -90,121 +86,92 @@ def cross_entropy(
     >>> round(loss.item(), 4), x.grad[1].tolist()
     (0.1269, [0.0, 0.0, 0.0])
     """
-    if mask is None and not z_loss and input.dtype in _WIDE and can_read(input):
+    x = input
+    is_odd = False
+    if can_read(input) and not z_loss and input.dtype in _KNOWN and input.numel() <= FEW:
         # What torch accepts needs no check of ours, and on small inputs each check shows.
+        x = wide(input if mask is None else masked(input, mask))
         try:
             loss = F.cross_entropy(
-                input, target, weight, ignore_index=ignore_index, reduction=reduction,
+                x, target, weight, ignore_index=ignore_index, reduction=reduction,
                 label_smoothing=label_smoothing,
             )  # fmt: skip
         except (IndexError, RuntimeError, ValueError):
             pass
         else:
-            if _is_sound(loss, input, target, ignore_index):
-                return loss
+            if _is_sound(loss, x, target, ignore_index):
+                return loss if x is input else loss.to(result_dtype(input))
+            is_odd = True
+            if weight is None and not label_smoothing and target.dtype is torch.int64:
+                left = _of_rows_left(x, target, ignore_index, reduction, z_loss)
+                if left is not None:
+                    return left.to(result_dtype(input))
     dim = _checked(input, target, weight, reduction, label_smoothing, z_loss)
     dtype = result_dtype(input)
-    x = masked(wide(input), mask)
+    x = masked(input, mask) if x is input else x
     y = wide(target) if target.is_floating_point() else target.long()
-    w = weight_for(x, weight)
+    w = None if weight is None else weight.to(wide(x[:0]).dtype)
+    if is_for_chunks(x, y, label_smoothing):
+        low, high = (int(end) for end in torch.aminmax(y.where(y != ignore_index, 0)))
+        if low < 0 or high >= x.shape[1]:
+            raise _range_error(x, y, ignore_index)
+        return chunked_cross_entropy(x, y, w, ignore_index, reduction, z_loss).to(dtype)
+    x = wide(x)
     if can_read(x) and x.numel():
-        loss = _torchs(x, y, w, ignore_index, reduction, label_smoothing)
-        if _is_sound(loss, x, y, ignore_index):
-            if z_loss:
-                counts = y != ignore_index if _is_among(y, ignore_index) else None
-                loss = loss + z_loss * _penalty(x, dim, counts, reduction)
-            return loss if loss.dtype is dtype else loss.to(dtype)
+        if not is_odd:
+            loss = _torchs(x, y, w, ignore_index, reduction, label_smoothing)
+            if _is_sound(loss, x, y, ignore_index):
+                if z_loss:
+                    counts = y != ignore_index if _is_among(y, ignore_index) else None
+                    loss = loss + z_loss * penalty(x, dim, counts, reduction)
+                return loss.to(dtype)
+            if w is None and not label_smoothing and not y.is_floating_point():
+                left = _of_rows_left(x, y, ignore_index, reduction, z_loss)
+                if left is not None:
+                    return left.to(dtype)
     if y.is_floating_point():
-        rows = _rows_of_probabilities(x, y, w, label_smoothing, dim)
+        rows = rows_of_probabilities(x, y, w, label_smoothing, dim)
     else:
-        rows = _rows_of_classes(x, y, w, label_smoothing, ignore_index, dim)
+        rows = rows_of_classes(x, y, w, label_smoothing, ignore_index, dim)
     loss = reduced(rows.loss, rows.share, reduction)
     if z_loss:
-        loss = loss + z_loss * _penalty(rows.logits, dim, rows.counts, reduction)
+        loss = loss + z_loss * penalty(rows.logits, dim, rows.counts, reduction)
     return loss.to(dtype)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Losses of rows, shape of the input without classes.
+def _of_rows_left(
+    x: Tensor, y: Tensor, ignored: int, reduction: Reduction, z_loss: float
+) -> Tensor | None:
+    """The loss of torch with rows it has no answer for marked as ignored, and what these add.
 
-    Attributes:
-        logits: with empty rows set to 0, shape of the input.
-        loss: 0 where a row does not count.
-        share: what a row counts in the mean, 0 where it does not.
-        counts: False where a row is ignored or empty.
+    For tensors that may be read; None where no answer comes out this way either.
     """
-
-    logits: Tensor
-    loss: Tensor
-    share: Tensor
-    counts: Tensor
-
-
-def _rows_of_classes(
-    x: Tensor, target: Tensor, weight: Tensor | None, smoothing: float, ignored: int, dim: int
-) -> _Rows:
-    """Losses for classes by number."""
-    empty = empty_rows(x, dim)
-    counts = (target != ignored) & ~empty
-    index = target.masked_fill(target == ignored, 0)
-    logits = _without(empty, x, dim)
-    logs = torch.log_softmax(logits, dim)
-    share = torch.ones_like(index, dtype=x.dtype) if weight is None else weight[index]
-    loss = torch.zeros_like(share)
-    impossible = torch.zeros_like(counts)
-    if smoothing < 1:
-        at = index.unsqueeze(dim)
-        picked = logs.gather(dim, at).squeeze(dim)
-        # 0 * inf would be nan; a row of nan stays one.
-        picked = picked.masked_fill((share == 0) & (picked == -math.inf), 0.0)
-        loss = -(1 - smoothing) * share * picked
-        impossible = (x.detach().gather(dim, at).squeeze(dim) == -math.inf) & (share != 0)
-    if smoothing > 0:
-        excluded = x.detach() == -math.inf
-        allowed = (~excluded).sum(dim).clamp(min=1)
-        spread = _by_class(logs.masked_fill(excluded, 0.0), weight, dim).sum(dim)
-        loss = loss - smoothing * spread / allowed
-    # Whatever the logits that are finite do, the loss stays infinite: it has no slope.
-    loss = torch.where(impossible, loss.detach(), loss)
-    return _Rows(logits, loss.masked_fill(~counts, 0.0), share.masked_fill(~counts, 0.0), counts)
-
-
-def _rows_of_probabilities(
-    x: Tensor, target: Tensor, weight: Tensor | None, smoothing: float, dim: int
-) -> _Rows:
-    """Losses for a probability of each class."""
-    empty = empty_rows(x, dim)
-    excluded = x.detach() == -math.inf
-    logits = _without(empty, x, dim)
-    # What is excluded must not enter the product: 0 * inf is nan.
-    logs = torch.log_softmax(logits, dim).masked_fill(excluded, 0.0)
-    wanted = _by_class((1 - smoothing) * target, weight, dim)
-    impossible = (excluded & (wanted.detach() != 0)).any(dim)
-    if smoothing > 0:
-        allowed = (~excluded).sum(dim, keepdim=True).clamp(min=1)
-        even = (~excluded).to(x.dtype) / allowed
-        wanted = wanted + _by_class(smoothing * even, weight, dim)
-    loss = -(wanted * logs).sum(dim)
-    # Whatever the logits that are finite do, the loss stays infinite; nan stays nan.
-    loss = torch.where(impossible, loss.detach() + math.inf, loss)
-    counts = ~empty
-    return _Rows(logits, loss.masked_fill(empty, 0.0), counts.to(x.dtype), counts)
-
-
-def _without(empty: Tensor, x: Tensor, dim: int) -> Tensor:
-    """Logits with empty rows set to 0, without a copy where it can be seen that there are none."""
-    if can_read(x) and not empty.any():
-        return x
-    return x.masked_fill(empty.unsqueeze(dim), 0.0)
-
-
-def _penalty(x: Tensor, dim: int, counts: Tensor | None, reduction: Reduction) -> Tensor:
-    """Squares of the logarithms of the partition function, of rows that count."""
-    square = torch.logsumexp(x, dim) ** 2
-    if counts is None:
-        return reduced(square, torch.ones_like(square), reduction)
-    return reduced(square.masked_fill(~counts, 0.0), counts.to(square.dtype), reduction)
+    dim = 0 if x.ndim == 1 else 1
+    is_ignored = y == ignored if _is_among(y, ignored) else None
+    index = y if is_ignored is None else y.masked_fill(is_ignored, 0)
+    at = x.detach().gather(dim, index.unsqueeze(dim)).squeeze(dim)
+    largest = x.detach().amax(dim)
+    empty = largest == -math.inf
+    # Empty rows are among these. A row of nan, as that of +inf is, stays one.
+    has_no_answer = (at == -math.inf) & (largest < math.inf)
+    is_out = empty if is_ignored is None else empty | is_ignored
+    left = y.masked_fill(has_no_answer, ignored)
+    count = y.numel() - int(is_out.sum())
+    is_impossible = count > int((left != ignored).sum())
+    if is_ignored is not None or count < y.numel():
+        x = x.masked_fill(empty.unsqueeze(dim), 0.0)
+    if is_impossible and reduction == "mean":
+        loss = F.cross_entropy(x, left, ignore_index=ignored, reduction="sum") / count
+    else:
+        loss = F.cross_entropy(x, left, ignore_index=ignored, reduction=reduction)
+    if reduction == "none":
+        loss = loss.masked_fill(has_no_answer & ~is_out, math.inf)
+    elif is_impossible:
+        # Of a constant there is no slope.
+        loss = loss + math.inf
+    elif not is_finite(loss):
+        return None
+    return loss + z_loss * penalty(x, dim, ~is_out, reduction) if z_loss else loss
 
 
 def _torchs(
@@ -220,11 +187,15 @@ def _torchs(
             x, y, weight, ignore_index=ignored, reduction=reduction, label_smoothing=smoothing
         )
     except IndexError as error:
-        raise ArgumentError(
-            f"target must hold classes from 0 to {x.shape[0 if x.ndim == 1 else 1] - 1} or "
-            f"ignore_index = {ignored}, got {y.min().item()} to {y.max().item()}. "
-            "Count classes from 0, or set ignore_index."
-        ) from error
+        raise _range_error(x, y, ignored) from error
+
+
+def _range_error(x: Tensor, y: Tensor, ignored: int) -> ArgumentError:
+    return ArgumentError(
+        f"target must hold classes from 0 to {x.shape[0 if x.ndim == 1 else 1] - 1} or "
+        f"ignore_index = {ignored}, got {y.min().item()} to {y.max().item()}. "
+        "Count classes from 0, or set ignore_index."
+    )
 
 
 def _is_sound(loss: Tensor, x: Tensor, y: Tensor, ignored: int) -> bool:
@@ -244,14 +215,8 @@ def _is_among(target: Tensor, number: int) -> bool:
         return False
     # A kernel costs more than a short list in Python.
     if target.numel() <= 256:
-        return number in target.flatten().tolist()
+        return number in (target if target.ndim == 1 else target.flatten()).tolist()
     return bool((target == number).any())
-
-
-def _by_class(x: Tensor, weight: Tensor | None, dim: int) -> Tensor:
-    if weight is None:
-        return x
-    return x * weight.view(-1, *[1] * (x.ndim - dim - 1))
 
 
 def _checked(

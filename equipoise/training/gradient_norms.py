@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
-_HALVES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_sharded(tensor: torch.Tensor) -> "TypeGuard[DTensor]":
     """Whether a tensor is a ``DTensor``."""
+    # Asked for every tensor in every step, so that the usual kinds are told first.
+    if type(tensor) in _PLAIN:
+        return False
     # Its module takes half a second to import, and no DTensor exists before somebody has done so.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
@@ -85,13 +89,15 @@ def tensor_norms(tensors: Sequence[torch.Tensor], order: float = 2.0) -> torch.T
         if tensor.numel():
             kinds.setdefault((tensor.device, tensor.dtype), []).append(i)
     for (place, dtype), places in kinds.items():
-        wide = torch.float32 if dtype in _HALVES else None
+        wide = torch.float32 if dtype in HALVES else None
         some = [here[i] for i in places]
         if order == math.inf and place.type == "cpu" and not dtype.is_complex:
             # Several times faster there than the norm.
             found = _largest(some, wide or dtype)
         else:
             found = torch._foreach_norm(some, order, dtype=wide)
+        if len(places) == len(tensors):
+            return over_shards(torch.stack(found), tensors, order)
         for i, norm in zip(places, found, strict=True):
             norms[i] = norm.to(device)
     return over_shards(torch.stack(norms), tensors, order)
@@ -129,7 +135,7 @@ def unit_norms(tensor: torch.Tensor, axis: int = 0) -> torch.Tensor:
     [[5.0], [1.0]]
     """
     here = local(tensor)
-    wide = torch.float32 if here.dtype in _HALVES else None
+    wide = torch.float32 if here.dtype in HALVES else None
     is_one = here.dim() < 2
     summed = [i for i in range(here.dim()) if is_one or i != axis % here.dim()]
     norms: torch.Tensor = torch.linalg.vector_norm(

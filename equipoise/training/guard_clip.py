@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from equipoise.training.clip_gradients import ClipMemory, Clipping, carry_out, decide
-from equipoise.training.clipping import ClipRule
+from equipoise.training.clip_units import norms_by_units
+from equipoise.training.clipping import ClipRule, PerUnit
 from equipoise.training.gradient_norms import tensor_norms
 from equipoise.training.guard_names import Portion, Watched
 
@@ -28,8 +29,30 @@ class Clipper:
         self._parameters = tuple(parameters)
         self.memories: dict[str, ClipMemory] = {}
 
+    def norms(
+        self, members: Sequence[int], gradients: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Norms of gradients; by place, norms of the units of those that are clipped by units.
+
+        Args:
+            members: places of the parameters that have gradients.
+            gradients: settled.
+        """
+        first = {
+            member
+            for portion in self.portions
+            if isinstance(portion.rules[0], PerUnit)
+            for member in portion.members
+        }
+        axes = {i: self._parameters[m].axis for i, m in enumerate(members) if m in first}
+        return norms_by_units(gradients, axes)
+
     def decide(
-        self, members: Sequence[int], gradients: Sequence[torch.Tensor], norms: torch.Tensor
+        self,
+        members: Sequence[int],
+        gradients: Sequence[torch.Tensor],
+        norms: torch.Tensor,
+        units: Mapping[int, torch.Tensor],
     ) -> tuple[Decided, ...]:
         """What the last rule of each portion says; rules in front of it have been carried out.
 
@@ -37,6 +60,7 @@ class Clipper:
             members: places of the parameters that have gradients.
             gradients: settled.
             norms: of these.
+            units: by place, norms of the units of some.
         """
         at = {member: i for i, member in enumerate(members)}
         found = []
@@ -48,13 +72,14 @@ class Clipper:
                 continue
             is_all = places == list(range(len(members)))
             known = norms if is_all else norms[torch.tensor(places, device=norms.device)]
+            by_unit = [units[place] for place in places if place in units]
             was_clipped = torch.zeros((), dtype=torch.bool, device=norms.device)
             for j, rule in enumerate(portion.rules):
                 key = f"{i}.{j} {rule}"
                 clipping = decide(
                     own, rule, [one.parameter for one in ones], [one.layer for one in ones],
                     [one.axis for one in ones], known if j == 0 else tensor_norms(own),
-                    self.memories.get(key),
+                    self.memories.get(key), by_unit if j == 0 and len(by_unit) == len(own) else (),
                 )  # fmt: skip
                 if clipping.memory is not None:
                     self.memories[key] = clipping.memory

@@ -114,8 +114,10 @@ class Updates:
         """Norm of each update since ``begin``, shape (parameters,), on the device."""
         torch._foreach_sub_(self._before, self._views)
         norms = torch._foreach_norm(self._before, 2, dtype=_wide(self._before))
-        joined = torch.stack([n.to(self._scales.device) for n in norms]) * self._scales
-        return over_shards(joined, self._parameters, 2.0)
+        device = self._scales.device
+        if not all(norm.device == device for norm in norms):
+            norms = tuple(norm.to(device) for norm in norms)
+        return over_shards(torch.stack(norms) * self._scales, self._parameters, 2.0)
 
 
 def _wide(tensors: Sequence[torch.Tensor]) -> torch.dtype:

@@ -15,7 +15,7 @@ from equipoise.errors import ArgumentError
 from equipoise.rules.finding import Finding
 from equipoise.training.clip_gradients import settle_
 from equipoise.training.clipping import GlobalNorm, PerLayer, PerUnit, Value
-from equipoise.training.gradient_norms import tensor_norms, total_norm
+from equipoise.training.gradient_norms import total_norm
 from equipoise.training.guard_clip import Clipper
 from equipoise.training.guard_names import ClipBy, Selection, has_names, portions, watched
 from equipoise.training.guard_numbers import joined, mean_loss, unscale
@@ -112,7 +112,7 @@ class Steps:
         gradients = [settle_(self._watched[i].parameter) for i in members]
         if scale is not None:
             unscale(gradients, scale)
-        norms = tensor_norms(gradients)
+        norms, units = self._clipper.norms(members, gradients)
         norm = total_norm(norms)
         parameters = [one.parameter for one in self._watched]
         loss = mean_loss(self.losses, norm, parameters, self._settings.group)
@@ -122,7 +122,7 @@ class Steps:
             is_bad = is_bad | ~loss.isfinite()
         if found_inf is not None:
             is_bad = is_bad | (found_inf.to(is_bad.device) > 0)
-        decided = self._clipper.decide(members, gradients, norms)
+        decided = self._clipper.decide(members, gradients, norms, units)
         flags = [one.clipping.is_clipped for one in decided]
         # Where the optimizer can skip by itself, the host never waits for the device here.
         is_left = self._can_leave(norm)

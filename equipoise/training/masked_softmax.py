@@ -1,7 +1,8 @@
 """Softmax over the classes that are not excluded; rows without any have a value too.
 
-torch's own kernel does the work. A row in which every class is excluded makes it divide 0 by 0;
-such rows, and no others, are taken out before and put back after.
+torch's own kernel does the work. A row in which every class is excluded makes it divide 0 by 0.
+Where that was seen, such rows are filled in what the kernel said; where nothing may be read, they
+are taken out before and put back after.
 """
 
 import math
@@ -9,6 +10,7 @@ import math
 import torch
 
 from equipoise.errors import ArgumentError
+from equipoise.training.filled_softmax import empty_rows, filled_softmax, has_nan
 from equipoise.training.reading import can_read
 from equipoise.training.reduction import NARROW, result_dtype
 
@@ -46,8 +48,9 @@ def softmax(
     x = masked(floating(input, dtype), mask)
     if can_read(x):
         shares = torch.softmax(x, dim, dtype)
-        if not _has_nan(shares, dim):
+        if not has_nan(shares, dim):
             return shares
+        return filled_softmax(x, dim, dtype, is_log=False)
     empty = empty_rows(x, dim).unsqueeze(dim)
     return torch.softmax(x.masked_fill(empty, 0.0), dim, dtype).masked_fill(empty, 0.0)
 
@@ -83,8 +86,9 @@ def log_softmax(
     inner = torch.float32 if wanted in NARROW else wanted
     if can_read(x):
         logs = torch.log_softmax(x, dim, inner)
-        if not _has_nan(logs, dim):
+        if not has_nan(logs, dim):
             return logs if inner is wanted else logs.to(wanted)
+        return filled_softmax(x, dim, inner, is_log=True).to(wanted)
     empty = empty_rows(x, dim).unsqueeze(dim)
     logs = torch.log_softmax(x.masked_fill(empty, 0.0), dim, inner)
     return logs.masked_fill(empty, -math.inf).to(wanted)
@@ -114,6 +118,8 @@ def fitting(mask: Tensor, input: Tensor) -> Tensor:
         raise ArgumentError(
             f"mask must be boolean, got {mask.dtype}. True is what takes part: pass mask.bool()."
         )
+    if mask.shape == input.shape:
+        return mask
     try:
         return mask.expand(input.shape)
     except RuntimeError as error:
@@ -121,14 +127,6 @@ def fitting(mask: Tensor, input: Tensor) -> Tensor:
             f"mask must broadcast to the shape of input, {tuple(input.shape)}, "
             f"got {tuple(mask.shape)}. Add axes of length 1 with unsqueeze."
         ) from error
-
-
-def empty_rows(x: Tensor, dim: int) -> Tensor:
-    """Where every class is excluded; a row with nan is not among them. Shape without ``dim``."""
-    # Of no classes there is no largest.
-    if x.ndim and x.shape[dim] == 0:
-        return x.detach().sum(dim) != 0
-    return x.detach().amax(dim) == -math.inf
 
 
 def has_empty_rows(x: Tensor, dim: int) -> bool:
@@ -139,9 +137,3 @@ def has_empty_rows(x: Tensor, dim: int) -> bool:
     logits = x.detach()
     # The whole first: one kernel tells nearly always.
     return logits.amin().item() == -math.inf and logits.amax(dim).amin().item() == -math.inf
-
-
-def _has_nan(rows: Tensor, dim: int) -> bool:
-    """Whether a row of a softmax that may be read is nan; such rows are nan throughout."""
-    first = rows.detach() if rows.ndim == 0 or rows.numel() == 0 else rows.detach().select(dim, 0)
-    return math.isnan(first.sum().item())

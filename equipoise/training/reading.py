@@ -27,4 +27,6 @@ def can_read(tensor: torch.Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._get_tracing_state() is None
+        # What torch.autograd.grad(..., is_grads_batched=True) hands to a backward pass.
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )

@@ -70,6 +70,32 @@ def test_value_is_torch_bit_for_bit(limit):
         assert torch.equal(p.grad, q.grad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e12])
+def test_a_value_is_met_where_an_entry_is_above_it(dtype, scale):
+    """Whatever of norms, root mean squares and entries the limit lies between."""
+    given = [*grads(9, scale, dtype), torch.zeros(0, 2, dtype=dtype), torch.zeros(3, dtype=dtype)]
+    given[2][0, 0, 0, 0] *= 5
+    parts = [torch.view_as_real(g) if dtype.is_complex else g for g in given]
+    largest = max(p.abs().max().item() for p in parts if p.numel())
+    norms = [p.double().norm().item() for p in parts if p.numel()]
+    limits = [largest, *(norm * by for norm in norms for by in (0.2, 0.9995, 1.0005, 3.0))]
+    limits += [largest * by for by in (0.01, 0.3, 0.999, 1.001, 2.0)]
+    for limit in limits:
+        if limit > 0:
+            _, found = eq.clip_gradients(given, eq.Value(limit))
+            assert found.is_clipped.item() == (largest > limit), limit
+
+
+def test_a_value_is_not_judged_by_norms_that_are_not_finite():
+    # The norm of the first overflows in single precision, none of its entries does.
+    large = [torch.full((4,), 1e30), torch.ones(2)]
+    assert eq.clip_gradients(large, eq.Value(1e29))[1].is_clipped
+    assert not eq.clip_gradients(large, eq.Value(1e31))[1].is_clipped
+    spoiled = [torch.tensor([math.inf, 1.0]), torch.ones(2)]
+    assert eq.clip_gradients(spoiled, eq.Value(5.0))[1].is_clipped
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_single(dtype):
     mine = grads(2, 300.0, dtype)
@@ -133,6 +159,31 @@ def test_units_lie_where_they_are_said_to():
     g = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([g[:, i].norm() for i in range(5)])
     torch.testing.assert_close(unit_norms(g, 1).flatten(), expected)
+
+
+def test_a_guard_reads_units_once_and_knows_the_norm_of_all():
+    model, other = real(2), real(2)
+    rule = eq.PerUnit(0.01)
+    names = [name for name, _ in model.named_parameters()]
+    guard = eq.Guard(
+        torch.optim.SGD(model.parameters(), 1.0), {names[0]: eq.GlobalNorm(0.1), "*": rule},
+        model=model,
+    )  # fmt: skip
+    before = [p.detach().clone() for p in model.parameters()]
+    first, *rest = list(other.parameters())
+    norm = math.sqrt(sum((p.grad.double() ** 2).sum().item() for p in other.parameters()))
+    eq.clip_gradients_([first], eq.GlobalNorm(0.1))
+    for p in rest:
+        # A transposed convolution has its units along the second axis.
+        axis = 1 if p is other[3].weight else 0
+        turned = p.detach().movedim(axis, 0).contiguous().requires_grad_()
+        turned.grad = p.grad.movedim(axis, 0).contiguous()
+        eq.clip_gradients_([turned], rule)
+        p.grad = turned.grad.movedim(0, axis)
+    guard.step()
+    assert guard.history["gradient_norm"][0] == pytest.approx(norm, rel=1e-5)
+    for p, old, q in zip(model.parameters(), before, other.parameters(), strict=True):
+        torch.testing.assert_close(p, old - q.grad)
 
 
 def test_percentile_is_autoclip():

@@ -39,6 +39,35 @@ def test_softmax_of_excluded_classes_and_empty_rows(way, dtype):
     assert gradient_of(logs, x)[1].tolist() == [0.0] * 3
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_filled_rows_have_the_derivatives_of_the_careful_form(name, dim, dtype):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 4, generator=g, dtype=torch.float64)
+    x[1, :3] = -INF
+    x.select(1 - dim, 2).fill_(-INF)
+    x = x.to(dtype).requires_grad_()
+    function = getattr(eq.losses, name)
+    rows, other = function(x, dim), in_a("transformed", lambda x: function(x, dim), x)
+    torch.testing.assert_close(rows, other)
+    every = torch.eye(16, dtype=dtype).view(16, 4, 4)
+    (found,) = torch.autograd.grad(rows, x, every, is_grads_batched=True, retain_graph=True)
+    for i, one in enumerate(every):
+        (alone,) = torch.autograd.grad(rows, x, one, retain_graph=True)
+        (wanted,) = torch.autograd.grad(other, x, one, retain_graph=True)
+        torch.testing.assert_close(alone, wanted)
+        torch.testing.assert_close(found[i], wanted)
+    tangent = torch.randn(4, 4, generator=g, dtype=torch.float64).to(dtype)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.detach(), tangent)
+        _, moved = torch.autograd.forward_ad.unpack_dual(function(dual, dim))
+    pushed = (found.double().flatten(1) * tangent.double().flatten()).sum(1).view(4, 4)
+    # A sum of rounded products, some of which cancel.
+    close = {"rtol": 0.05, "atol": 0.01} if dtype == torch.bfloat16 else {"rtol": 1e-7, "atol": 0}
+    torch.testing.assert_close(moved.double(), pushed, **close)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_nan_and_overflow_stay_visible(way, bad):
