@@ -61,8 +61,10 @@ class Rows:
         if not rows.size:
             return rows
         match node:
-            case Dropout():
-                return rows
+            case Dropout(probability=p, is_active=active):
+                # One mask stands for all: functions behind it are given what they will be given.
+                kept = np.random.default_rng(value).random(rows.shape) >= p * active
+                return rows * kept / (1.0 - p * active) if p * active < 1 else 0.0 * rows
             case Nonlinearity(activation=activation):
                 return np.asarray(activation.f(rows))
             case Permute(order=order):

@@ -126,6 +126,17 @@ def test_dropout_in_front_of_a_function_is_not_that_behind_it():
     assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.1)
 
 
+@pytest.mark.parametrize("is_training", [True, False])
+def test_inputs_behind_dropout_are_as_loud_as_it_makes_them(is_training):
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 8))
+    model, x = model.train(is_training), normal(1024, 16)
+    plan = eq.initialize(model, x, generator=torch.Generator().manual_seed(0)).plan
+    torch.manual_seed(0)
+    with torch.no_grad():
+        made = float(model[:2](x).square().mean().sqrt())
+    assert made == pytest.approx(plan.predictions[0].signal, rel=0.03)
+
+
 class Opposite(nn.Module):
     """Two sites less their mean are opposite: of a mean of them nothing is left."""
 
