@@ -9,7 +9,7 @@ in another training of the same seed in the step of the first finding, when the 
 slope, the rate and the clip for the whole network from then on, the bias for each layer that is
 named, as it is named. ``silent`` is the share of hidden units that are below 0 on every row of the
 test part, which are dead unless there is a slope below 0; the loss is the cross-entropy there, at
-most log 10 = 2.30, that of a network that says nothing; ``lost`` counts the runs that end above 2.2.
+most log 10 = 2.30, that of a network that says nothing; ``lost`` is how many end above 2.2.
 
 Prints a table and writes JSON.
 """
