@@ -1,6 +1,6 @@
 """ReLU units that die: what a monitor finds, and what each remedy is worth.
 
-    python benchmarks/dying_relu.py            # some eight minutes of one core
+    python benchmarks/dying_relu.py            # some six minutes of one core; goes on if stopped
     python benchmarks/dying_relu.py --quick    # 2 seeds
 
 Dense networks on digits, 300 steps of 64 rows, in three settings in which units die: a rate that
@@ -189,29 +189,36 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     seeds = range(options.first, options.first + (2 if options.quick else options.seeds))
+    done: dict[str, dict[str, Any]] = {}
+    if options.out.exists():
+        done = json.loads(options.out.read_text(encoding="utf-8"))
     table = Table("setting", "remedy", "found", "step", "silent", "loss", "lost",
                   "silent, late", "loss, late", "lost, late")  # fmt: skip
-    results: dict[str, Any] = {}
     for name in options.settings:
         setting = SETTINGS[name]
-        held: dict[str, Any] = {}
         for remedy, words in WORDS.items():
-            held[remedy] = [Run(setting, remedy, False, s).train() for s in seeds]
-            late = []
-            if remedy not in ("none", "balance"):
-                late = [Run(setting, remedy, True, s).train() for s in seeds]
-                held[f"{remedy}, late"] = late
-            steps = [r["found"] for r in held[remedy] if r["found"] is not None]
+            rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+            for is_late in (False, True) if remedy not in ("none", "balance") else (False,):
+                for seed in seeds:
+                    key = f"{name}/{remedy}/{'late' if is_late else 'early'}/{seed}"
+                    if key not in done:
+                        done[key] = Run(setting, remedy, is_late, seed).train()
+                    rows[is_late].append(done[key])
+                store(options.out, done)
+            steps = [r["found"] for r in rows[False] if r["found"] is not None]
             table.add_row(setting.words if remedy == "none" else "", words,
                           f"{len(steps)} of {len(seeds)}",
                           f"{statistics.median(steps):g}" if steps else "",
-                          *_cells(held[remedy]), *_cells(late))  # fmt: skip
+                          *_cells(rows[False]), *_cells(rows[True]))  # fmt: skip
         table.add_section()
-        results[name] = held
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
     Console(width=150).print(table)
     return 0
+
+
+def store(path: Path, done: dict[str, dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in done.items())
+    path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def _cells(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
