@@ -68,8 +68,9 @@ class Recurrent(nn.Module):
         return self.head(self.cell(x)[0][:, -1])[:, 0]
 
 
-def adding(generator: torch.Generator, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    length = 20
+def adding(
+    generator: torch.Generator, rows: int, length: int = 20
+) -> tuple[torch.Tensor, torch.Tensor]:
     numbers = torch.rand(rows, length, generator=generator)
     marks = torch.zeros(rows, length)
     half = length // 2

@@ -44,6 +44,7 @@ class LayerMeasurement:
         entries: number of entries of the weight; 0 where it joins 0 units.
         is_trainable: whether the weight asks for a gradient.
         distinct_inputs: number of inputs whose outputs differ, counted up to 16.
+        is_output: whether no other layer takes in its output, where that was looked at.
     """
 
     layer: str
@@ -70,6 +71,7 @@ class LayerMeasurement:
     entries: int = 1
     is_trainable: bool = True
     distinct_inputs: int = MOST_COUNTED
+    is_output: bool = False
 
     @property
     def relative_gradient(self) -> float:
@@ -120,8 +122,16 @@ class Measurements:
 
     @property
     def hidden(self) -> tuple[LayerMeasurement, ...]:
-        """The layers before the last: how loud the output is, is a choice."""
-        return self.layers[:-1]
+        """The layers but those that make outputs: how loud an output is, is a choice."""
+        return tuple(
+            x for x, is_one in zip(self.layers, self.makes_output, strict=True) if not is_one
+        )
+
+    @property
+    def makes_output(self) -> tuple[bool, ...]:
+        """For each layer, whether it makes an output: the last, unless it is known which do."""
+        marked = tuple(x.is_output for x in self.layers)
+        return marked if any(marked) else (*marked[:-1], *(True for _ in marked[-1:]))
 
     @property
     def distinct_inputs(self) -> int:

@@ -20,12 +20,16 @@ _SILENT = 0.5
 
 @dataclass(frozen=True)
 class _Stop:
-    """A quantity at one layer: RMS over units, norm up to a constant, and whether it counts."""
+    """A quantity at one layer: RMS over units, norm up to a constant, and whether it counts.
+
+    What an output carries is a choice, so that it is no part of the trip.
+    """
 
     layer: str
     rms: float
     norm: float
     counts: bool
+    is_output: bool
 
 
 def travels(m: Measurements, remedy: Remedy, zeros: Zeros) -> list[Finding]:
@@ -38,10 +42,13 @@ def travels(m: Measurements, remedy: Remedy, zeros: Zeros) -> list[Finding]:
     """
     # A bias that rules its layer makes it loud or quiet by itself, and has a finding of its own.
     signal = [
-        _stop(x, x.signal, i not in zeros.meant and not is_ruled_by_bias(x))
-        for i, x in enumerate(m.layers)
+        _stop(x, x.signal, i not in zeros.meant and not is_ruled_by_bias(x), ends)
+        for i, (x, ends) in enumerate(zip(m.layers, m.makes_output, strict=True))
     ]
-    gradient = [_stop(x, x.gradient, i not in zeros.waiting) for i, x in enumerate(m.layers)]
+    gradient = [
+        _stop(x, x.gradient, i not in zeros.waiting, ends)
+        for i, (x, ends) in enumerate(zip(m.layers, m.makes_output, strict=True))
+    ]
     return [
         *_not_measured(m),
         *_numbers(m, remedy),
@@ -51,8 +58,8 @@ def travels(m: Measurements, remedy: Remedy, zeros: Zeros) -> list[Finding]:
     ]
 
 
-def _stop(x: LayerMeasurement, rms: float, counts: bool) -> _Stop:
-    return _Stop(x.layer, rms, rms * math.sqrt(x.width * x.sites), counts)
+def _stop(x: LayerMeasurement, rms: float, counts: bool, is_output: bool) -> _Stop:
+    return _Stop(x.layer, rms, rms * math.sqrt(x.width * x.sites), counts, is_output)
 
 
 def _numbers(m: Measurements, remedy: Remedy) -> list[Finding]:
@@ -98,10 +105,7 @@ def _travel(
                     f"the {quantity} is exactly 0 here and wherever it would go from here",
                     f"a {quantity}", "RMS 0", remedy(zero))
         ]  # fmt: skip
-    # How loud the output is, is a choice: it is no part of the trip. A layer that is used again
-    # may be the output once and hidden before.
-    output = trip_stops[-1 if quantity == "signal" else 0] if trip_stops else None
-    hidden = [stop for stop in stops if stop is not output]
+    hidden = [stop for stop in stops if not stop.is_output]
     if len(hidden) < 2:
         return []
     start = hidden[0]

@@ -62,6 +62,7 @@ class ForwardWatch(Watch):
         """Before a forward pass."""
         self._origins.clear()
         self._turned.clear()
+        self._gathered.takers.begin()
         self._last = ""
 
     def end(self, outputs: Sequence[Any]) -> None:
@@ -70,6 +71,7 @@ class ForwardWatch(Watch):
         Args:
             outputs: what it returned, by leaf.
         """
+        self._gathered.takers.end()
         with torch.no_grad():
             for tensor in outputs:
                 if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
@@ -141,6 +143,7 @@ class ForwardWatch(Watch):
         gathered = self._gathered
         if not out.numel() or not out.is_floating_point():
             return
+        gathered.takers.made(layer, (out,))
         with torch.no_grad():
             squares = sum_of_squares(out)
             is_first = layer not in gathered.sampled
@@ -227,6 +230,8 @@ class ForwardWatch(Watch):
         weights = [t for some in lists for t in some if id(t) in self._names]
         layer = layer_of(self._names[id(weights[0])]) if weights else self._last
         self._site(layer, out[0], out[0].dim() - 1)
+        # Who reads the last state alone reads this layer.
+        self._gathered.takers.made(layer, out[1:])
         return out
 
     def _attends(self, scores: Scores | None, made: tuple[Any, ...]) -> None:

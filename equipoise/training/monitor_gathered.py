@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from equipoise.training.monitor_attention import Scores
+from equipoise.training.monitor_outputs import Takers
 
 Place = Literal["layer", "activation", "norm", "input"]
 
@@ -76,6 +77,7 @@ class Gathered:
     Attributes:
         quiet: layers that make queries and keys, since the beginning.
         ages: by layer, for how many looks each unit has been silent; this stays from step to step.
+        takers: who takes in whose output; what it learned stays as well.
     """
 
     sites: list[Site] = field(default_factory=list)
@@ -86,12 +88,14 @@ class Gathered:
     sampled: set[str] = field(default_factory=set)
     quiet: set[str] = field(default_factory=set)
     ages: dict[str, torch.Tensor] = field(default_factory=dict)
+    takers: Takers = field(default_factory=Takers)
 
     def clear(self) -> None:
         """Forget it."""
         for some in (self.sites, self.checks, self.activations, self.scores, self.gradients):
             some.clear()
         self.sampled.clear()
+        self.takers.clear()
 
 
 def layer_of(parameter: str) -> str:

@@ -34,11 +34,20 @@ _CURES = {
     "exploding": "Lower the learning rate or normalize between these layers, and start in balance "
     "(equipoise.torch.initialize).",
     "vanished": "Look for dead units, a detach or weights of 0 there.",
-    "dead": "Lower the learning rate, set the bias of {0!r} to 0, or give its activation a slope "
-    "below 0 (LeakyReLU).",
+    # Measured by ``benchmarks/dying_relu.py``.
+    "dead": "Go on from an earlier checkpoint with a learning rate ten times lower; a clip "
+    "(GlobalNorm) helps less. A slope below 0 (LeakyReLU) and a bias of 0 at {0!r} do not stop it.",
+    "born": "These units were silent before the first step: set the bias of {0!r} to 0, or start "
+    "in balance (equipoise.torch.initialize). A lower rate, a clip or a slope of 0.01 below 0 "
+    "(LeakyReLU) leaves them as they are.",
     "saturation": "Lower the learning rate, shrink the weight of {0!r}, or normalize in front of "
     "its activation.",
 }  # fmt: skip
+_SURE = (
+    "If targets lie at its limits the model has grown sure, and the loss is best computed from "
+    "what comes before the activation (cross_entropy, binary_cross_entropy_with_logits); otherwise "
+    "lower the learning rate."
+)
 # Readings that a trend is fitted to.
 _TREND = 32
 
@@ -49,6 +58,8 @@ class Layers:
     def __init__(self) -> None:
         self._in_a_row: dict[tuple[str, str], int] = {}
         self._dead: dict[str, list[float]] = {}
+        # Share of the units that said nothing when a layer was first looked at.
+        self._born: dict[str, float] = {}
         self._starts: dict[tuple[str, str], list[float]] = {}
         self._trends: dict[tuple[str, str], deque[float]] = {}
 
@@ -73,16 +84,24 @@ class Layers:
             f for f in travels(measured, _cure(""), Zeros())
             if f.code in _STOPS or (f.code in _TRAVELS and f.severity == "error")
         ]  # fmt: skip
-        lasting = tuple(replace(x, dead=_dead(one, x)) for x in one.layers)
-        found += [
-            f for f in in_units(_measurements(lasting), {}, _cure("dead"), Zeros())
-            if f.code in _UNITS
-        ]  # fmt: skip
-        return [
-            replace(f, what=f"in step {one.step} {f.what}",
-                    remedy=_CURES[f.code.partition("-")[0]].format(f.where))
-            for f in found
-        ]  # fmt: skip
+        for x in one.layers:
+            self._born.setdefault(x.layer, x.dead)
+        ends = _measurements(one.layers).makes_output
+        lasting = tuple(
+            replace(x, dead=_dead(one, x), saturation=0.0 if is_end else x.saturation)
+            for x, is_end in zip(one.layers, ends, strict=True)
+        )
+        found += _units(lasting)
+        found = [replace(f, remedy=self._cure(f)) for f in found]
+        # A model that has grown sure is flat at its end, and that may be all there is to it.
+        sure = (replace(x, dead=0.0) for x, is_end in zip(one.layers, ends, strict=True) if is_end)
+        found += [replace(f, severity="info", remedy=_SURE) for x in sure for f in _units((x,))]
+        return [replace(f, what=f"in step {one.step} {f.what}") for f in found]
+
+    def _cure(self, found: Finding) -> str:
+        is_born_so = found.code == "dead-units" and self._born.get(found.where, 0.0) >= DEAD
+        word = "born" if is_born_so else found.code.partition("-")[0]
+        return _CURES[word].format(found.where)
 
     def _dying(self, one: Reading) -> list[Finding]:
         found = []
@@ -120,8 +139,9 @@ class Layers:
 
     def _drifts(self, one: Reading, weights: dict[str, float]) -> list[Finding]:
         """Signals and weights that are far from what they were."""
-        # How loud the output is, is a choice, and it grows as a model grows sure.
-        signals = {x.layer: x.signal for x in one.layers[:-1] if x.layer not in one.quiet}
+        # How loud an output is, is a choice, and it grows as a model grows sure.
+        hidden = _measurements(one.layers).hidden
+        signals = {x.layer: x.signal for x in hidden if x.layer not in one.quiet}
         found = []
         for layer, (then, now, trend) in self._compared("signal", signals).items():
             found.append(
@@ -180,6 +200,11 @@ def _dead(one: Reading, x: LayerMeasurement) -> float:
     """Share of dead units as the rule reads it: none where they are few enough for training."""
     share = 1.0 if x.dead == 1.0 else one.dead.get(x.layer, 0.0)
     return share if share >= DEAD else 0.0
+
+
+def _units(layers: tuple[LayerMeasurement, ...]) -> list[Finding]:
+    found = in_units(_measurements(layers), {}, _cure("dead"), Zeros())
+    return [f for f in found if f.code in _UNITS]
 
 
 def _attention(one: Reading) -> list[Finding]:

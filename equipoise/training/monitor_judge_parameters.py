@@ -47,7 +47,7 @@ class ParameterJudge:
             found += [*self._forgotten(), *self._kept_frozen()]
             found += self._swallowed(one.by_parameter["since"])
             found += self._alike(one.by_parameter.get("mark"))
-            found += self._defaults(one.by_parameter.get("bound"))
+            found += self._defaults(one.by_parameter.get("bound"), one.outputs)
         if "twins" in one.by_parameter:
             found += self._twins(one.by_parameter["twins"])
         return [*found, *self._frozen(one)]
@@ -122,15 +122,16 @@ class ParameterJudge:
                     "itself.")
         ]  # fmt: skip
 
-    def _defaults(self, bounds: np.ndarray | None) -> list[Finding]:
+    def _defaults(self, bounds: np.ndarray | None, outputs: frozenset[str]) -> list[Finding]:
         """Layers with torch's own draw, where most others have another."""
         if bounds is None:
             return []
         judged = [i for i, w in enumerate(self._watched) if id(w.parameter) in self._affine]
         kept = [i for i in judged
                 if is_default(bounds[i], self._watched[i].parameter.numel())]  # fmt: skip
-        # A new head on an old body is drawn by torch, and nothing is wrong with that.
-        kept = [i for i in kept if i != judged[-1]]
+        # New heads on an old body are drawn by torch, and nothing is wrong with that.
+        heads = outputs or {self._watched[i].layer for i in judged[-1:]}
+        kept = [i for i in kept if self._watched[i].layer not in heads]
         sure = [i for i in judged if self._watched[i].parameter.numel() >= 1000]
         if not kept or 2 * len(kept) >= len(sure):
             return []

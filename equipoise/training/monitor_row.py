@@ -57,6 +57,7 @@ class Reading:
             whether it is in half precision.
         dead: share of the units of each layer that were silent in the last looks.
         quiet: layers that make queries and keys.
+        outputs: layers whose output no other takes in.
         explained: who made what is not finite, where that was asked.
     """
 
@@ -77,6 +78,7 @@ class Reading:
     arrived: tuple[tuple[str, float, bool], ...] = ()
     dead: Mapping[str, float] = field(default_factory=dict)
     quiet: frozenset[str] = frozenset()
+    outputs: frozenset[str] = frozenset()
     explained: Producer | None = None
 
     @property
@@ -111,6 +113,7 @@ class Row:
     arrived: tuple[tuple[str, bool], ...]
     arrived_at: tuple[int, ...]
     quiet: frozenset[str]
+    outputs: frozenset[str]
     explained: Producer | None
 
 
@@ -195,7 +198,8 @@ def make_row(
         tuple(layer for layer, _ in gathered.scores),
         tuple((site.layer, site.dtype == torch.float16) for site, _ in known),
         tuple(places_of.get(id(site), -1) for site, _ in known),
-        frozenset(gathered.quiet), explained,
+        frozenset(gathered.quiet),
+        gathered.takers.outputs([site.layer for site in sites]), explained,
     )  # fmt: skip
 
 
@@ -246,7 +250,7 @@ def read(row: Row, vector: Array) -> Reading:
         tuple((layer, float(number), is_half) for (layer, is_half), number
               in zip(row.arrived, arrived, strict=True)),
         {layer: float(number) for (layer, _), number in zip(row.activations, dead, strict=True)},
-        row.quiet, row.explained,
+        row.quiet, row.outputs, row.explained,
     )  # fmt: skip
 
 
@@ -292,6 +296,7 @@ def _layers(
                 saturated.get(layer, 0.0), dead.get(layer, 0.0), mean=mean, rank=rank,
                 most_directions=min(63, site.width, max(1, site.batch * site.sites - 1)),
                 sites=site.sites, distinct_inputs=min(site.batch, MOST_COUNTED),
+                is_output=layer in row.outputs,
             )
         )  # fmt: skip
     return tuple(found)

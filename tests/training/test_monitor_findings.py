@@ -179,6 +179,19 @@ def test_units_that_die(layer):
     m = run(dense, before)
     assert said(m)[0] == ("dead-units", layer)
     assert step_of(m.findings[0]) <= AT + 10
+    assert "earlier checkpoint" in m.findings[0].remedy
+
+
+def test_units_that_were_dead_before_the_first_step_have_another_remedy():
+    def silent():
+        model = dense()
+        model[4].bias.data -= 100.0
+        return model
+
+    m = run(silent, None, 10)
+    assert said(m)[0] == ("dead-units", "4")
+    assert "initialize" in first(m, "dead-units").remedy
+    assert "checkpoint" not in first(m, "dead-units").remedy
 
 
 def test_half_of_the_units_die():
