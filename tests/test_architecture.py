@@ -91,6 +91,12 @@ def test_the_left_side_runs_with_no_framework_installed():
     assert out.stdout == "True\n", out.stderr
 
 
+def test_pictures_are_imported_when_they_are_asked_for():
+    asked = "import sys, equipoise.torch; print('plotly' in sys.modules, 'pandas' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True)
+    assert out.stdout == "False False\n", out.stderr
+
+
 def test_no_file_has_outgrown_one_concept():
     long = {
         str(p.relative_to(ROOT)): n

@@ -1,4 +1,4 @@
-"""Pictures of a range test: a page and a line of text."""
+"""The picture of a range test."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,6 @@ import plotly.graph_objects as go
 from equipoise.training.rate_curve import Reading
 from equipoise.training.rate_sweep import RateCurve
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_WIDTH = 60
 # Blue and orange keep a contrast of 3 on white and on near black, and differ for the colour-blind.
 _BLUE, _ORANGE, _GREY, _GRID = "#3b82d6", "#d2691e", "#808080", "rgba(128,128,128,0.25)"
 
@@ -54,19 +52,3 @@ def rate_figure(
         yaxis=axis | {"title": {"text": "loss less that at the start"}},
     )  # fmt: skip
     return figure
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Numbers as a line of blocks, the lowest and the highest one; '' for none.
-
-    >>> sparkline([0.0, -1.0, -2.0, 1.0])
-    '▆▃▁█'
-    """
-    finite = [y for y in values if math.isfinite(y)]
-    if not finite:
-        return ""
-    low, high = min(finite), max(finite)
-    step = max(1, -(-len(values) // _WIDTH))
-    picked = [y if math.isfinite(y) else high for y in values[::step]]
-    span = (high - low) or 1.0
-    return "".join(_BLOCKS[round((len(_BLOCKS) - 1) * (y - low) / span)] for y in picked)

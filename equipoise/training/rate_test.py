@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import plotly.graph_objects as go
 import torch
 from rich.console import Console
 from torch import nn
@@ -20,9 +19,12 @@ from equipoise.training.kept import kept
 from equipoise.training.objective import LossFunction, Objective, generators_in, read_batches
 from equipoise.training.one_step import Stepper, own_rate
 from equipoise.training.rate_curve import Reading, read_curve
-from equipoise.training.rate_plot import rate_figure, sparkline
 from equipoise.training.rate_sweep import RateCurve, losses_at_birth, sweep
 from equipoise.training.rate_verdict import Verdict, judge
+from equipoise.training.sparkline import sparkline
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Confidence = Literal["high", "fair", "low", "none"]
 # Decades about the rate at which the first step goes lowest, and steps in each.
@@ -71,8 +73,11 @@ class RateTest:
         """Everything as JSON text; nan and infinity become null."""
         return json_text(asdict(self))
 
-    def figure(self) -> go.Figure:
+    def figure(self) -> "go.Figure":
         """The curves, the smoothed ones and the answer, as a plotly figure."""
+        # plotly takes a second to import, and most who train never ask for a picture.
+        from equipoise.training.rate_plot import rate_figure
+
         return rate_figure(self.curves, self.readings, self.rate, str(self).partition("\n")[0])
 
     def to_html(self, path: str | Path) -> Path:
