@@ -12,7 +12,8 @@ A fault is one of
   factor.
 
 A fault of the last kind is named by the call where its own measurement disagrees with the
-prediction (finding ``prediction-missed``), and silent where it does not; all others are silent.
+prediction (finding ``prediction-missed``) or finds nothing left (``vanished-...``), and silent
+where it does not; all others are silent.
 
 What is measured comes from a mode of its own that sees every product of a value with a parameter.
 """
@@ -45,6 +46,7 @@ _MAPS = frozenset(
      "conv_transpose3d", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "einsum",
      "tensordot"}
 )  # fmt: skip
+_SUMS = frozenset({"add", "__add__", "__radd__"})
 _UNUSED = "no operation of the model uses it"
 
 
@@ -84,14 +86,17 @@ class Examined:
 class Watch(TorchFunctionMode):
     """Keeps the result of every linear map that reads a parameter of two axes or more.
 
-    A parameter is known by its memory, so that a transpose or a view of it is known too.
+    A parameter is known by its memory, so that a transpose or a view of it is known too. A bias
+    that is added to a result at once is part of it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._names = {p.untyped_storage().data_ptr(): n for n, p in model.named_parameters()
                        if p.dim() > 1}  # fmt: skip
+        self._biases = {p.untyped_storage().data_ptr() for p in model.parameters() if p.dim() == 1}
         self.seen: list[tuple[str, torch.Tensor]] = []
+        self._last: torch.Tensor | None = None
 
     def __torch_function__(
         self,
@@ -101,7 +106,11 @@ class Watch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") not in _MAPS or not isinstance(out, torch.Tensor):
+        name = getattr(func, "__name__", "")
+        if name in _SUMS and any(x is self._last for x in args) and self._has_bias(args):
+            self.seen[-1] = (self.seen[-1][0], out)
+            return out.clone()
+        if name not in _MAPS or not isinstance(out, torch.Tensor):
             return out
         given = pytree.tree_leaves((args, kwargs or {}))
         names = [self._names.get(t.untyped_storage().data_ptr(), "") for t in given
@@ -110,8 +119,15 @@ class Watch(TorchFunctionMode):
         if names:
             self.seen.append((names[0], out))
             # Operations in place on what comes next must not change what is kept.
-            return out.clone()
+            self._last = out.clone()
+            return self._last
         return out
+
+    def _has_bias(self, args: tuple[Any, ...]) -> bool:
+        tensors = [x for x in args if isinstance(x, torch.Tensor)]
+        return self._last is not None and any(
+            x.untyped_storage().data_ptr() in self._biases for x in tensors
+        )
 
 
 def examine(model: nn.Module, inputs: tuple[torch.Tensor, ...], seed: int = 0) -> Examined:
@@ -150,7 +166,7 @@ def _examine(found: Examined, model: nn.Module, inputs: tuple[torch.Tensor, ...]
     if not _same({n: before[n] for n in buffers}, {n: after[n] for n in buffers}):
         found.fault("changed", "buffers")
     for finding in report.findings:
-        if finding.code == "prediction-missed":
+        if finding.code == "prediction-missed" or finding.code.startswith("vanished"):
             found.named |= {"signal"} if "signal" in finding.what else {"gradient", "across"}
     _check_list(found, model, report.plan, reached)
     _, is_finite = _reached(model, inputs)

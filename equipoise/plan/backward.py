@@ -20,7 +20,7 @@ from dataclasses import replace
 from equipoise.plan.chain import Chain
 from equipoise.plan.covariance import slopes
 from equipoise.plan.evenness import Evenness
-from equipoise.plan.flow import UNKNOWN, Flow, interference
+from equipoise.plan.flow import UNKNOWN, Flow, interference, through_norm
 from equipoise.plan.levels import Levels
 from equipoise.plan.moments import averaging
 from equipoise.plan.nodes import (
@@ -121,7 +121,11 @@ class _Backward:
                 return
             case Merge(inputs=sources):
                 met = got.doubted(interference(node, self._levels))
-                yield from ((v, self._to_smaller(met, node.output, v)) for v in sources)
+                whole = self._level(node.output)
+                for value in sources:
+                    flow = self._to_smaller(met, node.output, value)
+                    part = min(1.0, self._level(value) / whole) if whole > 0 else 0.0
+                    yield value, replace(flow, freed=flow.freed * part)
             case Concat(inputs=sources):
                 yield from ((v, got) for v in sources)
             case Product(inputs=sources):
@@ -148,7 +152,7 @@ class _Backward:
                 if node.kind == "instance" and not node.is_tracked:
                     # What all sites share is taken off.
                     got = got.made_of(got.energy - got.common)
-                flow, doubt = got.times(self._norm(node)), self._evenness.doubt(node)
+                flow, doubt = through_norm(got, node, self._levels), self._evenness.doubt(node)
                 return flow.doubted(doubt) if doubt else flow
             case Gain():
                 return got.times(self._levels.factor_of(node)[0])
@@ -167,10 +171,10 @@ class _Backward:
                 window_size = math.prod(window)
                 back = got.times(self._ratio(node.output, node.input) / window_size)
                 back = replace(back, common=back.energy) if node.is_global else back
-                is_of_copies = averages_copies(node, self._trace, self._copied)
-                return back.doubted() if is_of_copies else back
+                return back.doubted(float(averages_copies(node, self._trace, self._copied)))
             case Pool():
-                return got.times(self._ratio(node.output, node.input), 0.0)
+                back = got.times(self._ratio(node.output, node.input), 0.0)
+                return back.doubted(self._evenness.chosen(node))
             case Softmax(size=size):
                 return got.times(self._level(node.output) * (1.0 - 1.0 / max(size, 1)), 0.0)
             case _:
@@ -216,18 +220,6 @@ class _Backward:
         """Take note of the RMS of the gradient at a layer, where draws keep to it."""
         is_told = is_sure and flow.doubt <= _LITTLE * flow.energy < math.inf
         self.found[value] = math.sqrt(flow.energy) if is_told else math.nan
-
-    def _norm(self, node: Norm) -> float:
-        """Square of the slope of a norm: its gain over what it divides by, less what it removes."""
-        mean = 0.0 if node.kind == "rms" or node.is_tracked else self._levels.mean(node.input)
-        before, behind = self._level(node.input), self._levels.of(node.output)
-        removed = {"rms": 1.0}.get(node.kind, 2.0) / node.size if node.size else 0.0
-        if node.is_tracked:
-            removed = 0.0
-        variance = before - mean * mean
-        if node.kind == "instance" and not node.is_tracked:
-            variance = before * (1.0 - self._share(node.input))
-        return behind / variance * max(0.0, 1.0 - removed) if variance > 0 else math.nan
 
     def _taken(self, node: Take, got: Flow) -> Flow:
         """Entries that nobody takes get nothing."""

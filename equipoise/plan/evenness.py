@@ -18,6 +18,7 @@ from equipoise.plan.nodes import (
     Nonlinearity,
     Norm,
     Opaque,
+    Pool,
     Product,
     Shift,
     Softmax,
@@ -33,6 +34,8 @@ from equipoise.schemes.laws import Array
 _NARROW = 4
 # Of rows whose energy s has a larger E s E 1/s some are nearly silent.
 _UNEVEN = 2.0
+# Units that are made of more numbers are large at sites where these are about as always.
+_MOST_CHOSEN = 16
 # A function whose energy grows more where that of its argument is twice as large; 4 of a square.
 _STEEP = 4.5
 # Norms divide what is silent by the root of about this, and multiply its gradient by the inverse.
@@ -105,6 +108,11 @@ class Evenness:
         # As many squares of about normal numbers.
         count = units * self._numbers.get(node.input, math.inf)
         return count / (count - 2) if 2 < count < math.inf else 1.0 if count > 2 else math.inf
+
+    def chosen(self, node: Pool) -> float:
+        """1 where the largest sites of few numbers are taken, at which slopes are not typical."""
+        is_of_few = self._numbers.get(node.input, math.inf) <= _MOST_CHOSEN
+        return float(node.is_global and is_of_few)
 
     def _is_behind_steep(self, value: int) -> bool:
         """Whether a function made a value that is far louder where its argument is louder.

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from equipoise.plan.levels import Levels
-from equipoise.plan.nodes import Merge
+from equipoise.plan.nodes import Merge, Norm
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,21 @@ class Flow:
         doubt: the part of it that may be another one in another draw.
         louder: energy that passes the weight which made the value, over that which would pass if
             all its rows had the same.
+        freed: the part of it that has nothing left along what a norm takes off.
     """
 
     energy: float = 0.0
     common: float = 0.0
     doubt: float = 0.0
     louder: float = 1.0
+    freed: float = 0.0
 
     def __add__(self, other: "Flow") -> "Flow":
         energy = self.energy + other.energy
         passes = self.louder * self.energy + other.louder * other.energy
         louder = passes / energy if energy and passes != energy else 1.0
-        return Flow(energy, self.common + other.common, self.doubt + other.doubt, louder)
+        common, doubt = self.common + other.common, self.doubt + other.doubt
+        return Flow(energy, common, doubt, louder, self.freed + other.freed)
 
     def doubted(self, part: float = 1.0) -> "Flow":
         """The same where so much of it, or more than all, may be another one."""
@@ -42,6 +45,27 @@ class Flow:
     def made_of(self, energy: float, common: float = 0.0) -> "Flow":
         """Another gradient that this one becomes, in doubt as far as it is."""
         return Flow(energy, common, self.doubt * energy / self.energy if self.energy else 0.0)
+
+
+def through_norm(got: Flow, node: Norm, levels: Levels) -> Flow:
+    """A gradient in front of a norm: its gain over what it divides by, less what it takes off.
+
+    That is the mean of the row and its own direction. A norm that follows another one, with little
+    added in between, takes off next to nothing more.
+    """
+    mean = 0.0 if node.kind == "rms" or node.is_tracked else levels.mean(node.input)
+    before, behind = levels.of(node.input), levels.of(node.output)
+    removed = {"rms": 1.0}.get(node.kind, 2.0) / node.size if node.size else 0.0
+    variance = before - mean * mean
+    if node.kind == "instance" and not node.is_tracked:
+        share = levels.share(node.input)
+        variance = before * (1.0 - (0.5 if math.isnan(share) else share))
+    slope = behind / variance if variance > 0 else math.nan
+    if node.is_tracked:
+        return got.times(slope)
+    freed = got.freed / got.energy if got.energy else 0.0
+    flow = got.times(slope * (freed + (1.0 - freed) * max(0.0, 1.0 - removed)))
+    return replace(flow, freed=flow.energy)
 
 
 def interference(node: Merge, levels: Levels) -> float:

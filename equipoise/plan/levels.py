@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from equipoise.plan.entry import Inputs
 from equipoise.plan.moments import Weights, averaging, second_moment, share_of
 from equipoise.plan.nodes import (
     Affine,
+    Concat,
     Dropout,
     Gain,
     Merge,
@@ -313,6 +315,12 @@ class Levels:
         match node:
             case Merge():
                 return self._together.second_moment_of_sum(node)
+            case Nonlinearity() if isinstance(whole := self._producer.get(node.input), Concat):
+                # Parts that are not alike, each as it is.
+                sizes = {v: n for v, n in zip(whole.inputs, whole.sizes, strict=True) if n}
+                parts = (replace(node, input=v) for v in sizes)
+                made = [self._second_moment(p, [self.of(p.input)], [], 1.0, None) for p in parts]
+                return float(np.average(made, weights=list(sizes.values()))) if sizes else math.nan
             case Nonlinearity(activation=f, input=source) if levels[0] > 0:
                 mean = self._together.mean(source)
                 if mean * mean > _SMALL * levels[0]:

@@ -374,6 +374,33 @@ def test_units_made_of_one_number_may_be_nearly_silent(norm):
     assert "stem" not in untold(whole, normal(8, 1, 6, 6))
 
 
+class Largest(nn.Module):
+    """The largest sites of units that are made of few numbers, which a function bends."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, units, 3, padding=1), nn.Conv2d(units, 16, 3, padding=1)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x))).amax((2, 3))
+
+
+@pytest.mark.parametrize("units", [1, 16])
+def test_the_largest_sites_of_few_numbers_are_not_typical(units):
+    assert ("a" in untold(Largest(units), normal(4, 3, 8, 8))) == (units == 1)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_norms_in_a_row_take_the_same_direction_off_once(norm):
+    """A quiet branch in between turns it by little: eight norms cost hardly more than one."""
+    model, x = Stream(norm=norm, is_post=True, n=8, depth=8), normal(64, 8)
+    plan, logs = drawn(model, x)
+    # In front of the first norm rows of 8 normal numbers differ in size.
+    ends = [i for i, p in enumerate(plan.predictions) if p.layer.endswith("2")][1:]
+    error = logs.std(dim=0) / math.sqrt(DRAWS)
+    assert (logs.mean(dim=0)[ends].abs() < 0.15 + 4 * error[ends]).all(), logs.mean(dim=0)
+
+
 class Meeting(nn.Module):
     """A value and its norm, added or taken off: both ways back are the same one."""
 

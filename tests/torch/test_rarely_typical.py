@@ -311,3 +311,26 @@ def test_one_unit_divided_by_its_own_size_is_not_normal():
     x = normal(32, 1) + 1.5
     (told,) = eq.plan(Sign(), x).predictions
     assert math.isnan(told.signal)
+
+
+class Joined(nn.Module):
+    """A bump of loud and quiet values side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(24, 8), nn.Linear(24, 24), nn.Linear(32, 64)
+
+    def forward(self, x):
+        x = torch.cat([30.0 * self.a(x), self.b(x)], dim=-1)
+        return self.head(torch.exp(-x * x))
+
+
+def test_a_function_of_joined_values_sees_each_part_as_it_is():
+    model, x = Joined(), normal(256, 24)
+    plan = eq.plan(model, x)
+    made = []
+    for seed in range(20):
+        eq.apply(model, plan, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            made.append(float(model(x).square().mean().sqrt()))
+    assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.1)
