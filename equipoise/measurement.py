@@ -95,6 +95,7 @@ class Measurements:
         output_input_share: share of the output's mean square that differs between inputs.
         loss: its value on the rows sent; nan where there is none.
         loss_name: what it is, in words; '' where gradients come from a random cotangent.
+        cotangent: RMS of the random cotangent at the outputs; nan where gradients are of a loss.
         classes: number of classes of a cross-entropy, 0 elsewhere.
         target_rms, target_mean: of floating-point targets; nan elsewhere.
         target_problem: why targets cannot be used, or ''.
@@ -113,6 +114,7 @@ class Measurements:
     output_input_share: float = math.nan
     loss: float = math.nan
     loss_name: str = ""
+    cotangent: float = math.nan
     classes: int = 0
     target_rms: float = math.nan
     target_mean: float = math.nan

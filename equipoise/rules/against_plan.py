@@ -2,7 +2,6 @@
 
 import math
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,21 +93,12 @@ def expected_by_layer(m: Measurements, plan: Plan | None) -> tuple[Expectation, 
 def _scale_across(m: Measurements, found: Sequence[Prediction]) -> tuple[float, float]:
     """What a cotangent of RMS 1 at all outputs is in the measurement, and how far that may stray.
 
-    It is what the middle of the ends of all chains says, and strays as all chains together do. nan
-    for gradients of a loss, which need not look at all outputs alike, and for one end, which would
-    be held against itself.
+    It strays as all chains together do. nan for gradients of a loss, which need not look at all
+    outputs alike.
     """
-    ends = {p.stack: (p, x) for p, x in zip(found, m.layers, strict=True)}
-    ratios = [
-        x.gradient / p.across
-        for p, x in ends.values()
-        if p.across > 0 and 0 < x.gradient < math.inf
-    ]
-    if len(ratios) < 2 or m.loss_name:
-        return math.nan, 0.0
     begins = {p.stack: p.gradient_log_std for p in reversed(found)}
     spread = math.sqrt(sum(s * s for s in begins.values() if math.isfinite(s)))
-    return statistics.median(ratios), spread
+    return m.cotangent, spread
 
 
 def against_plan(m: Measurements, plan: Plan) -> list[Finding]:

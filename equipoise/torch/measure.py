@@ -100,17 +100,25 @@ def _pass(
     at_parameters = dict(zip(names, found[len(watch.seen) :], strict=True))
     layers = _layers(trace, watch.seen, at_outputs, at_parameters, copies, model)
     summary = _summary(layers, inputs, outputs, given)
-    return replace(summary, **facts.__dict__, **_reach(model, at_parameters))
+    cotangent = math.nan if value is not None else _size(outputs)
+    reached = _reach(model, at_parameters)
+    return replace(summary, cotangent=cotangent, **facts.__dict__, **reached)
 
 
 def _random(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    count = sum(t.numel() for t in outputs if t.requires_grad)
+    size = _size(outputs)
     return [
-        torch.randn(t.shape, dtype=torch.float32, device="cpu").to(t) / math.sqrt(count)
+        torch.randn(t.shape, dtype=torch.float32, device="cpu").to(t) * size
         if t.requires_grad
         else t
         for t in outputs
     ]
+
+
+def _size(outputs: list[torch.Tensor]) -> float:
+    """RMS of a cotangent whose squares add up to 1 over all outputs; nan where none takes one."""
+    count = sum(t.numel() for t in outputs if t.requires_grad)
+    return 1.0 / math.sqrt(count) if count else math.nan
 
 
 def _backward(

@@ -22,10 +22,10 @@ def layer(name, signal=1.0, gradient=1.0, correlation=0.0, **more):
     return LayerMeasurement(name, f"{name}.weight", 100, *numbers, **more)
 
 
-def missed(layers, predictions, loss_name="", **plan):
+def missed(layers, predictions, loss_name="", cotangent=math.nan, **plan):
     made = Plan("he", (), (), (), predictions=tuple(predictions), **plan)
     seen = Measurements(tuple(layers), 1.0, 0.0, 0.0, 1.0, True, 64)
-    found = diagnose(replace(seen, loss_name=loss_name), made)
+    found = diagnose(replace(seen, loss_name=loss_name, cotangent=cotangent), made)
     return [f for f in found if f.code == "prediction-missed"]
 
 
@@ -70,7 +70,7 @@ def test_gradients_are_held_against_those_of_the_same_stack():
 
 
 def test_gradients_are_held_against_those_of_the_whole_model():
-    """The ends of chains among each other; nothing is said of gradients of a loss."""
+    """In units of the cotangent at the outputs; nothing is said of gradients of a loss."""
 
     def chains(*across, log_std=0.0):
         return [
@@ -79,12 +79,22 @@ def test_gradients_are_held_against_those_of_the_whole_model():
         ]
 
     seen = [layer("a", gradient=0.2), layer("b", gradient=1.0), layer("c", gradient=2.0)]
-    assert not missed(seen, chains(0.1, 0.5, 1.0))
-    assert not missed(seen, chains(0.1, 0.5, 2.5))
-    assert missed(seen, chains(0.7, 0.5, 1.0))
-    assert not missed(seen, chains(0.7, 0.5, 1.0, log_std=0.5))
-    assert not missed(seen, chains(0.7, math.nan, math.nan))
+    assert not missed(seen, chains(0.1, 0.5, 1.0), cotangent=2.0)
+    assert not missed(seen, chains(0.1, 0.5, 2.5), cotangent=2.0)
+    assert missed(seen, chains(0.7, 0.5, 1.0), cotangent=2.0)
+    assert missed(seen, chains(0.7, math.nan, math.nan), cotangent=2.0)
+    assert not missed(seen, chains(0.7, 0.5, 1.0, log_std=0.5), cotangent=2.0)
+    # All of them too large alike, too.
+    assert missed(seen, chains(0.4, 2.0, 4.0), cotangent=2.0)
     assert not missed(seen, chains(0.7, 0.5, 1.0), loss_name="cross-entropy")
+
+
+def test_the_cotangent_of_a_measurement_is_that_of_its_outputs():
+    model = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 5))
+    seen = eq.diagnose(model, X).measurements
+    assert seen.cotangent == pytest.approx(1 / math.sqrt(200 * 5))
+    labels = torch.zeros(200, dtype=torch.long)
+    assert math.isnan(eq.diagnose(model, X, targets=labels).measurements.cotangent)
 
 
 def test_a_weight_that_is_used_twice_has_two_expectations():
