@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 
 from equipoise.errors import ArgumentError
-from equipoise.plan.aim import Aim
 from equipoise.plan.entry import Inputs
 from equipoise.plan.independent import laws_apart
 from equipoise.plan.nodes import Affine
@@ -75,9 +74,7 @@ class DeepStack:
 
 
 @lru_cache(maxsize=8)
-def deep_stack(
-    activation: Activation, width: int, depth: int, scheme: str, budget: float = 0.0
-) -> DeepStack:
+def deep_stack(activation: Activation, width: int, depth: int, scheme: str) -> DeepStack:
     """The laws of a stack of constant width for inputs of RMS 1.
 
     Args:
@@ -85,7 +82,6 @@ def deep_stack(
         width: inputs and units of each layer, at least 2.
         depth: hidden layers, at least 1.
         scheme: of the catalogue, with options in brackets.
-        budget: nats of gradient growth for ``auto``; 0 for its own.
 
     Returns:
         The stack.
@@ -118,8 +114,7 @@ def deep_stack(
         laws = tuple(laws_apart(stack, wanted))[:-1]
         zeros = (Zero(),) * depth
         return DeepStack(width, activation, names, laws, zeros, {}, f"{wanted}, as asked for")
-    aim = Aim(budget=budget) if budget else Aim()
-    planned = plan_stack(stack, scheme, Inputs(1.0, np.empty(0)), aim=aim)
+    planned = plan_stack(stack, scheme, Inputs(1.0, np.empty(0)))
     return DeepStack(
         width, activation, names, planned.weights[:-1], planned.biases[:-1],
         {frame.id: frame for frame in planned.frames}, planned.reason,

@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping
 
-from equipoise.lab import replay_tanh_depth
+from equipoise.lab import (
+    replay_fractional,
+    replay_lyapunov,
+    replay_tanh_depth,
+)
 from equipoise.lab.replay_data import Replay
 
-REPLAYS: Mapping[str, Replay] = {replay.name: replay for replay in (replay_tanh_depth.REPLAY,)}
+REPLAYS: Mapping[str, Replay] = {
+    replay.name: replay
+    for replay in (
+        replay_tanh_depth.REPLAY,
+        replay_lyapunov.REPLAY,
+        replay_fractional.REPLAY,
+    )
+}

@@ -35,20 +35,20 @@ _WIDTHS: Mapping[Budget, tuple[int, ...]] = {"quick": (16,), "paper": (16, 32, 6
 _ROWS: Mapping[Budget, int] = {"quick": 1000, "paper": 3000}
 # Nats that leave the angles nearly as they are.
 SMALL_BUDGET = 0.05
-# By the name in tables: scheme, and nats for auto where they are not its own.
-METHODS: Mapping[str, tuple[str, float]] = {
-    "Xavier": ("xavier(distribution='normal')", 0.0),
-    "diagonal + noise, alpha .085": ("diagonal_noise", 0.0),
-    "diagonal + noise, alpha .01": ("diagonal_noise(alpha=0.01)", 0.0),
-    "diagonal + noise, alpha .5": ("diagonal_noise(alpha=0.5)", 0.0),
-    "He, exact moments": ("he", 0.0),
-    "orthogonal": ("orthogonal", 0.0),
-    "mirrored": ("mirrored", 0.0),
-    "auto": ("auto", 0.0),
-    f"auto, budget {SMALL_BUDGET:g}": ("auto", SMALL_BUDGET),
+# Schemes by the name in tables.
+METHODS: Mapping[str, str] = {
+    "Xavier": "xavier(distribution='normal')",
+    "diagonal + noise, alpha .085": "diagonal_noise",
+    "diagonal + noise, alpha .01": "diagonal_noise(alpha=0.01)",
+    "diagonal + noise, alpha .5": "diagonal_noise(alpha=0.5)",
+    "He, exact moments": "he",
+    "orthogonal": "orthogonal",
+    "mirrored": "mirrored",
+    "auto": "auto",
+    f"centred, budget {SMALL_BUDGET:g}": f"centred(budget={SMALL_BUDGET:g})",
 }
 _PUBLISHED = ("Xavier", "diagonal + noise, alpha .085")
-_BUDGETS = {"auto": DEFAULT_BUDGET, f"auto, budget {SMALL_BUDGET:g}": SMALL_BUDGET}
+_BUDGETS = {"auto": DEFAULT_BUDGET, f"centred, budget {SMALL_BUDGET:g}": SMALL_BUDGET}
 _WANTED = 0.9
 
 
@@ -77,8 +77,7 @@ def forward(arguments: Arguments) -> dict[str, list[float]]:
         second moments.
     """
     width, depth = arguments["width"], arguments["depth"]
-    scheme, budget = METHODS[arguments["method"]]
-    stack = deep_stack(activations.tanh(), width, depth, scheme, budget)
+    stack = deep_stack(activations.tanh(), width, depth, METHODS[arguments["method"]])
     # The same inputs for every method.
     rng = np.random.default_rng([arguments["seed"], width])
     inputs = rng.standard_normal((arguments["rows"], width))
@@ -183,7 +182,7 @@ def _sentences(width: int, modes: Sequence[Mode]) -> tuple[str, ...]:
         "exp(-v B / 2) of that for a budget of B nats, v = 0.59 at width 16 and 1 in wide layers.",
         f"auto spends {DEFAULT_BUDGET:g} nats by default, since digits are learnt alike from .05 "
         f"to 1.2; a Gram correlation of {_WANTED:g} at width {width} asks for at most "
-        f"{budget:.2f}: initialize(model, inputs, budget={SMALL_BUDGET:g}).",
+        f"{budget:.2f}, such as initialize(model, inputs, 'centred(budget={SMALL_BUDGET:g})').",
     )
 
 

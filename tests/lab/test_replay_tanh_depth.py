@@ -108,7 +108,9 @@ def test_frames_of_a_deep_stack_telescope():
 
 
 def test_a_budget_is_spent():
-    quiet, loud = (deep_stack(activations.tanh(), 8, 50, "auto", budget) for budget in (0.01, 0.5))
+    quiet, loud = (
+        deep_stack(activations.tanh(), 8, 50, f"centred(budget={b})") for b in (0.01, 0.5)
+    )
     gains = [np.linalg.norm(list(s.layers(0))[10][0], 2) for s in (quiet, loud)]
     assert 1.0 < gains[0] < gains[1]
 
@@ -175,7 +177,7 @@ def test_findings_say_what_was_measured():
         assert value.mean == pytest.approx(sum(seen) / 2)
     assert gram["auto"].reference == pytest.approx(orthogonal_gram_correlation(8, 0.3))
     assert math.isnan(gram["orthogonal"].reference)
-    assert gram["auto, budget 0.05"].mean > gram["Xavier"].mean
+    assert gram["centred, budget 0.05"].mean > gram["Xavier"].mean
     assert [p.y_title for p in found.pictures] == ["max - min", "correlation", "participation rank"]
     alone = replay_tanh_depth.findings(
         [(a, r) for a, r in done if a["method"] in ("Xavier", "diagonal + noise, alpha .085")],
@@ -186,7 +188,7 @@ def test_findings_say_what_was_measured():
 
 @pytest.mark.slow
 def test_directions_survive_10000_layers_as_the_closed_form_says():
-    for method, budget in (("auto", 0.3), ("auto, budget 0.05", 0.05)):
+    for method, budget in (("auto", 0.3), ("centred, budget 0.05", 0.05)):
         found = replay_tanh_depth.forward(unit(method, 10_000, 16, 3000))
         assert found["gram"][-1] == pytest.approx(orthogonal_gram_correlation(16, budget), abs=0.01)
     assert found["gram"][-1] > 0.9
