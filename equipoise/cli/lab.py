@@ -139,3 +139,37 @@ def replays() -> None:
     for one in REPLAYS.values():
         table.add_row(one.name, one.title, one.source, one.setting)
     terminal().print(table, highlight=False, markup=False)
+
+
+@lab.command()
+def phase(
+    activation: Annotated[
+        str, typer.Argument(help="A known activation, 'leaky_relu(0.2)' or package.module:function")
+    ],
+    plan: Annotated[
+        list[Path] | None, typer.Option(help="A plan saved as .json, to be placed; repeat it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw that is placed.")] = 0,
+    out: Page = None,
+    json: Numbers = None,
+) -> None:
+    """The phase diagram of an activation, with networks on it: order, chaos and depth scales.
+
+    Example: equipoise lab phase tanh --plan plan.json --out phase.html
+    """
+    check_result(out, json)
+    from equipoise import _checks
+    from equipoise.cli.theory import activation_given
+    from equipoise.lab.phase_map import phase_map
+    from equipoise.plan.plan import Plan
+    from equipoise.theory.activation import Activation
+    from equipoise.theory.probe import examine
+
+    _checks.at_least("--seed", seed, 0)
+    found = activation_given(activation)
+    if not isinstance(found, Activation):
+        found = examine(found, activation.partition(":")[2]).activation
+    networks = {path.stem: Plan.load(path) for path in plan or ()}
+    made = phase_map(found, networks, seed=seed)
+    made.print(terminal())
+    save_result(made, out, json)

@@ -16,23 +16,29 @@ from equipoise.report.panels import shown
 
 def page(found: Replayed) -> str:
     """All of a replay as one HTML page that needs no network."""
-    lines = "".join(f"<li>{escape(line)}</li>" for line in found.sentences())
     tables = [
-        section(
+        (
             heading(table),
-            table_html(
-                (*table.names, *table.quantities),
-                [(*row.names, *(text_of(value) for value in row.values)) for row in table.rows],
-                table.title,
-            ),
+            (*table.names, *table.quantities),
+            [(*row.names, *(text_of(value) for value in row.values)) for row in table.rows],
         )
         for table in found.findings.tables
     ]
-    pictures = [
-        section(picture.title, figure_html(drawn(picture))) for picture in found.findings.pictures
-    ]
-    said = section("What this is", f'<ul class="sentences">{lines}</ul>')
-    return document(found.headline(), [said, *tables, *pictures])
+    return pictures_page(found.headline(), found.sentences(), tables, found.findings.pictures)
+
+
+def pictures_page(
+    title: str,
+    sentences: Sequence[str],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
+    pictures: Sequence[Picture],
+) -> str:
+    """A page of sentences, tables (title, headings, rows) and pictures."""
+    lines = "".join(f"<li>{escape(line)}</li>" for line in sentences)
+    parts = [section("What this is", f'<ul class="sentences">{lines}</ul>')]
+    parts += [section(name, table_html(heads, rows, name)) for name, heads, rows in tables]
+    parts += [section(one.title, figure_html(drawn(one))) for one in pictures]
+    return document(title, parts)
 
 
 def drawn(picture: Picture) -> go.Figure:

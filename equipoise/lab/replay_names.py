@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from equipoise.lab import (
     replay_fractional,
     replay_lyapunov,
+    replay_mean_field,
     replay_tanh_depth,
 )
 from equipoise.lab.replay_data import Replay
@@ -13,6 +14,7 @@ REPLAYS: Mapping[str, Replay] = {
     replay.name: replay
     for replay in (
         replay_tanh_depth.REPLAY,
+        replay_mean_field.REPLAY,
         replay_lyapunov.REPLAY,
         replay_fractional.REPLAY,
     )
