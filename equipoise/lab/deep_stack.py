@@ -7,6 +7,7 @@ only the weight at hand is held.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,10 +32,10 @@ _NOT_ALONE = ("sampled", "siren")
 
 @dataclass(frozen=True, eq=False)
 class DeepStack:
-    """How the hidden layers of a stack of constant width are drawn.
+    """How the hidden layers of a stack are drawn.
 
     Attributes:
-        width: inputs and units of each layer.
+        widths: number of inputs, then units of each hidden layer.
         activation: behind each weight.
         names: of the weights.
         weights: their laws, without that of the last weight, which makes the outputs.
@@ -43,7 +44,7 @@ class DeepStack:
         reason: what was chosen and why.
     """
 
-    width: int
+    widths: tuple[int, ...]
     activation: Activation
     names: tuple[str, ...]
     weights: tuple[Law, ...]
@@ -52,21 +53,18 @@ class DeepStack:
     reason: str
 
     def layers(self, seed: int) -> Iterator[tuple[Array, Array]]:
-        """Weight (width, width) and bias (width,) of each hidden layer, drawn when asked for."""
-        shape = (self.width, self.width)
+        """Weight (out, in) and bias (out,) of each hidden layer, drawn when asked for."""
+        shapes = list(zip(self.widths[1:], self.widths[:-1], strict=True))
         for first in range(0, len(self.weights), _TOGETHER):
-            stop = first + _TOGETHER
-            laws = zip(self.names[first:stop], self.weights[first:stop], strict=True)
-            given = {name: (law, shape) for name, law in laws}
+            here = range(first, min(first + _TOGETHER, len(self.weights)))
+            given = {self.names[i]: (self.weights[i], shapes[i]) for i in here}
             streams = Streams(seed, self.frames, weights=given)
-            for i in range(first, min(stop, len(self.weights))):
-                name = self.names[i]
-                weight = draw(self.weights[i], name, shape, streams)
-                bias = draw(self.biases[i], f"{i}.bias", (self.width,), streams)
-                yield weight, bias
+            for i in here:
+                weight = draw(self.weights[i], self.names[i], shapes[i], streams)
+                yield weight, draw(self.biases[i], f"{i}.bias", shapes[i][:1], streams)
 
     def values(self, inputs: Array, seed: int) -> Iterator[Array]:
-        """What each hidden layer makes of inputs, shape (rows, width), one after another."""
+        """What each hidden layer makes of inputs, shape (rows, units), one after another."""
         values = inputs
         for weight, bias in self.layers(seed):
             values = self.activation.f(values @ weight.T + bias)
@@ -74,13 +72,13 @@ class DeepStack:
 
 
 @lru_cache(maxsize=8)
-def deep_stack(activation: Activation, width: int, depth: int, scheme: str) -> DeepStack:
-    """The laws of a stack of constant width for inputs of RMS 1.
+def deep_stack(activation: Activation, widths: tuple[int, ...], scheme: str) -> DeepStack:
+    """The laws of a stack for inputs of RMS 1.
 
     Args:
         activation: behind each hidden weight.
-        width: inputs and units of each layer, at least 2.
-        depth: hidden layers, at least 1.
+        widths: number of inputs, then units of each hidden layer, at least one of them. As many
+            outputs follow as there are units in the last, but are not drawn.
         scheme: of the catalogue, with options in brackets.
 
     Returns:
@@ -92,9 +90,9 @@ def deep_stack(activation: Activation, width: int, depth: int, scheme: str) -> D
         PlanError: if the scheme cannot serve the activation.
 
     >>> from equipoise.theory import activations
-    >>> made = deep_stack(activations.tanh(), 4, 3, "orthogonal")
+    >>> made = deep_stack(activations.tanh(), (4, 6, 4), "orthogonal")
     >>> [weight.shape for weight, _ in made.layers(0)]
-    [(4, 4), (4, 4), (4, 4)]
+    [(6, 4), (4, 6)]
     """
     wanted = parse_scheme(scheme)
     if wanted.name in _NOT_ALONE:
@@ -102,20 +100,27 @@ def deep_stack(activation: Activation, width: int, depth: int, scheme: str) -> D
             f"scheme must be one whose weights are drawn layer by layer, got {scheme!r}. "
             "Use another, or a model."
         )
+    if len(widths) < 2 or min(widths) < 1:
+        raise ArgumentError(
+            f"widths must hold the inputs and at least one hidden layer, each 1 or more, got "
+            f"{list(widths)}. Add a layer."
+        )
+    depth = len(widths) - 1
+    sizes = [*pairwise(widths), (widths[-1], widths[-1])]
     affines = tuple(
-        Affine(f"{i}", f"{i}.weight", f"{i}.bias", 2 * i, 2 * i + 1, i, i + 1, width, width)
-        for i in range(depth + 1)
+        Affine(f"{i}", f"{i}.weight", f"{i}.bias", 2 * i, 2 * i + 1, i, i + 1, n_in, n_out)
+        for i, (n_in, n_out) in enumerate(sizes)
     )
-    hidden = tuple(Hidden(i + 1, width, activation) for i in range(depth))
+    hidden = tuple(Hidden(i + 1, width, activation) for i, width in enumerate(widths[1:]))
     stack = Stack(affines, hidden, identity(), 2 * depth + 1, (True,) * (depth + 1))
     names = tuple(affine.weight for affine in affines[:-1])
     if wanted.name not in _FRAMED:
         # Expectations of 10,000 layers would take longer than the layers themselves.
         laws = tuple(laws_apart(stack, wanted))[:-1]
         zeros = (Zero(),) * depth
-        return DeepStack(width, activation, names, laws, zeros, {}, f"{wanted}, as asked for")
+        return DeepStack(widths, activation, names, laws, zeros, {}, f"{wanted}, as asked for")
     planned = plan_stack(stack, scheme, Inputs(1.0, np.empty(0)))
     return DeepStack(
-        width, activation, names, planned.weights[:-1], planned.biases[:-1],
+        widths, activation, names, planned.weights[:-1], planned.biases[:-1],
         {frame.id: frame for frame in planned.frames}, planned.reason,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from equipoise.lab import (
+    replay_deep_linear,
     replay_fractional,
     replay_lyapunov,
     replay_mean_field,
@@ -17,5 +18,6 @@ REPLAYS: Mapping[str, Replay] = {
         replay_mean_field.REPLAY,
         replay_lyapunov.REPLAY,
         replay_fractional.REPLAY,
+        replay_deep_linear.REPLAY,
     )
 }

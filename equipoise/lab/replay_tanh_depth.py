@@ -77,7 +77,7 @@ def forward(arguments: Arguments) -> dict[str, list[float]]:
         second moments.
     """
     width, depth = arguments["width"], arguments["depth"]
-    stack = deep_stack(activations.tanh(), width, depth, METHODS[arguments["method"]])
+    stack = deep_stack(activations.tanh(), (width,) * (depth + 1), METHODS[arguments["method"]])
     # The same inputs for every method.
     rng = np.random.default_rng([arguments["seed"], width])
     inputs = rng.standard_normal((arguments["rows"], width))

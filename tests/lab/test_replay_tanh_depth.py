@@ -82,11 +82,11 @@ def test_a_deep_stack_is_drawn_as_the_same_plan_in_a_model():
     x = torch.randn(200, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     made = eq.plan(model, torch.empty(8, width, dtype=torch.float64).normal_(), scheme="orthogonal")
     seed = eq.apply(model, made, torch.Generator().manual_seed(3))
-    stack = deep_stack(activations.tanh(), width, depth, "orthogonal")
+    stack = deep_stack(activations.tanh(), (width,) * (depth + 1), "orthogonal")
     names = [name for name, _ in model.named_parameters() if name.endswith("weight")]
     # Streams are keyed by names, which differ: those of the model are given to the stack.
     named = type(stack)(
-        width, stack.activation, tuple(names[:depth]), stack.weights, stack.biases, {}, ""
+        stack.widths, stack.activation, tuple(names[:depth]), stack.weights, stack.biases, {}, ""
     )
     *_, last = named.values(x.numpy(), seed)
     hidden = nn.Sequential(*list(model.children())[:-1])(x)
@@ -94,7 +94,7 @@ def test_a_deep_stack_is_drawn_as_the_same_plan_in_a_model():
 
 
 def test_frames_of_a_deep_stack_telescope():
-    stack = deep_stack(activations.tanh(), 5, 150, "auto")
+    stack = deep_stack(activations.tanh(), (5,) * 151, "auto")
     product = np.eye(5)
     gain = 1.0
     for weight, bias in stack.layers(2):
@@ -109,7 +109,7 @@ def test_frames_of_a_deep_stack_telescope():
 
 def test_a_budget_is_spent():
     quiet, loud = (
-        deep_stack(activations.tanh(), 8, 50, f"centred(budget={b})") for b in (0.01, 0.5)
+        deep_stack(activations.tanh(), (8,) * 51, f"centred(budget={b})") for b in (0.01, 0.5)
     )
     gains = [np.linalg.norm(list(s.layers(0))[10][0], 2) for s in (quiet, loud)]
     assert 1.0 < gains[0] < gains[1]
@@ -118,12 +118,14 @@ def test_a_budget_is_spent():
 @pytest.mark.parametrize("scheme", ["sampled", "siren"])
 def test_what_is_not_drawn_layer_by_layer_is_refused(scheme):
     with pytest.raises(ArgumentError, match="scheme must be one whose weights are drawn layer by"):
-        deep_stack(activations.tanh(), 4, 3, scheme)
+        deep_stack(activations.tanh(), (4, 4, 4), scheme)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: deep_stack(activations.tanh(), (4,), "auto"), "widths must hold the inputs"),
+        (lambda: deep_stack(activations.tanh(), (4, 0), "auto"), r"each 1 or more, got \[4, 0\]"),
         (lambda: gram_correlation(rows(5, 2), rows(4, 2)), "x and y must be matrices"),
         (lambda: gram_correlation(rows(2, 2), rows(2, 2)), "same 3 rows or more"),
         (lambda: gram_correlation(rows(5, 2), rows(5, 2) * math.inf), "y must hold finite"),
@@ -148,7 +150,7 @@ def test_a_forward_pass_in_plain_steps():
     found = replay_tanh_depth.forward(given)
     x = np.random.default_rng([0, 8]).standard_normal((300, 8))
     h = x
-    for weight, _ in deep_stack(activations.tanh(), 8, 40, "diagonal_noise").layers(0):
+    for weight, _ in deep_stack(activations.tanh(), (8,) * 41, "diagonal_noise").layers(0):
         assert np.abs(weight - np.eye(8)).max() < 6 * 0.085 / math.sqrt(8)
         h = np.tanh(h @ weight.T)
     assert found["layer"] == [1, 2, 3, 5, 10, 20, 30, 40]
