@@ -67,7 +67,10 @@ class DeepStack:
         """What each hidden layer makes of inputs, shape (rows, units), one after another."""
         values = inputs
         for weight, bias in self.layers(seed):
-            values = self.activation.f(values @ weight.T + bias)
+            made = values @ weight.T
+            if bias.any():
+                made += bias
+            values = self.activation.f(made)
             yield values
 
 
