@@ -161,9 +161,9 @@ def phase(
     from equipoise import _checks
     from equipoise.cli.theory import activation_given
     from equipoise.lab.phase_map import phase_map
-    from equipoise.plan.plan import Plan
     from equipoise.theory.activation import Activation
     from equipoise.theory.probe import examine
+    from equipoise.torch import Plan
 
     _checks.at_least("--seed", seed, 0)
     found = activation_given(activation)

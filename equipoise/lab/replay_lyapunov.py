@@ -32,9 +32,7 @@ Array = NDArray[np.float64]
 
 _WIDTHS = (2, 4, 8, 16, 64)
 _SLOPES = (0.01, 0.1, 0.5)
-_LAWS: Mapping[Mode, tuple[WeightLaw, ...]] = {
-    "faithful": ("gaussian", "haar"), "corrected": ("gaussian",),
-}  # fmt: skip
+_LAWS: tuple[WeightLaw, ...] = ("gaussian", "haar")
 # Networks of a unit of work, and layers of each, by width: narrow ones stray most.
 _NETWORKS: Mapping[Budget, int] = {"quick": 20, "paper": 100}
 _DEPTH = 200
@@ -49,7 +47,7 @@ def units(budget: Budget, modes: Sequence[Mode], seeds: Sequence[int]) -> dict[s
     found: dict[str, Arguments] = {}
     cases: list[tuple[str, float, float, WeightLaw]] = []
     if "faithful" in modes:
-        cases += [("he", w, s, law) for w in _WIDTHS for s in _SLOPES for law in _LAWS["faithful"]]
+        cases += [("he", w, s, law) for w in _WIDTHS for s in _SLOPES for law in _LAWS]
     if "corrected" in modes:
         cases += [("lyapunov", w, s, "gaussian") for w in _WIDTHS for s in _SLOPES]
     for scale, width, slope, law in cases:

@@ -33,7 +33,6 @@ Array = NDArray[np.float64]
 
 BIAS_VAR = 0.05
 _TANH = activations.tanh()
-_WEIGHT_VARS = (1.0, 1.4, round(critical_weight_var(_TANH, BIAS_VAR)[0], 6), 2.5, 4.0)
 _WIDTH: Mapping[Budget, int] = {"quick": 300, "paper": 1000}
 # Pairs of inputs, correlations that they start with, layers that are always passed.
 _PAIRS, _STARTS, _LEAST_DEPTH = 48, (0.0, 0.9), 40
@@ -44,11 +43,21 @@ _LEVEL, _DEEP, _NETWORKS = 0.2, 50, 20
 _NARROW = (16, 64, 256)
 
 
+@lru_cache(maxsize=1)
+def weight_vars() -> tuple[float, ...]:
+    """Two in the ordered phase, the critical one, two in the chaotic phase.
+
+    >>> weight_vars()[2]
+    1.760955
+    """
+    return (1.0, 1.4, round(critical_weight_var(_TANH, BIAS_VAR)[0], 6), 2.5, 4.0)
+
+
 def units(budget: Budget, modes: Sequence[Mode], seeds: Sequence[int]) -> dict[str, Arguments]:
     """A wide network for each point of the plane; some of real width in the corrected mode."""
     found: dict[str, Arguments] = {}
     if "faithful" in modes:
-        for weight_var in _WEIGHT_VARS:
+        for weight_var in weight_vars():
             for seed in seeds:
                 found[f"weight_var {weight_var:g}, draw {seed}"] = {
                     "kind": "wide", "weight_var": weight_var, "width": _WIDTH[budget],
@@ -310,7 +319,7 @@ def _courses(wide: Mapping[float, Sequence[tuple[Arguments, Any]]]) -> tuple[Pic
 def _diagram() -> tuple[Picture, ...]:
     places = [
         Place("replayed", "", w, BIAS_VAR, t.phase, t.chi_1, t.trainable_depth)
-        for w in _WEIGHT_VARS
+        for w in weight_vars()
         for t in (_theory(w),)
     ]
     return diagrams(_TANH, (0.5, 4.5), (0.0, 0.3), places)

@@ -84,7 +84,7 @@ def test_narrow_gradients_are_those_of_autograd():
 
 
 def test_findings():
-    done = [(a, replay.passes(a)) for w in (1.4, replay._WEIGHT_VARS[2]) for seed in (0, 1)
+    done = [(a, replay.passes(a)) for w in (1.4, replay.weight_vars()[2]) for seed in (0, 1)
             for a in (wide_unit(w, seed=seed),)]  # fmt: skip
     done += [(a, replay.passes(a)) for n in (16, 32) for seed in (0, 1)
              for a in (narrow_unit(n, seed),)]  # fmt: skip
