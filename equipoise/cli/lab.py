@@ -19,11 +19,6 @@ lab = typer.Typer(
 )
 
 
-@lab.callback()
-def _alone() -> None:
-    """Keep the name of a command even while there is one alone."""
-
-
 @lab.command(cls=ListCommand)
 def grid(
     sample: Annotated[
@@ -77,3 +72,104 @@ def grid(
         raise typer.Exit(INTERRUPTED) from None
     found.print(terminal())
     save_result(found, out, json)
+
+
+@lab.command()
+def run(
+    name: Annotated[str, typer.Argument(help="Of a replay; equipoise lab replays lists them.")],
+    budget: Annotated[
+        str, typer.Option(help="quick, minutes on two cores, or paper, the source's own.")
+    ] = "quick",
+    mode: Annotated[
+        str, typer.Option(help="faithful, as the source does it, corrected, or both.")
+    ] = "both",
+    draws: Annotated[int, typer.Option(help="Of each case; 0 for as many as the budget has.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the first draw.")] = 0,
+    on: On = "processes",
+    jobs: Jobs = 0,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of results; results/NAME-BUDGET if left out.")
+    ] = None,
+    out: Page = None,
+    json: Numbers = None,
+) -> None:
+    """Replay a published result, with what its source got beside what we get.
+
+    Interrupted, the same command goes on from what is finished.
+
+    Example: equipoise lab run tanh-depth --budget quick --out tanh-depth.html
+    """
+    check_result(out, json)
+    from equipoise import _checks
+    from equipoise.lab import replay_run
+    from equipoise.lab.replay_data import BUDGETS, MODES, Budget, Mode
+    from equipoise.lab.replay_names import REPLAYS
+
+    _checks.one_of("NAME", name, REPLAYS)
+    chosen = cast("Budget", _checks.one_of("--budget", budget, BUDGETS))
+    _checks.one_of("--mode", mode, (*MODES, "both"))
+    modes = MODES if mode == "both" else (cast("Mode", mode),)
+    folder = store or Path("results") / f"{name}-{budget}"
+    place = place_named(on)
+    try:
+        found = replay_run.replay(
+            name, chosen, modes, draws, seed, folder, place, jobs,
+            is_quiet=not terminal(stderr=True).is_terminal,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. The same command goes on from what is in {folder}.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    found.print(terminal())
+    save_result(found, out, json)
+
+
+@lab.command()
+def replays() -> None:
+    """Published results that can be replayed: source, setting and what each shows.
+
+    Example: equipoise lab replays
+    """
+    from rich.table import Table
+
+    from equipoise.lab.replay_names import REPLAYS
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    for column in ("replay", "what it shows", "source", "setting"):
+        table.add_column(column, overflow="fold")
+    for one in REPLAYS.values():
+        table.add_row(one.name, one.title, one.source, one.setting)
+    terminal().print(table, highlight=False, markup=False)
+
+
+@lab.command()
+def phase(
+    activation: Annotated[
+        str, typer.Argument(help="A known activation, 'leaky_relu(0.2)' or package.module:function")
+    ],
+    plan: Annotated[
+        list[Path] | None, typer.Option(help="A plan saved as .json, to be placed; repeat it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw that is placed.")] = 0,
+    out: Page = None,
+    json: Numbers = None,
+) -> None:
+    """The phase diagram of an activation, with networks on it: order, chaos and depth scales.
+
+    Example: equipoise lab phase tanh --plan plan.json --out phase.html
+    """
+    check_result(out, json)
+    from equipoise import _checks
+    from equipoise.cli.theory import activation_given
+    from equipoise.lab.phase_map import phase_map
+    from equipoise.theory.activation import Activation
+    from equipoise.theory.probe import examine
+    from equipoise.torch import Plan
+
+    _checks.at_least("--seed", seed, 0)
+    found = activation_given(activation)
+    if not isinstance(found, Activation):
+        found = examine(found, activation.partition(":")[2]).activation
+    networks = {path.stem: Plan.load(path) for path in plan or ()}
+    made = phase_map(found, networks, seed=seed)
+    made.print(terminal())
+    save_result(made, out, json)

@@ -43,7 +43,7 @@ def theory(
     if plot is not None:
         check_path(plot)
     name = activation.partition(":")[2] or activation
-    card = make_card(_activation(activation), width, depth, scheme, name)
+    card = make_card(activation_given(activation), width, depth, scheme, name)
     if as_json:
         typer.echo(card.to_json())
     else:
@@ -52,7 +52,7 @@ def theory(
         typer.echo(f"picture: {draw_card(card, plot)}", err=as_json)
 
 
-def _activation(text: str) -> "Activation | Callable[[Any], Any]":
+def activation_given(text: str) -> "Activation | Callable[[Any], Any]":
     """A known activation with its arguments, or the caller's own function."""
     from equipoise.theory import activations
 
