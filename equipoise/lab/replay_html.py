@@ -42,7 +42,7 @@ def pictures_page(
 
 
 def drawn(picture: Picture) -> go.Figure:
-    """A picture with its legend, for ``report.html.figure_html``."""
+    """A picture with its legend, for ``report.html.figure_html``; the section has its title."""
     names = list(dict.fromkeys(curve.name for curve in picture.curves))
     traces: list[Any] = [_heat(heat) for heat in picture.heat]
     told: set[str] = set()
@@ -55,7 +55,7 @@ def drawn(picture: Picture) -> go.Figure:
     if picture.log_y and not math.isnan(picture.y_least):
         top = max((v for curve in picture.curves for v in curve.y if _fits(v, True)), default=1.0)
         y |= {"range": [math.log10(picture.y_least), math.log10(top) + 0.2]}
-    return figure(traces, picture.title, picture.summary, x, y, len(names))
+    return figure(traces, picture.summary, picture.summary, x, y, len(names))
 
 
 def _traces(curve: Curve, picture: Picture, place: int, is_first: bool) -> list[go.Scatter]:
