@@ -21,6 +21,8 @@ from equipoise.schemes.laws import Array
 
 # Factor by which uneven rows may move a level that is told for even ones.
 _MOST_MOVED = 2.0
+# Below this power it takes k = 1,000: lines and gates are not looked into.
+_HARDLY_MOVED = 0.1
 
 
 def rows_behind(
@@ -78,12 +80,15 @@ def moves_uneven_rows(
     level = levels[0]
     found, doubled = behind(node.activation, level), behind(node.activation, 2.0 * level)
     power = math.log2(doubled / found) if found > 0 and doubled > 0 else 0.0
+    moved = abs(power * (power - 1.0) / 2.0)
+    if moved < _HARDLY_MOVED:
+        return False
     most = 1.0
     for value, given, _ in rows_behind(node.input, producer, rows_of, through_layers=True):
         energy = np.mean(np.square(given), axis=trace.values[value].axis if trace.values else -1)
         if energy.any():
             most = max(most, float(np.mean(np.square(energy)) / np.mean(energy) ** 2))
-    return bool(most ** abs(power * (power - 1.0) / 2.0) > _MOST_MOVED)
+    return bool(most**moved > _MOST_MOVED)
 
 
 def _made_of(node: Node, producer: Mapping[int, Node]) -> tuple[int, ...]:
