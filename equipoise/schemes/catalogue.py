@@ -145,7 +145,7 @@ _ENTRIES = (
     SchemeEntry(
         "diagonal_noise",
         "identity (mod fan_in) over f'(0), plus noise of std alpha / sqrt(fan_in)",
-        "Lee, Choi and Choi 2024, arXiv 2410.02242",
+        "Lee, Choi and Kim 2024, arXiv 2410.02242",
         "tanh and its like",
         (
             Option("alpha", PUBLISHED_ALPHA, "scale of the noise", 0.0, 10.0, is_open=True),

@@ -69,7 +69,7 @@ def diagonal_noise(
     Raises:
         ArgumentError: if the activation has no slope at 0, or for a noise that is not known.
 
-    Source: Lee, Choi and Choi 2024, arXiv 2410.02242; other noise: arXiv 2509.23085.
+    Source: Lee, Choi and Kim 2024, arXiv 2410.02242; other noise: arXiv 2509.23085.
 
     >>> from equipoise.theory import activations
     >>> law = diagonal_noise(Fans(25, 16), activations.tanh())
@@ -103,7 +103,7 @@ def odd_sigmoid_scale(activation: Activation, layer: int, memory: float = 0.5) -
         ArgumentError: naming the property of the class that f lacks, or for a target that little
             noise does not reach.
 
-    Source: Lee, Choi and Choi 2025, arXiv 2509.23085 (the class and the idea of a target layer).
+    Source: Lee, Choi and Kim 2025, arXiv 2509.23085 (the class and the idea of a target layer).
 
     >>> from equipoise.theory import activations
     >>> round(odd_sigmoid_scale(activations.tanh(), 100), 4)

@@ -102,7 +102,7 @@ class DiagonalNoise:
         parameter: bound of ``truncated_normal`` or degrees of freedom of ``student_t``; 0 for its
             default.
 
-    Source: Lee, Choi and Choi 2024, arXiv 2410.02242 (normal), 2509.23085.
+    Source: Lee, Choi and Kim 2024, arXiv 2410.02242 (normal), 2509.23085.
     """
 
     diagonal: float

@@ -202,7 +202,7 @@ def small_noise(activation: Activation, alpha: float) -> SmallNoise:
     Raises:
         ArgumentError: if alpha is not positive, or f does not bend towards the axis at 0.
 
-    Source: the network is that of Lee, Choi and Choi 2024, arXiv 2410.02242.
+    Source: the network is that of Lee, Choi and Kim 2024, arXiv 2410.02242.
 
     >>> from equipoise.theory import activations
     >>> s = small_noise(activations.tanh(), 0.085)

@@ -111,7 +111,7 @@ def fixed_points(activation: Activation, gain: float = 1.0, reach: float = 10.0)
     Raises:
         ArgumentError: if gain is 0, f jumps, or a whole interval stays where it is.
 
-    Source: Lee, Choi and Choi 2024, arXiv 2410.02242 (there for odd sigmoids).
+    Source: Lee, Choi and Kim 2024, arXiv 2410.02242 (there for odd sigmoids).
 
     >>> from equipoise.theory import activations
     >>> [(round(p.x, 6), p.kind) for p in fixed_points(activations.tanh(), 1.2).points]

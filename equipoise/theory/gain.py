@@ -140,7 +140,7 @@ def unit_gains(
     Raises:
         ArgumentError: if x has zeros or diagonal another shape, or a number is out of range.
 
-    Source: Lee, Choi and Choi 2024, arXiv 2410.02242.
+    Source: Lee, Choi and Kim 2024, arXiv 2410.02242.
 
     >>> unit_gains(np.array([3.0, 4.0]), 0.3 * 2**0.5).std.round(3).tolist()
     [0.5, 0.375]

@@ -99,7 +99,7 @@ def noise_chain(
         ArgumentError: if an argument is out of range, or the signal of some replicate dies or
             overflows.
 
-    Source: the network is that of Lee, Choi and Choi 2024, arXiv 2410.02242.
+    Source: the network is that of Lee, Choi and Kim 2024, arXiv 2410.02242.
 
     >>> import numpy as np
     >>> from equipoise.theory import activations

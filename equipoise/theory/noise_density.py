@@ -83,7 +83,7 @@ def noise_density(
         ArgumentError: if alpha is below 0.001 or so large that f looks like a step, f has no slope
             to invert or breaks away from 0, or the signal leaves the range of floats.
 
-    Source: the network is that of Lee, Choi and Choi 2024, arXiv 2410.02242.
+    Source: the network is that of Lee, Choi and Kim 2024, arXiv 2410.02242.
 
     >>> from equipoise.theory import activations
     >>> d = noise_density(activations.tanh(), 1500, 0.085)

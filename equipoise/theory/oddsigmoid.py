@@ -183,7 +183,7 @@ def odd_sigmoid(activation: Activation) -> OddSigmoid:
     Returns:
         Membership in the strict and in the wide sense, the failing properties, and kappa, c, e.
 
-    Source: Lee, Choi and Choi 2024, arXiv 2410.02242.
+    Source: Lee, Choi and Kim 2024, arXiv 2410.02242.
 
     >>> from equipoise.theory import activations
     >>> odd_sigmoid(activations.arctan()).is_member

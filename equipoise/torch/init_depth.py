@@ -88,7 +88,7 @@ def diagonal_noise_(
     Raises:
         ArgumentError: for an f without a slope at 0, or an option out of range.
 
-    Source: Lee, Choi and Choi 2024, arXiv 2410.02242.
+    Source: Lee, Choi and Kim 2024, arXiv 2410.02242.
 
     >>> w = diagonal_noise_(torch.empty(4, 2), alpha=1e-6)
     >>> w.round().abs().tolist()
