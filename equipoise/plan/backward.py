@@ -20,7 +20,7 @@ from dataclasses import replace
 from equipoise.plan.chain import Chain
 from equipoise.plan.covariance import slopes
 from equipoise.plan.evenness import Evenness
-from equipoise.plan.flow import UNKNOWN, Flow, interference, through_norm
+from equipoise.plan.flow import UNKNOWN, Flow, interference, likely_share, through_norm
 from equipoise.plan.levels import Levels
 from equipoise.plan.moments import averaging
 from equipoise.plan.nodes import (
@@ -145,7 +145,7 @@ class _Backward:
                 return got
             case Nonlinearity(activation=f, input=source):
                 linear, square = slopes(f, self._level(source), self._levels.mean(source))
-                share = self._share(source)
+                share = likely_share(source, self._levels)
                 flow = got.times(square, linear**2 + share * (square - linear**2))
                 return flow.doubted() if self._evenness.is_of_few(source) else flow
             case Norm():
@@ -262,7 +262,10 @@ class _Backward:
     def _through_attention(self, node: Attention, got: Flow) -> Iterator[tuple[int, Flow]]:
         query, key, value = node.inputs
         q, k, v = (self._level(x) for x in node.inputs)
-        k_apart, v_apart = k * (1.0 - self._share(key)), v * (1.0 - self._share(value))
+        k_apart, v_apart = (
+            k * (1.0 - likely_share(key, self._levels)),
+            v * (1.0 - likely_share(value, self._levels)),
+        )
         squares = participation(node.scale**2 * node.size * q * k_apart, 1.0 / node.visible)
         if math.isnan(q * k_apart):
             squares = math.nan
@@ -296,7 +299,7 @@ class _Backward:
                 yield value, self._to_values(node.output, value, got, squares, keys, 1.0 / keys)
                 continue
             # What all keys have in common moves no softmax, before it or behind it.
-            level = self._level(other) * (1.0 - self._share(other))
+            level = self._level(other) * (1.0 - likely_share(other, self._levels))
             sums = self._entries(node.output) * node.size / self._entries(value)
             flow = self._doubted_by_shares(got.times(sums * level, 0.0), other)
             # Weights that add up over queries take off what gradients of queries have in common.
@@ -318,11 +321,6 @@ class _Backward:
 
     def _level(self, value: int) -> float:
         return self._levels.of(value)
-
-    def _share(self, value: int) -> float:
-        """Part of a second moment that all sites share, half of it where that is not known."""
-        share = self._levels.share(value)
-        return 0.5 if math.isnan(share) else share
 
     def _doubted_by_shares(self, flow: Flow, *values: int) -> Flow:
         """A gradient that depends on what sites do not share: in doubt if that is hardly known."""

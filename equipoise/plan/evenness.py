@@ -93,8 +93,7 @@ class Evenness:
         if self._is_behind_steep(node.input):
             return math.inf
         # Of normal numbers, one less where a mean is removed: E 1/s is finite from three on.
-        free = node.size - (node.kind != "rms")
-        narrow = free / (free - 2) if free > 2 else math.inf
+        narrow = _of_squares(node.size - (node.kind != "rms"))
         found = max(self._unevenness(node.input, by_site), self._of_few_numbers(node))
         if 0 < node.size <= _NARROW:
             return max(narrow, found)
@@ -106,8 +105,7 @@ class Evenness:
         sites = math.prod(source.shape[1:]) // source.shape[source.axis]
         units = max(1, node.size // sites) if node.kind == "group" else 1
         # As many squares of about normal numbers.
-        count = units * self._numbers.get(node.input, math.inf)
-        return count / (count - 2) if 2 < count < math.inf else 1.0 if count > 2 else math.inf
+        return _of_squares(units * self._numbers.get(node.input, math.inf))
 
     def chosen(self, node: Pool) -> float:
         """1 where the largest sites of few numbers are taken, at which slopes are not typical."""
@@ -179,6 +177,11 @@ class Evenness:
         for source, rows, layer in found:
             centre = self._centres.get(layer, np.zeros(0))
             yield source, _about(rows, centre, self._trace.values[source].axis)
+
+
+def _of_squares(count: float) -> float:
+    """E s E 1/s of the sum s of so many squares of normal numbers, inf for two and fewer."""
+    return 1.0 + 2.0 / (count - 2.0) if count > 2 else math.inf
 
 
 def _about(rows: Array, centre: Array, axis: int) -> Array:

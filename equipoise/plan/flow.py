@@ -58,14 +58,19 @@ def through_norm(got: Flow, node: Norm, levels: Levels) -> Flow:
     removed = {"rms": 1.0}.get(node.kind, 2.0) / node.size if node.size else 0.0
     variance = before - mean * mean
     if node.kind == "instance" and not node.is_tracked:
-        share = levels.share(node.input)
-        variance = before * (1.0 - (0.5 if math.isnan(share) else share))
+        variance = before * (1.0 - likely_share(node.input, levels))
     slope = behind / variance if variance > 0 else math.nan
     if node.is_tracked:
         return got.times(slope)
     freed = got.freed / got.energy if got.energy else 0.0
     flow = got.times(slope * (freed + (1.0 - freed) * max(0.0, 1.0 - removed)))
     return replace(flow, freed=flow.energy)
+
+
+def likely_share(value: int, levels: Levels) -> float:
+    """Part of a second moment that all sites share, half of it where that is not known."""
+    share = levels.share(value)
+    return 0.5 if math.isnan(share) else share
 
 
 def interference(node: Merge, levels: Levels) -> float:

@@ -110,9 +110,8 @@ def second_moment(
             return q * (share * (size * weights.mean) ** 2 + (1.0 - share) * squares)
         case Contract(size=size):
             return size * levels[0] * levels[1]
-        case Attention(size=size, scale=scale, visible=visible):
-            spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1])
-            squares = participation(spread, 1.0 / visible)
+        case Attention(visible=visible):
+            squares = participation(scores_apart(node, levels, shares), 1.0 / visible)
             return levels[2] * (shares[2] + (1.0 - shares[2]) * squares)
         case Concat(sizes=sizes):
             total = sum(sizes)
@@ -125,6 +124,17 @@ def second_moment(
             return levels[0] * left if not left < ROUNDING else 0.0
         case _:
             return math.nan
+
+
+def scores_apart(node: Attention, levels: Sequence[float], shares: Sequence[float]) -> float:
+    """Variance of an attention's scores, less what all keys have in common, which weighs nothing.
+
+    Args:
+        node: the attention.
+        levels: second moments of queries, keys and values.
+        shares: parts of these that all sites have in common.
+    """
+    return node.scale**2 * node.size * levels[0] * levels[1] * (1.0 - shares[1])
 
 
 def averaging(node: Node, producer: Mapping[int, Node]) -> Weights | None:
@@ -197,10 +207,10 @@ def share_of(
         case Softmax(size=size):
             # Weights are positive: what they have in common is their mean.
             return _part(1.0 / size**2, level)
-        case Attention(size=size, scale=scale, sites=sites, visible=visible):
+        case Attention(sites=sites, visible=visible):
             # Two queries weigh the same values: what they make is alike by as much as their weights
             # overlap, which is the more the more the queries have in common.
-            spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1]) * shares[0]
+            spread = scores_apart(node, levels, shares) * shares[0]
             # Of a causal pair the later query sees more keys than two in a row do.
             overlap = participation(spread, 1.0 / min(visible, 2.0 / sites))
             return _part(levels[2] * (shares[2] + (1.0 - shares[2]) * overlap), level)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from equipoise.plan.moments import ROUNDING, Weights, behind
+from equipoise.plan.moments import ROUNDING, Weights, behind, scores_apart
 from equipoise.plan.nodes import Attention, Contract, Node, Nonlinearity, Pool, Softmax
 from equipoise.plan.participation import participation
 from equipoise.theory.activations import Activation
@@ -75,8 +75,8 @@ def is_told(
             spread = math.log(max(1.0, size * squares))
             share = shares[1 - weights.place]
             return not (math.isnan(shares[-1]) or _is_tilted(spread, squares, share, width))
-        case Attention(size=size, scale=scale, visible=visible):
-            spread = scale**2 * size * levels[0] * levels[1] * (1.0 - shares[1])
+        case Attention(visible=visible):
+            spread = scores_apart(node, levels, shares)
             squares = participation(spread, 1.0 / visible)
             return not (math.isnan(shares[-1]) or _is_tilted(spread, squares, shares[2], width))
         case Contract():

@@ -15,6 +15,16 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def drawn(model, x, plan, count):
+    """RMS of the outputs in so many draws."""
+    made = []
+    for seed in range(count):
+        eq.apply(model, plan, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            made.append(float(model(x).square().mean().sqrt()))
+    return made
+
+
 class Cubes(nn.Module):
     """Powers of normal numbers behind a gain that keeps its value."""
 
@@ -36,11 +46,7 @@ def test_a_level_that_differs_from_draw_to_draw_is_the_middle_one_or_not_told(fi
     torch.nn.init.normal_(model.gain, std=1 + first)
     plan = eq.plan(model, x)
     (found,) = plan.predictions
-    made = []
-    for seed in range(41):
-        eq.apply(model, plan, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            made.append(float(model(x).square().mean().sqrt()))
+    made = drawn(model, x, plan, 41)
     assert math.isnan(found.signal) or 0.5 < np.median(made) / found.signal < 2.0
 
 
@@ -118,11 +124,7 @@ class Dropped(nn.Module):
 def test_dropout_in_front_of_a_function_is_not_that_behind_it():
     model, x = Dropped(), normal(64, 24)
     plan = eq.plan(model, x)
-    made = []
-    for seed in range(20):
-        eq.apply(model, plan, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            made.append(float(model(x).square().mean().sqrt()))
+    made = drawn(model, x, plan, 20)
     assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.1)
 
 
@@ -231,11 +233,7 @@ class GainedDifference(nn.Module):
 def test_of_a_gain_that_keeps_its_values_only_the_mean_correlates():
     model, x = GainedDifference(), torch.randint(0, 11, (32, 5))
     plan = eq.plan(model, x)
-    made = []
-    for seed in range(20):
-        eq.apply(model, plan, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            made.append(float(model(x).square().mean().sqrt()))
+    made = drawn(model, x, plan, 20)
     assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.15)
 
 
@@ -328,9 +326,5 @@ class Joined(nn.Module):
 def test_a_function_of_joined_values_sees_each_part_as_it_is():
     model, x = Joined(), normal(256, 24)
     plan = eq.plan(model, x)
-    made = []
-    for seed in range(20):
-        eq.apply(model, plan, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            made.append(float(model(x).square().mean().sqrt()))
+    made = drawn(model, x, plan, 20)
     assert np.median(made) == pytest.approx(plan.predictions[-1].signal, rel=0.1)
