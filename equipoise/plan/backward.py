@@ -206,7 +206,10 @@ class _Backward:
         phases = [1 if a.convolution.is_transposed else a.convolution.steps for a in stack.affines]
         kept = 1.0 / math.prod(phases)
         for hidden, rms in zip(stack.hidden, found.signal, strict=False):
-            linear, square = slopes(hidden.activation, rms**2, 0.0)
+            # A signal beyond all numbers says nothing of slopes.
+            if not math.isfinite(rms * rms):
+                return first.input, UNKNOWN
+            linear, square = slopes(hidden.activation, rms * rms, 0.0)
             kept *= linear**2 / square if square > 0 else 0.0
         factor *= got.louder
         flow = got.times(factor, factor * kept)
@@ -243,7 +246,7 @@ class _Backward:
         if chain is None or chain.layers.affines[-1].output != value or not chain.has_quiet_rows:
             return 1.0
         told, level = chain.expected.signal[-1], self._level(node.output)
-        return level / told**2 if told > 0 and level > 0 else 1.0
+        return level / (told * told) if told > 0 and level > 0 else 1.0
 
     def _through_product(
         self, node: Product, got: Flow, sources: tuple[int, int] | tuple[int, ...]

@@ -61,14 +61,15 @@ class Chain:
         """
         told = found.at_entry if isinstance(found, Expected) else math.nan
         if math.isfinite(told):
-            return told**2
+            # A product overflows to infinity where a power is an error.
+            return told * told
         part = self.first
         if part is None or part.planned.biases[0] != Zero():
             return math.nan
         # The energy of a row of the first weight, as what it makes of its inputs tells it.
-        power = found.signal[0] ** 2 / part.inputs.mean_square
+        power = found.signal[0] * found.signal[0] / part.inputs.mean_square
         # What comes back into the directions of a frame lies in those that the next one reads.
         law, width = part.planned.weights[0], self.layers.affines[0].out_size
         if self.layers.hidden and isinstance(law, Framed) and law.rank < width:
             return math.nan
-        return found.gradient[0] ** 2 * power * fan
+        return found.gradient[0] * found.gradient[0] * power * fan

@@ -123,8 +123,10 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
 
     A pair keeps one direction where two units that rest apart keep two. Where pairs hold fewer
     than half of the directions in which inputs vary and outputs are wanted, what they lose decides;
-    where they hold more, pairs are better, since they bend at once and bear larger steps. Pairs
-    that are no lines are worth less: their slopes fade or grow with depth as those of any unit.
+    where they hold more, pairs are better, since they bend at once and bear larger steps. A single
+    pair is one direction, whose sign no small step turns: half of the draws start with the wrong
+    one, and a product of numbers has to pass 0, where all gradients vanish. Pairs that are no lines
+    are worth less: their slopes fade or grow with depth as those of any unit.
 
     Args:
         stack: the layers.
@@ -154,6 +156,8 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
     if bent is not None:
         return f"pairs of {bent} are no lines"
     held, directions, outputs = min(pairs), _directions(stack, inputs), stack.affines[-1].out_size
+    if min(h.width for h in stack.hidden) < 4:
+        return "a single pair has one direction, whose sign training cannot turn"
     if 2 * held >= min(directions, outputs):
         return ""
     return (

@@ -300,3 +300,11 @@ def test_unknown_activations_cannot_be_sampled():
 def test_unknown_options_are_refused_at_the_door():
     with pytest.raises(ArgumentError, match="Did you mean 'mode'"):
         eq.plan(mlp(nn.Tanh), data(4, 8), "he(mod='fan_in')")
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU])
+def test_a_signal_whose_square_is_beyond_all_numbers_is_planned_and_told(act):
+    net = mlp(act, (4, *[4] * 250, 4))
+    outlook = eq.plan(net, data(64, 4), "identity(gain=10)").outlook[0]
+    assert outlook.signal > 1e240
+    assert outlook.odds == 0
