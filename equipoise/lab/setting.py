@@ -182,7 +182,7 @@ def train_trials(setting: Setting, trials: Sequence[Trial], data_dir: str = "") 
     whole = task_named(setting.task, data_dir or None)
     task: Task = whole.validation(setting.validation) if setting.validation else whole
     models, refused = _started(setting, trials, task)
-    todo = [i for i, trial in enumerate(trials) if trial.method not in refused]
+    todo, same = _different(trials, models)
     scores, held, diverged = [math.nan] * len(trials), [math.nan] * len(trials), [-1] * len(trials)
     losses = [(math.nan,) * setting.epochs] * len(trials)
     if todo:
@@ -199,12 +199,36 @@ def train_trials(setting: Setting, trials: Sequence[Trial], data_dir: str = "") 
             )
             with torch.no_grad():
                 tested = whole.scores(done.replicas.forward) if setting.validation else done.score
-        for place, i in enumerate(todo):
+        for i, place in same.items():
             scores[i], held[i] = float(tested[place]), float(done.score[place])
             losses[i] = tuple(done.loss[:, place].tolist())
             diverged[i] = int(done.diverged_at[place])
     held = held if setting.validation else []
     return Trained(tuple(scores), tuple(held), tuple(losses), tuple(diverged), refused)
+
+
+def _different(
+    trials: Sequence[Trial], models: Mapping[tuple[str, int], nn.Sequential]
+) -> tuple[list[int], dict[int, int]]:
+    """Places of the trials to train, and for each trial its place among these.
+
+    A rule that chooses among schemes gives the networks of the one that it chose: what starts, is
+    batched and moves alike ends alike, and is trained once.
+    """
+    weights = {
+        key: nn.utils.parameters_to_vector(model.parameters()).detach().numpy().tobytes()
+        for key, model in models.items()
+    }
+    todo, same = list[int](), dict[int, int]()
+    first: dict[tuple[bytes, float, int], int] = {}
+    for i, trial in enumerate(trials):
+        started = weights.get((trial.method, trial.seed))
+        if started is not None:
+            place = first.setdefault((started, trial.rate, trial.seed), len(todo))
+            if place == len(todo):
+                todo.append(i)
+            same[i] = place
+    return todo, same
 
 
 def _started(

@@ -145,6 +145,30 @@ def test_methods_that_are_refused_and_those_that_are_not_known():
         train_trials(SMALL, [Trial("hee", 1e-3, 0)])
 
 
+def test_methods_that_draw_the_same_network_train_it_once_and_all_get_its_result(monkeypatch):
+    trained = []
+
+    def counted(replicas, *rest, **more):
+        trained.append(len(replicas.parameters))
+        return train(replicas, *rest, **more)
+
+    monkeypatch.setattr("equipoise.lab.setting.train", counted)
+    trials = [
+        Trial(method, rate, seed)
+        for method in ("auto", "he", "centred")
+        for rate in (1e-3, 1e-2)
+        for seed in (0, 1)
+    ]
+    done = train_trials(SMALL, trials)
+    # auto centres tanh.
+    assert trained == [8]
+    assert done.scores[8:] == done.scores[:4]
+    assert done.losses[8:] == done.losses[:4]
+    alone = train_trials(SMALL, trials[8:])
+    assert alone.losses[3] == pytest.approx(done.losses[3], rel=1e-5)
+    assert len({losses for losses in done.losses[:8]}) == 8
+
+
 def test_denormals_are_flushed_while_trials_train_and_as_before_after():
     def flushes():
         return not bool(torch.tensor(1e-310, dtype=torch.float64) * 1.0)
