@@ -157,8 +157,7 @@ class _Run:
         owners: dict[str, tuple[CellState, tuple[Trial, ...]]] = {}
         for name, trials in wanted.items():
             state, most = self._states[name], self._at_once[name]
-            for first in range(0, len(trials), most):
-                part = tuple(trials[first : first + most])
+            for part in _parts(trials, most):
                 listed = [[t.method, t.rate, t.seed] for t in part]
                 # Other starts or draws than before are other units, not a clash in the store.
                 key = f"{name}, {what}, {sha256(str(listed).encode()).hexdigest()[:8]}"
@@ -234,6 +233,16 @@ class _Run:
         seeds = range(FINAL_SEEDS + have, FINAL_SEEDS + count)
         rates = {method: state.best_rate(method) for method in state.finalists}
         return [Trial(method, rate, seed) for method, rate in rates.items() for seed in seeds]
+
+
+def _parts(trials: Sequence[Trial], most: int) -> list[tuple[Trial, ...]]:
+    """Trials of units: ours apart from the others', which stay as they are when our rule changes.
+
+    >>> [len(part) for part in _parts([Trial(m, 1e-3, 0) for m in ("auto", "he", "lsuv")], 8)]
+    [1, 2]
+    """
+    groups = ([t for t in trials if t.method == OURS], [t for t in trials if t.method != OURS])
+    return [tuple(g[i : i + most]) for g in groups for i in range(0, len(g), most)]
 
 
 def train_cell(arguments: dict[str, Any]) -> dict[str, Any]:

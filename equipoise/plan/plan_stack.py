@@ -10,6 +10,7 @@ from equipoise.plan.entry import Inputs
 from equipoise.plan.forms import at_gain_one
 from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
+from equipoise.plan.offset_plan import offset_for_few
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import (
     plan_shifted,
@@ -101,6 +102,7 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
                 planned = plan_shifted(stack, 0.0, inputs, aim, f"since {why}")
             else:
                 planned = spread_for_few(stack, planned, inputs)
+            planned = offset_for_few(stack, planned, inputs)
     if stack.is_last and aim.purpose:
         planned = replace(planned, reason=f"{planned.reason}; {_outputs(stack, aim)}")
     warning = choice.warning or planned.warning

@@ -26,7 +26,7 @@ from equipoise.theory.shift import departure, shift_for_departure, shifted
 # One input in ten leaves the linear range of some unit where no shift is given.
 _LEAVING = 0.1
 # In more directions than these inputs are told apart as well where all kinks meet at one point.
-_MOST_DIRECTIONS = 12.0
+MOST_DIRECTIONS = 12.0
 
 
 def plan_shifted(
@@ -155,7 +155,7 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
     )  # fmt: skip
     if bent is not None:
         return f"pairs of {bent} are no lines"
-    held, directions, outputs = min(pairs), _directions(stack, inputs), stack.affines[-1].out_size
+    held, directions, outputs = min(pairs), directions_of(stack, inputs), stack.affines[-1].out_size
     if min(h.width for h in stack.hidden) < 4:
         return "a single pair has one direction, whose sign training cannot turn"
     if 2 * held >= min(directions, outputs):
@@ -166,7 +166,7 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
     )
 
 
-def _directions(stack: Stack, inputs: Inputs) -> float:
+def directions_of(stack: Stack, inputs: Inputs) -> float:
     """Number of directions in which inputs vary, that of the features where it is not known."""
     axes = principal_axes(inputs.rows, 1)
     size = float(stack.affines[0].in_size)
@@ -225,8 +225,8 @@ def spread_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
     are_lines = all(_is_line(h) for h in stack.hidden)
     if not stack.hidden or not can_move or not all(are_pairs) or not are_lines:
         return planned
-    directions = _directions(stack, inputs)
-    if directions > _MOST_DIRECTIONS:
+    directions = directions_of(stack, inputs)
+    if directions > MOST_DIRECTIONS:
         return planned
     why = f", since inputs vary in {directions:.2g} direction{'s' * (directions != 1)}"
     return _spread(stack, planned, 1.0 / math.sqrt(max(1.0, directions)), why)

@@ -1,0 +1,82 @@
+"""Stacks on frames whose units bend about their place of rest: a constant beside few inputs.
+
+About 0 tanh and its like are odd, and without biases so is a network of them: f(-x) = -f(x), which
+few targets are. Units that are centred, or rest where their function is steepest, are nearly so. A
+constant that enters with the inputs, as loud as they are, ends that.
+"""
+
+import math
+from dataclasses import replace
+
+from equipoise.plan.entry import Inputs
+from equipoise.plan.shifted_plan import MOST_DIRECTIONS, directions_of
+from equipoise.plan.stack_plan import StackPlan
+from equipoise.plan.stacks import Stack
+from equipoise.schemes.laws import Framed, Law, OffsetBias, Plain, Zero
+from equipoise.theory.rest import rest
+
+# The part of the energy of the layer that its biases have, where a column is left for them: of one
+# to ten directions a third to a half is best, less leaves the network odd.
+_SHARE = 0.5
+
+
+def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPlan:
+    """The same plan with random biases in one layer, where inputs vary in few directions.
+
+    The layer is the first of the narrowest: biases of a wider one would be lost in part. They are
+    as loud as all inputs together where it has more columns than inputs have directions, else as
+    one of these. Its weight is quieter by as much, so that every level stays as it was planned.
+
+    Args:
+        stack: the layers.
+        planned: their laws on frames.
+        inputs: what enters.
+
+    Returns:
+        The plan with a constant direction, or as it was where inputs vary in many directions, the
+        layer has no bias of its own, or units are pairs or rest on a line.
+    """
+    if not stack.hidden:
+        return planned
+    widths = [h.width for h in stack.hidden]
+    place = widths.index(min(widths))
+    weight, bias = planned.weights[place], planned.biases[place]
+    are_plain = all(isinstance(w, Framed) and w.out_layout == Plain() for w in planned.weights)
+    has_kernel = any(a.convolution.kernel for a in stack.affines)
+    if not are_plain or has_kernel or not stack.can_shift[place] or not _bends(stack, planned):
+        return planned
+    directions = directions_of(stack, inputs)
+    if directions > MOST_DIRECTIONS:
+        return planned
+    assert isinstance(weight, Framed)
+    # Where columns are few, the constant takes the place of one of the directions.
+    is_free = directions + 1 <= widths[place]
+    share = _SHARE if is_free else 1.0 / (1.0 + directions)
+    quieter = math.sqrt(1.0 - share)
+    std = planned.signal[place] * math.sqrt(share)
+    plain = bias if isinstance(bias, OffsetBias) else OffsetBias(stack.affines[place].weight)
+    weights: list[Law] = list(planned.weights)
+    biases: list[Law] = list(planned.biases)
+    weights[place] = replace(weight, scale=quieter * weight.scale)
+    biases[place] = replace(plain, std=std)
+    gradient = [quieter * g if i < place else g for i, g in enumerate(planned.gradient)]
+    return replace(
+        planned,
+        weights=tuple(weights),
+        biases=tuple(biases),
+        gradient=tuple(gradient),
+        reason=f"{planned.reason}; biases of layer {stack.affines[place].layer!r} are as loud as "
+        f"{'the inputs' if is_free else 'one direction of the inputs'}, which vary in "
+        f"{directions:.2g} direction{'s' * (directions != 1)}, since without them the network is "
+        "nearly odd",
+    )
+
+
+def _bends(stack: Stack, planned: StackPlan) -> bool:
+    """Whether units bend about where they rest; rectifiers that rest far from 0 do not."""
+    for h, bias in zip(stack.hidden, planned.biases, strict=False):
+        if not isinstance(bias, OffsetBias | Zero):
+            return False
+        if isinstance(bias, OffsetBias) and bias.level and rest(h.activation).kind == "line":
+            return False
+    return True
