@@ -53,8 +53,10 @@ def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
     is_free = directions + 1 <= widths[place]
     share = _SHARE if is_free else 1.0 / (1.0 + directions)
     quieter = math.sqrt(1.0 - share)
-    std = planned.signal[place] * math.sqrt(share)
     plain = bias if isinstance(bias, OffsetBias) else OffsetBias(stack.affines[place].weight)
+    # Where units rest is no part of what moves.
+    moving = planned.signal[place] ** 2 - plain.level**2
+    std = math.sqrt(share * max(0.0, moving))
     weights: list[Law] = list(planned.weights)
     biases: list[Law] = list(planned.biases)
     weights[place] = replace(weight, scale=quieter * weight.scale)

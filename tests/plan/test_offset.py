@@ -1,0 +1,122 @@
+"""A constant beside few inputs: where auto gives one, how loud it is, and what it does."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import equipoise.torch as eq
+from equipoise.lab.models import mlp
+from equipoise.schemes.laws import OffsetBias
+from equipoise.torch.apply import draw_all
+
+
+def rows(size, count=400):
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(1))
+
+
+def noises(model, x, **more):
+    """Standard deviation of the noise of each bias, 0 where it has none, and the reason."""
+    plan = eq.plan(model, x, **more)
+    found = {a.parameter: a.law for a in plan.assignments if a.parameter.endswith("bias")}
+    stds = [law.std if isinstance(law, OffsetBias) else 0.0 for law in found.values()]
+    return stds, plan
+
+
+@pytest.mark.parametrize(
+    ("act", "size"), [(nn.Tanh, 1), (nn.Sigmoid, 2), (nn.ELU, 6), (nn.Mish, 1), (nn.Mish, 6)]
+)
+def test_biases_of_one_layer_are_as_loud_as_inputs_of_few_directions(act, size):
+    stds, plan = noises(mlp([size, *[16] * 30, 1], act), rows(size))
+    assert stds[0] > 0
+    assert not any(stds[1:])
+    assert "biases of layer '0' are as loud as the inputs" in plan.choice[0]
+    net, square = mlp([size, *[16] * 30, 1], act), 0.0
+    for seed in range(60):
+        net.load_state_dict(draw_all(net, plan, seed), strict=False)
+        with torch.no_grad():
+            square += float((net[0](rows(size)) - net[0].bias).square().mean()) / 60
+    # Units of Mish rest away from 0, and their signal holds that too.
+    assert math.sqrt(square) == pytest.approx(stds[0], rel=0.1)
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.ELU])
+def test_levels_are_those_of_the_plan_without_it(act):
+    def levels(scheme):
+        plan = eq.plan(mlp([2, *[32] * 20, 3], act), rows(2), scheme)
+        return [p.signal for p in plan.predictions]
+
+    for ours, plain in zip(levels("auto")[:-1], levels("centred")[:-1], strict=True):
+        assert ours == pytest.approx(plain, rel=0.15)
+
+
+def test_what_was_promised_is_measured_over_draws():
+    net, x, draws = mlp([3, *[32] * 20, 3], nn.Tanh), rows(3), 40
+    plan = eq.plan(net, x)
+    signal, cosine = [0.0] * 20, [0.0] * 20
+    for seed in range(draws):
+        net.load_state_dict(draw_all(net, plan, seed), strict=False)
+        place, h = 0, x
+        for layer in net[:-1]:
+            with torch.no_grad():
+                h = layer(h)
+            if isinstance(layer, nn.Linear):
+                units = nn.functional.normalize(h, dim=1)
+                alike = float((units.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1)))
+                signal[place] += float(h.square().mean().sqrt()) / draws
+                cosine[place] += alike / draws
+                place += 1
+    for seen, angle, expected in zip(signal, cosine, plan.predictions[:-1], strict=True):
+        assert seen == pytest.approx(expected.signal, rel=0.1), expected
+        assert angle == pytest.approx(expected.correlation, abs=0.06), expected
+
+
+def test_the_network_is_no_longer_odd_and_all_gradients_arrive():
+    x, draws = rows(2), 8
+    share = dict.fromkeys(("auto", "centred"), 0.0)
+    for scheme in share:
+        net = mlp([2, *[16] * 30, 1], nn.Tanh)
+        plan = eq.plan(net, x, scheme)
+        for seed in range(draws):
+            net.load_state_dict(draw_all(net, plan, seed), strict=False)
+            with torch.no_grad():
+                even, odd = net(x) + net(-x), net(x) - net(-x)
+            share[scheme] += float(even.square().mean() / odd.square().mean()) / draws
+        net(x).square().mean().backward()
+        grads = [float(layer.weight.grad.norm()) for layer in net if isinstance(layer, nn.Linear)]
+        assert max(grads[:-1]) < 10 * min(grads[:-1])
+    assert share["centred"] < 1e-6
+    assert share["auto"] > 0.1
+
+
+def test_the_narrowest_layer_has_it_and_where_columns_are_few_it_is_one_of_them():
+    stds, plan = noises(mlp([2, *[16, 4] * 10, 1], nn.Tanh), rows(2))
+    assert [i for i, std in enumerate(stds) if std] == [1]
+    assert stds[1] == pytest.approx(math.sqrt(0.5) * plan.predictions[1].signal, rel=0.1)
+    stds, plan = noises(mlp([4, *[4] * 20, 1], nn.Tanh), rows(4))
+    assert "as loud as one direction of the inputs, which vary in" in plan.choice[0]
+    assert stds[0] == pytest.approx(math.sqrt(1 / 5) * plan.predictions[0].signal, rel=0.1)
+
+
+class Convolved(nn.Sequential):
+    """Sites, which a bias would move alike."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(2, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1))
+
+
+def test_what_has_many_directions_or_cannot_be_offset_is_left_alone():
+    no_bias = mlp([2, *[16] * 20, 1], nn.Tanh)
+    no_bias[0].bias = None
+    cases = {
+        "many directions": (mlp([64, *[16] * 20, 1], nn.Tanh), rows(64)),
+        "no bias": (no_bias, rows(2)),
+        "pairs": (mlp([2, *[16] * 60, 1], nn.ReLU), rows(2)),
+        "at rest on a line": (mlp([64, *[4] * 60, 10], nn.ReLU), rows(64) @ rows(64, 64)),
+        "one layer": (mlp([2, 1], nn.Tanh), rows(2)),
+        "sites": (Convolved(), rows(2 * 64).reshape(-1, 2, 8, 8)),
+    }
+    for name, (model, x) in cases.items():
+        assert not any(noises(model, x)[0]), name
+    assert not any(noises(mlp([2, *[16] * 20, 1], nn.Tanh), rows(2), scheme="centred")[0])
