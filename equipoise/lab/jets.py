@@ -1,0 +1,271 @@
+"""Derivatives of networks with respect to their inputs, carried forward layer by layer.
+
+A jet is the value of a function with the partial derivatives that are wanted. A linear layer maps
+each of them by its weight; a function of single numbers mixes them by the chain rule (Faa di
+Bruno), with derivatives in closed form. One pass gives all of them, and the way back to the
+parameters is one ordinary backward pass, not one through nested graphs.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from equipoise.errors import ArgumentError
+from equipoise.lab.equation_models import FourierFeatures, Rescaled, Sloped
+from equipoise.lab.jet_slopes import COSINE, SINE, Smooth, smooth_or_refuse
+from equipoise.lab.models import Residual
+
+Orders = tuple[int, ...]
+# Beyond, the chain rule has thousands of terms.
+_MOST_ORDER = 8
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One term of the chain rule: count * f^(m) * product of m derivatives of z, m >= 2."""
+
+    place: int
+    count: int
+    factors: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What the chain rule needs for one set of partial derivatives.
+
+    Attributes:
+        places: of each derivative among the channels; the value is channel 0.
+        terms: those of two factors or more; each channel has its derivative times f' besides.
+        most: largest number of factors.
+    """
+
+    places: Mapping[Orders, int]
+    terms: tuple[_Term, ...]
+    most: int
+
+
+def jets(
+    network: nn.Module,
+    inputs: torch.Tensor,
+    wanted: Sequence[Orders],
+    directions: torch.Tensor | None = None,
+) -> dict[Orders, torch.Tensor]:
+    """The outputs of a network and their partial derivatives, with a graph to its parameters.
+
+    A derivative is told by its order along each direction: (1, 0) is u_x of u(x, t), (2, 0) is
+    u_xx, (1, 1) is u_xt. Those that it is made of are computed and returned as well.
+
+    Args:
+        network: dense: Linear, smooth activations, ``Sloped``, ``FourierFeatures``, ``Rescaled``,
+            ``Residual`` and Sequential of them.
+        inputs: shape (rows, features). No gradient goes back to them.
+        wanted: orders along each direction, of 8 in all at most.
+        directions: shape (count, features); left out, the coordinate axes.
+
+    Returns:
+        By orders, shape (rows, outputs); all zeros stand for the value.
+
+    Raises:
+        ArgumentError: for shapes or orders that do not fit, or a layer that is not served.
+
+    >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    >>> found = jets(net, torch.zeros(5, 2), [(2, 0), (0, 1)])
+    >>> sorted(found), found[2, 0].shape
+    ([(0, 0), (0, 1), (1, 0), (2, 0)], torch.Size([5, 1]))
+    """
+    if inputs.ndim != 2:
+        raise ArgumentError(
+            f"inputs must have shape (rows, features), got {tuple(inputs.shape)}. "
+            "Make each point a row."
+        )
+    features = inputs.shape[1]
+    if directions is None:
+        directions = torch.eye(features, dtype=inputs.dtype, device=inputs.device)
+    if directions.ndim != 2 or directions.shape[1] != features:
+        raise ArgumentError(
+            f"directions must have shape (count, {features}), one row for each, got "
+            f"{tuple(directions.shape)}. Make each direction a row."
+        )
+    rule = _rule(tuple(tuple(orders) for orders in wanted), len(directions))
+    h = inputs.new_zeros((len(rule.places), features, len(inputs)))
+    h[0] = inputs.T
+    for orders, place in rule.places.items():
+        if sum(orders) == 1:
+            h[place] = directions[orders.index(1)][:, None]
+    h = _through(network, h, rule)
+    return {orders: h[place].T for orders, place in rule.places.items()}
+
+
+def _through(module: nn.Module, h: torch.Tensor, rule: _Rule) -> torch.Tensor:
+    """The jets behind a module, shape (channels, units, rows)."""
+    match module:
+        case nn.Sequential():
+            for layer in module:
+                h = _through(layer, h, rule)
+            return h
+        case nn.Linear():
+            return _linear(h, module.weight, module.bias)
+        case Rescaled():
+            return _linear(h, torch.diag(module.factor), module.shift)
+        case FourierFeatures():
+            z = _linear(h, module.weight, None)
+            return torch.cat([_bend(z, f, rule) for f in (SINE, COSINE)], dim=1)
+        case Sloped():
+            return _bend(h * module.factor, smooth_or_refuse(module.activation), rule)
+        case Residual():
+            return h + module.scale * _through(module.branch, h, rule)
+        case _:
+            return _bend(h, smooth_or_refuse(module), rule)
+
+
+def _linear(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    made: torch.Tensor = _Linear.apply(h, weight, bias)
+    return made
+
+
+def _bend(z: torch.Tensor, f: Smooth, rule: _Rule) -> torch.Tensor:
+    made: torch.Tensor = _Bend.apply(z, f, rule)
+    return made
+
+
+class _Linear(torch.autograd.Function):
+    """A weight for every channel, and a bias for the values: derivatives do not have one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        made = torch.bmm(weight.expand(len(h), *weight.shape), h)
+        if bias is not None:
+            made[0] += bias[:, None]
+        ctx.save_for_backward(h, weight)
+        ctx.has_bias = bias is not None
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        h, weight = ctx.saved_tensors
+        needs_h, needs_weight, _ = ctx.needs_input_grad
+        back = torch.bmm(weight.T.expand(len(h), *weight.T.shape), gradient) if needs_h else None
+        slope = torch.bmm(gradient, h.transpose(1, 2)).sum(0) if needs_weight else None
+        return back, slope, gradient[0].sum(1) if ctx.has_bias else None
+
+
+class _Bend(torch.autograd.Function):
+    """The chain rule for a function of single numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor, f: Smooth, rule: _Rule) -> torch.Tensor:
+        value = f.value(z[0])
+        # The way back needs one derivative more.
+        slopes = f.slopes(z[0], value, rule.most + int(ctx.needs_input_grad[0]))
+        made = torch.empty_like(z)
+        made[0] = value
+        if len(z) > 1:
+            torch.mul(z[1:], slopes[0], out=made[1:])
+        for term in rule.terms:
+            made[term.place].addcmul_(
+                slopes[len(term.factors) - 1], _product(z, term.factors), value=term.count
+            )
+        ctx.save_for_backward(z, *slopes)
+        ctx.rule = rule
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        z, *slopes = ctx.saved_tensors
+        rule = ctx.rule
+        back = gradient * slopes[0]
+        # What f^(m + 1) meets on its way to the value.
+        meets = dict[int, torch.Tensor]()
+        for place in range(1, len(rule.places)):
+            _add(meets, 1, gradient[place], z[place])
+        for term in rule.terms:
+            m = len(term.factors)
+            arriving = gradient[term.place]
+            if term.count != 1:
+                arriving = arriving * term.count
+            _add(meets, m, arriving, _product(z, term.factors))
+            sloped = arriving * slopes[m - 1]
+            for factor, power in Counter(term.factors).items():
+                others = list(term.factors)
+                others.remove(factor)
+                back[factor].addcmul_(sloped, _product(z, others), value=power)
+        for m, found in meets.items():
+            back[0].addcmul_(slopes[m], found)
+        return back, None, None
+
+
+def _add(sums: dict[int, torch.Tensor], m: int, a: torch.Tensor, b: torch.Tensor) -> None:
+    if m in sums:
+        sums[m].addcmul_(a, b)
+    else:
+        sums[m] = a * b
+
+
+def _product(z: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    made = z[places[0]]
+    for place in places[1:]:
+        made = made * z[place]
+    return made
+
+
+@lru_cache(maxsize=256)
+def _rule(wanted: tuple[Orders, ...], directions: int) -> _Rule:
+    """The chain rule for derivatives of these orders, and those that they are made of."""
+    for orders in wanted:
+        fits = len(orders) == directions and all(isinstance(k, int) and k >= 0 for k in orders)
+        if not fits or sum(orders) > _MOST_ORDER:
+            raise ArgumentError(
+                f"wanted must hold the order along each of {directions} directions, not negative "
+                f"and {_MOST_ORDER} in all at most, got {orders}. Pass (2, 0) for u_xx of u(x, t)."
+            )
+    zero = (0,) * directions
+    every = {zero}
+    for orders in wanted:
+        every |= set(_below(orders))
+    ordered = sorted(every, key=lambda orders: (sum(orders), orders[::-1]))
+    places = {orders: place for place, orders in enumerate(ordered)}
+    terms = list[_Term]()
+    for orders, place in places.items():
+        # Factors of a term, as places, and how many partitions give it.
+        counts: Counter[tuple[int, ...]] = Counter()
+        letters = [axis for axis, k in enumerate(orders) for _ in range(k)]
+        for partition in _partitions(letters):
+            blocks = (tuple(block.count(a) for a in range(directions)) for block in partition)
+            counts[tuple(sorted(places[block] for block in blocks))] += 1
+        terms += [_Term(place, n, factors) for factors, n in counts.items() if len(factors) > 1]
+    most = max((sum(orders) for orders in places), default=0)
+    return _Rule(places, tuple(terms), most)
+
+
+def _below(orders: Orders) -> Iterator[Orders]:
+    """All orders that are nowhere larger."""
+    if not orders:
+        yield ()
+        return
+    for first in range(orders[0] + 1):
+        for rest in _below(orders[1:]):
+            yield (first, *rest)
+
+
+def _partitions(letters: list[int]) -> Iterator[list[list[int]]]:
+    """All ways to part a list of letters, told apart by their places, into blocks."""
+    if not letters:
+        yield []
+        return
+    first, *rest = letters
+    for partition in _partitions(rest):
+        yield [[first], *partition]
+        for i, block in enumerate(partition):
+            yield [*partition[:i], [first, *block], *partition[i + 1 :]]
