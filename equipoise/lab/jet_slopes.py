@@ -135,8 +135,8 @@ def _silu(z: torch.Tensor, y: torch.Tensor, order: int) -> list[torch.Tensor]:
 
 def _softplus(z: torch.Tensor, beta: float, order: int) -> list[torch.Tensor]:
     s = torch.sigmoid(beta * z)
-    rest = _sigmoid(z, s, order - 1)
-    return [s, *(d * beta**k for k, d in enumerate(rest, 1))]
+    tower = [s, *(_sigmoid(z, s, order - 1) if order > 1 else [])]
+    return [d * beta**k for k, d in enumerate(tower)]
 
 
 def _line(z: torch.Tensor, y: torch.Tensor, order: int) -> list[torch.Tensor]:
