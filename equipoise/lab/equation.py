@@ -24,7 +24,7 @@ class Edge:
     """A part of the boundary where the solution is known.
 
     Attributes:
-        name: ``initial`` or ``boundary``; edges of one name are one term of the loss.
+        name: of the term of the loss that its misses count in, with those of others of that name.
         axis: the coordinate that is fixed.
         value: what it is fixed at.
     """

@@ -11,8 +11,8 @@ from equipoise.lab.equation_references import allen_cahn_field, burgers_solution
 
 # Viscosity of the usual test: a front a hundredth of the domain wide forms at t = 1/pi.
 VISCOSITY = 0.01 / math.pi
-_WALLS = (Edge("boundary", 0, -1.0), Edge("boundary", 0, 1.0))
-_IN_TIME = (Edge("initial", 1, 0.0), *_WALLS)
+_WALLS = (Edge("edges", 0, -1.0), Edge("edges", 0, 1.0))
+_IN_TIME = (Edge("edges", 1, 0.0), *_WALLS)
 
 
 def burgers(viscosity: float = VISCOSITY, drift: float = 0.0) -> Equation:
@@ -62,7 +62,7 @@ def diffusion() -> Equation:
     Source: the example of DeepXDE, Lu et al. 2019, arXiv 1907.04502.
 
     >>> diffusion().terms
-    ('residual', 'initial', 'boundary')
+    ('residual', 'edges')
     """
 
     def residual(u: Jet, x: torch.Tensor) -> torch.Tensor:
@@ -153,7 +153,7 @@ def helmholtz(a: float = 1.0, b: float = 4.0, wave_number: float = 1.0) -> Equat
     Source: the test of Wang, Teng and Perdikaris 2020, arXiv 2001.04536.
 
     >>> helmholtz().terms
-    ('residual', 'boundary')
+    ('residual', 'edges')
     """
     wx, wy = (math.pi * _checks.positive(n, v) for n, v in (("a", a), ("b", b)))
     square = _checks.not_negative("wave_number", wave_number) ** 2
@@ -168,5 +168,5 @@ def helmholtz(a: float = 1.0, b: float = 4.0, wave_number: float = 1.0) -> Equat
     return Equation(
         "Helmholtz", f"u_xx + u_yy + {square:g} u = q, u = sin({a:g} pi x) sin({b:g} pi y)",
         ("x", "y"), (-1.0, -1.0), (1.0, 1.0), ((2, 0), (0, 2)), residual,
-        (*_WALLS, Edge("boundary", 1, -1.0), Edge("boundary", 1, 1.0)), solution, solution,
+        (*_WALLS, Edge("edges", 1, -1.0), Edge("edges", 1, 1.0)), solution, solution,
     )  # fmt: skip

@@ -186,7 +186,7 @@ def test_values_given_on_edges_are_those_of_the_reference(name):
 def test_a_loss_is_its_terms_in_plain_steps():
     equation, net = burgers(), network(2)
     points = equation.points(30, 10, 0)
-    loss = EquationLoss(equation, points, {"initial": 3.0})
+    loss = EquationLoss(equation, points, {"edges": 3.0})
     terms = loss.terms(net)
     x = points.inside.clone().requires_grad_()
     u = net(x)
@@ -194,10 +194,11 @@ def test_a_loss_is_its_terms_in_plain_steps():
     (bend,) = torch.autograd.grad(slope[:, 0].sum(), x, create_graph=True)
     residual = slope[:, 1] + u[:, 0] * slope[:, 0] - VISCOSITY * bend[:, 0]
     assert float(terms[INSIDE].detach()) == pytest.approx(float(residual.detach().square().mean()))
-    start = points.edges["initial"]
-    miss = net(start) + torch.sin(math.pi * start[:, :1])
-    assert float(terms["initial"].detach()) == pytest.approx(float(miss.detach().square().mean()))
-    expected = terms[INSIDE] + 3 * terms["initial"] + terms["boundary"]
+    start = points.edges["edges"]
+    is_start = start[:, 1:] == 0
+    miss = net(start) + torch.where(is_start, torch.sin(math.pi * start[:, :1]), 0.0)
+    assert float(terms["edges"].detach()) == pytest.approx(float(miss.detach().square().mean()))
+    expected = terms[INSIDE] + 3 * terms["edges"]
     assert float(loss.weighted(terms).detach()) == pytest.approx(float(expected.detach()))
 
 
@@ -269,8 +270,8 @@ def test_grids_and_slices_cover_the_box():
         (lambda: poisson().points(1, 1, -1), "seed must be an integer of at least 0"),
         (lambda: poisson().grid(1), "count must be an integer of at least 2"),
         (lambda: EquationLoss(poisson(), poisson().points(5, 1, 0), {"initial": 2.0}),
-         "weights must be one of boundary, residual"),
-        (lambda: EquationLoss(poisson(), poisson().points(5, 1, 0), {"boundary": 0.0}),
+         "weights must be one of edges, residual"),
+        (lambda: EquationLoss(poisson(), poisson().points(5, 1, 0), {"edges": 0.0}),
          "weight of boundary must be positive"),
         (lambda: relative_error(network(1), np.zeros((3, 1)), np.zeros(3)),
          "reference must differ from 0"),
