@@ -18,6 +18,8 @@ from equipoise.lab.models import Arctan, Erf, Sine
 
 Slopes = Callable[[torch.Tensor, torch.Tensor, int], list[torch.Tensor]]
 _Z = Polynomial([0.0, 1.0])
+# Coefficients from the lowest power, those that are 0 left out where parity says so.
+Factor = tuple[tuple[float, ...], str]
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _gelu(z: torch.Tensor, y: torch.Tensor, order: int) -> list[torch.Tensor]:
     # Of density times a polynomial r the derivative is density times r' - z r.
     rest, factor = list[torch.Tensor](), Polynomial([2.0, 0.0, -1.0])
     for _ in range(order - 1):
-        rest.append(density * _at(factor, z))
+        rest.append(density * _at(_factor(factor), z))
         factor = factor.deriv() - _Z * factor
     return [first, *rest]
 
@@ -120,7 +122,7 @@ def _arctan(z: torch.Tensor, y: torch.Tensor, order: int) -> list[torch.Tensor]:
     first = 1.0 / (1.0 + z * z)
     found, power, factor = list[torch.Tensor](), first, Polynomial([1.0])
     for k in range(1, order + 1):
-        found.append(power * _at(factor, z) if k > 1 else first)
+        found.append(power * _at(_factor(factor), z) if k > 1 else first)
         factor = factor.deriv() * (1 + _Z**2) - 2 * k * _Z * factor
         power = power * first
     return found
@@ -163,44 +165,46 @@ def _one(like: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def _of_value(first: tuple[float, ...], order: int) -> tuple[Polynomial, ...]:
+def _of_value(first: tuple[float, ...], order: int) -> tuple[Factor, ...]:
     """r_k with f^(k) = f' r_k(f), where f' = p(f): r_(k+1) = r_k' p + r_k p'."""
-    p, factor, found = Polynomial(first), Polynomial([1.0]), []
+    p, factor, found = Polynomial(first), Polynomial([1.0]), list[Factor]()
     for _ in range(order):
-        found.append(factor)
+        found.append(_factor(factor))
         factor = factor.deriv() * p + factor * p.deriv()
     return tuple(found)
 
 
 @lru_cache(maxsize=64)
-def _bell(rate: float, order: int) -> tuple[Polynomial, ...]:
+def _bell(rate: float, order: int) -> tuple[Factor, ...]:
     """r_k with f^(k) = f' r_k(z), where f' is exp(-rate z^2 / 2): r_(k+1) = r_k' - rate z r_k."""
-    factor, found = Polynomial([1.0]), []
+    factor, found = Polynomial([1.0]), list[Factor]()
     for _ in range(order):
-        found.append(factor)
+        found.append(_factor(factor))
         factor = factor.deriv() - rate * _Z * factor
     return tuple(found)
 
 
 def _times(
-    first: torch.Tensor, at: torch.Tensor, factors: tuple[Polynomial, ...]
+    first: torch.Tensor, at: torch.Tensor, factors: tuple[Factor, ...]
 ) -> list[torch.Tensor]:
     return [first, *(first * _at(r, at) for r in factors[1:])]
 
 
-def _at(polynomial: Polynomial, x: torch.Tensor) -> torch.Tensor:
-    """By Horner's rule, in the square of x where the polynomial is even or odd."""
+def _factor(polynomial: Polynomial) -> Factor:
     c = [float(v) for v in polynomial.trim().coef]
-    is_odd = not any(c[0::2])
-    if is_odd or not any(c[1::2]):
-        square = x * x if len(c) > 2 else x
-        found = _horner(c[1::2] if is_odd else c[0::2], square)
-        return found * x if is_odd else torch.as_tensor(found)
-    return torch.as_tensor(_horner(c, x))
+    if len(c) > 1 and not any(c[0::2]):
+        return tuple(c[1::2]), "odd"
+    return (tuple(c[0::2]), "even") if not any(c[1::2]) else (tuple(c), "none")
 
 
-def _horner(c: list[float], x: torch.Tensor) -> torch.Tensor | float:
-    found: torch.Tensor | float = c[-1]
-    for lower in c[-2::-1]:
-        found = x * found + lower
-    return found
+def _at(factor: Factor, x: torch.Tensor) -> torch.Tensor:
+    """By Horner's rule, in the square of x where the polynomial is even or odd."""
+    c, parity = factor
+    if len(c) == 1:
+        return c[0] * x if parity == "odd" else torch.full_like(x, c[0])
+    square = x if parity == "none" else x * x
+    found = c[-1] * square
+    for lower in c[-2:0:-1]:
+        found.add_(lower).mul_(square)
+    found.add_(c[0])
+    return found.mul_(x) if parity == "odd" else found

@@ -84,7 +84,52 @@ def jets(
             f"inputs must have shape (rows, features), got {tuple(inputs.shape)}. "
             "Make each point a row."
         )
-    features = inputs.shape[1]
+    found = _carried(network, {}, inputs[None], wanted, directions)
+    return {orders: value[0] for orders, value in found.items()}
+
+
+def jets_together(
+    network: nn.Module,
+    parameters: Mapping[str, torch.Tensor],
+    inputs: torch.Tensor,
+    wanted: Sequence[Orders],
+) -> dict[Orders, torch.Tensor]:
+    """``jets`` of several networks of one form in one pass, each on points of its own.
+
+    Args:
+        network: their form; its own parameters are read where ``parameters`` has none.
+        parameters: by the names of ``network.named_parameters()``, stacked: shape (count, ...).
+        inputs: shape (count, rows, features).
+        wanted: orders along the coordinate axes.
+
+    Returns:
+        By orders, shape (count, rows, outputs).
+
+    Raises:
+        ArgumentError: as ``jets``.
+
+    >>> net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+    >>> stacked = {name: torch.stack([p, 2 * p]) for name, p in net.named_parameters()}
+    >>> jets_together(net, stacked, torch.zeros(2, 5, 1), [(1,)])[(1,)].shape
+    torch.Size([2, 5, 1])
+    """
+    if inputs.ndim != 3:
+        raise ArgumentError(
+            f"inputs must have shape (count, rows, features), got {tuple(inputs.shape)}. "
+            "Stack the points of each network."
+        )
+    own = {id(p): parameters[n] for n, p in network.named_parameters() if n in parameters}
+    return _carried(network, own, inputs, wanted, None)
+
+
+def _carried(
+    network: nn.Module,
+    own: Mapping[int, torch.Tensor],
+    inputs: torch.Tensor,
+    wanted: Sequence[Orders],
+    directions: torch.Tensor | None,
+) -> dict[Orders, torch.Tensor]:
+    features = inputs.shape[-1]
     if directions is None:
         directions = torch.eye(features, dtype=inputs.dtype, device=inputs.device)
     if directions.ndim != 2 or directions.shape[1] != features:
@@ -93,35 +138,49 @@ def jets(
             f"{tuple(directions.shape)}. Make each direction a row."
         )
     rule = _rule(tuple(tuple(orders) for orders in wanted), len(directions))
-    h = inputs.new_zeros((len(rule.places), features, len(inputs)))
-    h[0] = inputs.T
+    count, rows, _ = inputs.shape
+    h = inputs.new_zeros((len(rule.places), count, features, rows))
+    h[0] = inputs.transpose(1, 2)
     for orders, place in rule.places.items():
         if sum(orders) == 1:
             h[place] = directions[orders.index(1)][:, None]
-    h = _through(network, h, rule)
-    return {orders: h[place].T for orders, place in rule.places.items()}
+    h = _Carrier(rule, own).through(network, h)
+    return {orders: h[place].transpose(1, 2) for orders, place in rule.places.items()}
 
 
-def _through(module: nn.Module, h: torch.Tensor, rule: _Rule) -> torch.Tensor:
-    """The jets behind a module, shape (channels, units, rows)."""
-    match module:
-        case nn.Sequential():
-            for layer in module:
-                h = _through(layer, h, rule)
-            return h
-        case nn.Linear():
-            return _linear(h, module.weight, module.bias)
-        case Rescaled():
-            return _linear(h, torch.diag(module.factor), module.shift)
-        case FourierFeatures():
-            z = _linear(h, module.weight, None)
-            return torch.cat([_bend(z, f, rule) for f in (SINE, COSINE)], dim=1)
-        case Sloped():
-            return _bend(h * module.factor, smooth_or_refuse(module.activation), rule)
-        case Residual():
-            return h + module.scale * _through(module.branch, h, rule)
-        case _:
-            return _bend(h, smooth_or_refuse(module), rule)
+@dataclass(frozen=True)
+class _Carrier:
+    """Carries jets, shape (channels, networks, units, rows), through modules."""
+
+    rule: _Rule
+    own: Mapping[int, torch.Tensor]
+
+    def through(self, module: nn.Module, h: torch.Tensor) -> torch.Tensor:
+        match module:
+            case nn.Sequential():
+                for layer in module:
+                    h = self.through(layer, h)
+                return h
+            case nn.Linear():
+                bias = None if module.bias is None else self.of(module.bias)
+                return _linear(h, self.of(module.weight), bias)
+            case Rescaled():
+                return _linear(h, torch.diag(module.factor)[None], module.shift[None])
+            case FourierFeatures():
+                z = _linear(h, module.weight[None], None)
+                return torch.cat([_bend(z, f, self.rule) for f in (SINE, COSINE)], dim=2)
+            case Sloped():
+                z = h * self.of(module.factor)[:, None, None]
+                return _bend(z, smooth_or_refuse(module.activation), self.rule)
+            case Residual():
+                return h + module.scale * self.through(module.branch, h)
+            case _:
+                return _bend(h, smooth_or_refuse(module), self.rule)
+
+    def of(self, parameter: torch.Tensor) -> torch.Tensor:
+        """The parameter of each network."""
+        stacked = self.own.get(id(parameter))
+        return parameter[None] if stacked is None else stacked
 
 
 def _linear(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -134,6 +193,11 @@ def _bend(z: torch.Tensor, f: Smooth, rule: _Rule) -> torch.Tensor:
     return made
 
 
+def _by_channel(weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A weight of each network, for every channel: shape (channels * networks, out, in)."""
+    return weight.expand(*like.shape[:2], *weight.shape[1:]).flatten(0, 1)
+
+
 class _Linear(torch.autograd.Function):
     """A weight for every channel, and a bias for the values: derivatives do not have one."""
 
@@ -141,9 +205,10 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        made = torch.bmm(weight.expand(len(h), *weight.shape), h)
+        # Batched products: matmul would copy both sides to make one of them.
+        made = torch.bmm(_by_channel(weight, h), h.flatten(0, 1)).unflatten(0, h.shape[:2])
         if bias is not None:
-            made[0] += bias[:, None]
+            made[0] += bias[:, :, None]
         ctx.save_for_backward(h, weight)
         ctx.has_bias = bias is not None
         return made
@@ -155,9 +220,14 @@ class _Linear(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         h, weight = ctx.saved_tensors
         needs_h, needs_weight, _ = ctx.needs_input_grad
-        back = torch.bmm(weight.T.expand(len(h), *weight.T.shape), gradient) if needs_h else None
-        slope = torch.bmm(gradient, h.transpose(1, 2)).sum(0) if needs_weight else None
-        return back, slope, gradient[0].sum(1) if ctx.has_bias else None
+        flat, back, slope = gradient.flatten(0, 1), None, None
+        if needs_h:
+            turned = _by_channel(weight.transpose(1, 2), h)
+            back = torch.bmm(turned, flat).unflatten(0, h.shape[:2])
+        if needs_weight:
+            slope = torch.bmm(flat, h.flatten(0, 1).transpose(1, 2))
+            slope = slope.unflatten(0, h.shape[:2]).sum(0)
+        return back, slope, gradient[0].sum(2) if ctx.has_bias else None
 
 
 class _Bend(torch.autograd.Function):

@@ -1,18 +1,21 @@
 """Equations: reference solutions against independent methods, residuals, losses and training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.optimize import minimize
 from scipy.sparse import diags
 from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from equipoise.errors import ArgumentError
 from equipoise.lab.equation import INSIDE, EquationLoss, relative_error, slices
 from equipoise.lab.equation_references import allen_cahn_field, burgers_solution, differentiation
-from equipoise.lab.equation_training import Descent, solve_
+from equipoise.lab.equation_training import Descent, solve_, solve_together_
 from equipoise.lab.equations import (
     VISCOSITY,
     allen_cahn,
@@ -205,25 +208,62 @@ def test_a_loss_is_its_terms_in_plain_steps():
 def test_training_goes_on_where_adam_ends_and_counts_its_evaluations():
     equation, net = poisson(), network(1, 8)
     loss = EquationLoss(equation, equation.points(60, 1, 0))
-    calls = []
-    terms = loss.terms
-
-    class Counted:
-        def __init__(self):
-            self.weighted = loss.weighted
-
-        def terms(self, network):
-            calls.append(torch.is_grad_enabled())
-            return terms(network)
-
-    found = solve_(net, Counted(), Descent(50, 1e-2, 60, 20))
-    assert found.evaluations[-1] == sum(calls) >= 50 + 60
+    found = solve_(net, loss, Descent(50, 1e-2, 60, 20))
+    assert 50 + 60 <= found.evaluations[-1] < 50 + 2 * 60
+    assert found.evaluations[:50] == tuple(range(1, 51))
+    assert len(found.losses) == len(found.evaluations) <= 50 + 60 + 1
     assert found.losses[0] > found.losses[49] > found.losses[-1]
-    assert found.loss == pytest.approx(sum(float(t.detach()) for t in terms(net).values()))
+    assert found.loss == pytest.approx(sum(float(t.detach()) for t in loss.terms(net).values()))
     assert found.loss < 1e-2 * found.losses[0]
     x, _ = equation.grid(41)
     assert relative_error(net, x, equation.reference(x)) < 0.2
     assert solve_(net, loss, Descent(iterations=0, steps=3)).evaluations == (1, 2, 3, 3)
+
+
+def test_networks_side_by_side_train_as_each_alone():
+    equation, descent = burgers(), Descent(5, 1e-2, 8, 4)
+    losses = [EquationLoss(equation, equation.points(20, 6, i), {"edges": 1.0 + i})
+              for i in range(3)]  # fmt: skip
+    alone, together = ([network(2, seed=i) for i in range(3)] for _ in range(2))
+    found = solve_together_(together, losses, descent)
+    for one, net, loss, same in zip(found, alone, losses, together, strict=True):
+        single = solve_(net, loss, descent)
+        assert single.evaluations == one.evaluations
+        assert single.losses == pytest.approx(one.losses, rel=1e-6)
+        for a, b in zip(net.parameters(), same.parameters(), strict=True):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_refining_is_what_scipy_does_with_loss_and_gradient():
+    equation, by_hand, ours = poisson(), network(1), network(1)
+    loss = EquationLoss(equation, equation.points(20, 1, 0), {"edges": 2.0})
+    solve_(ours, loss, Descent(0, 1e-2, 7, 5))
+    parameters = list(by_hand.parameters())
+
+    def call(at):
+        vector_to_parameters(torch.from_numpy(at.copy()), parameters)
+        value = loss.weighted(loss.terms(by_hand))
+        slopes = torch.autograd.grad(value, parameters, materialize_grads=True)
+        return float(value.detach()), parameters_to_vector(slopes).numpy()
+
+    start = parameters_to_vector(parameters).detach().numpy().copy()
+    found = minimize(call, start, jac=True, method="L-BFGS-B",
+                     options={"maxcor": 5, "maxiter": 7, "ftol": 1e-16, "gtol": 1e-9})  # fmt: skip
+    assert parameters_to_vector(ours.parameters()).detach().numpy() == pytest.approx(
+        found.x, abs=1e-7
+    )
+
+
+def test_an_error_while_training_ends_all_threads_and_is_raised():
+    equation = poisson()
+
+    def fails(jet, x):
+        raise RuntimeError("the residual fails")
+
+    broken = replace(equation, residual=fails)
+    loss = EquationLoss(broken, equation.points(5, 1, 0))
+    with pytest.raises(RuntimeError, match="the residual fails"):
+        solve_together_([network(1), network(1)], [loss, loss], Descent(0, 1e-3, 3))
 
 
 def test_the_steps_are_those_of_adam_and_of_scipy():
@@ -272,9 +312,13 @@ def test_grids_and_slices_cover_the_box():
         (lambda: EquationLoss(poisson(), poisson().points(5, 1, 0), {"initial": 2.0}),
          "weights must be one of edges, residual"),
         (lambda: EquationLoss(poisson(), poisson().points(5, 1, 0), {"edges": 0.0}),
-         "weight of boundary must be positive"),
+         "weight of edges must be positive"),
         (lambda: relative_error(network(1), np.zeros((3, 1)), np.zeros(3)),
          "reference must differ from 0"),
+        (lambda: solve_together_([], [], Descent()), "losses must be one for each network"),
+        (lambda: solve_together_([network(1), network(1, 7)],
+                                 [EquationLoss(poisson(), poisson().points(5, 1, 0))] * 2,
+                                 Descent()), "networks must have one form"),
         (lambda: Descent(steps=-1), "steps must be an integer of at least 0"),
         (lambda: Descent(rate=0.0), "rate must be positive"),
         (lambda: Descent(iterations=-1), "iterations must be an integer of at least 0"),
