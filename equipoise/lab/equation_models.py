@@ -1,14 +1,12 @@
 """Networks for equations: inputs brought to one scale, Fourier features, slopes that learn."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
-from equipoise.lab.models import mlp
 
 
 class Rescaled(nn.Module):

@@ -20,7 +20,7 @@ _TIMES = 65
 
 
 def burgers_solution(x: Array, t: Array, viscosity: float) -> Array:
-    """u of u_t + u u_x = viscosity u_xx from u(x, 0) = -sin(pi x), by Cole and Hopf.
+    """U of u_t + u u_x = viscosity u_xx from u(x, 0) = -sin(pi x), by Cole and Hopf.
 
     u = -E sin(pi y) / E 1 under the weight exp(-cos(pi y) / (2 pi viscosity)) times the heat
     kernel around x, by a trapezoidal sum.
@@ -58,7 +58,7 @@ def burgers_solution(x: Array, t: Array, viscosity: float) -> Array:
 
 @lru_cache(maxsize=4)
 def allen_cahn_field(diffusivity: float) -> Callable[[Array], Array]:
-    """u of ``equations.allen_cahn`` by Chebyshev collocation in x and in t.
+    """U of ``equations.allen_cahn`` by Chebyshev collocation in x and in t.
 
     Args:
         diffusivity: from 1e-4 to 1.
@@ -86,9 +86,7 @@ def allen_cahn_field(diffusivity: float) -> Callable[[Array], Array]:
     # Chebyshev in time as well: what is between the times is then a polynomial.
     times = (1 - np.cos(math.pi * np.arange(_TIMES) / (_TIMES - 1))) / 2
     start = np.square(x[inner]) * np.cos(math.pi * x[inner])
-    found = solve_ivp(
-        slope, (0.0, 1.0), start, "Radau", times, rtol=1e-9, atol=1e-10, jac=jacobian
-    )
+    found = solve_ivp(slope, (0.0, 1.0), start, "Radau", times, rtol=1e-9, atol=1e-10, jac=jacobian)
     values = np.full((n + 1, _TIMES), -1.0)
     values[inner] = found.y
     by_x = np.linalg.solve(chebyshev.chebvander(x, n), values)

@@ -131,9 +131,7 @@ def solve_together_(
             last = {name: float(t) for name, t in losses[i].terms(network).items()}
         runs[i].terms = last
         runs[i].keep()
-    return [
-        Trained(tuple(run.losses), tuple(run.counts), run.terms, run.stopped) for run in runs
-    ]
+    return [Trained(tuple(run.losses), tuple(run.counts), run.terms, run.stopped) for run in runs]
 
 
 @dataclass
@@ -251,7 +249,7 @@ def _refine(batch: _Batch, runs: Sequence[_Run], weights: Array, descent: Descen
                 },
             )  # fmt: skip
             weights[i], runs[i].stopped = found.x, str(found.message)
-        except BaseException as error:  # noqa: BLE001 - told to the caller's thread, whatever it is
+        except BaseException as error:
             errors.append(error)
         asked.put((i, None, None))
 
@@ -276,7 +274,7 @@ def _answer(batch: _Batch, waiting: dict[int, tuple[Array, "Future[Any]"]]) -> N
     order = sorted(waiting)
     try:
         found = batch.evaluate(torch.from_numpy(np.stack([waiting[i][0] for i in order])), order)
-    except BaseException as error:  # noqa: BLE001 - the threads that wait are to end as well
+    except BaseException as error:
         for _, answer in waiting.values():
             answer.set_exception(error)
         return

@@ -43,9 +43,10 @@ def burgers(viscosity: float = VISCOSITY, drift: float = 0.0) -> Equation:
     def solution(x: Array) -> Array:
         return drift + burgers_solution(x[:, 0] - drift * x[:, 1], x[:, 1], viscosity)
 
+    start = f"{drift:g} - sin(pi x)" if drift else "-sin(pi x)"
     return Equation(
-        "Burgers" if drift == 0 else f"Burgers, drift {drift:g}",
-        f"u_t + u u_x = {viscosity:.4g} u_xx, u(x, 0) = {f'{drift:g} ' if drift else ''}- sin(pi x)",
+        f"Burgers, drift {drift:g}" if drift else "Burgers",
+        f"u_t + u u_x = {viscosity:.4g} u_xx, u(x, 0) = {start}",
         ("x", "t"), (-1.0, 0.0), (1.0, 1.0), ((2, 0), (0, 1)), residual, _IN_TIME,
         solution, solution,
     )  # fmt: skip
@@ -144,7 +145,8 @@ def helmholtz(a: float = 1.0, b: float = 4.0, wave_number: float = 1.0) -> Equat
     u is given on all four sides; it is 0 there where a and b are whole numbers.
 
     Args:
-        a, b: half periods along x and y, positive.
+        a: half periods for each unit of x, positive.
+        b: the same along y.
         wave_number: k, not negative.
 
     Returns:

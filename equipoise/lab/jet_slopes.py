@@ -106,7 +106,7 @@ def _erf(z: torch.Tensor, y: torch.Tensor, order: int) -> list[torch.Tensor]:
 
 
 def _gelu(z: torch.Tensor, y: torch.Tensor, order: int) -> list[torch.Tensor]:
-    """z Phi(z): Phi + z phi, then phi (2 - z^2) and its derivatives."""
+    """Z Phi(z): Phi + z phi, then phi (2 - z^2) and its derivatives."""
     density = torch.exp(-0.5 * z * z).mul_(1 / math.sqrt(2 * math.pi))
     first = torch.addcmul(0.5 * torch.erfc(z * -math.sqrt(0.5)), z, density)
     # Of density times a polynomial r the derivative is density times r' - z r.

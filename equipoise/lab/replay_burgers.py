@@ -20,8 +20,8 @@ REPLAY = made(
     "Burgers' equation, a front and diffusion by 30 layers of 16 units",
     "Lee, Choi and Kim 2024, arXiv 2410.02242",
     "30 tanh layers of 16, inputs unscaled, 20,000 points inside, 500 at the start and 500 on each "
-    "wall; 300 steps of Adam at .001, then 300 iterations of L-BFGS-B with 50 corrections; one run: "
-    "7.78e-4 from diagonal + noise, 6.16e-3 from Xavier.",
+    "wall; 300 steps of Adam at .001, then 300 iterations of L-BFGS-B with 50 corrections; one "
+    "run: 7.78e-4 from diagonal + noise, 6.16e-3 from Xavier.",
     STUDY,
     {"quick": 10, "paper": 3},
 )

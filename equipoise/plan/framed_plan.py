@@ -27,6 +27,7 @@ from equipoise.schemes.laws import Array, Mirrored, Plain
 from equipoise.schemes.maps import Maps, Passage
 from equipoise.schemes.sites import central_slices
 from equipoise.schemes.space import Entry, Space
+from equipoise.theory.derivative_level import with_biases
 from equipoise.theory.hermite import statistics
 from equipoise.theory.oddpart import ActivationClass, classify
 
@@ -75,8 +76,13 @@ def named_choice(stack: Stack, scheme: str) -> Choice:
     return Choice("framed", tuple(Mirrored() for _ in stack.hidden), reason)
 
 
-def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> StackPlan:
-    """Laws on frames for a stack, with the layouts that were chosen."""
+def plan_framed(
+    stack: Stack, choice: Choice, inputs: Inputs, aim: Aim, bias_share: float = 0.0
+) -> StackPlan:
+    """Laws on frames for a stack, with the layouts that were chosen.
+
+    Levels leave room for biases that bring a share of each layer's energy.
+    """
     first, last = stack.affines[0], stack.affines[-1]
     pairs = bool(choice.layouts) and isinstance(choice.layouts[0], Mirrored)
     units = first.out_size // 2 if pairs else first.out_size
@@ -110,6 +116,8 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> Stack
     budget = aim.budget_for(entry.participation)
     if math.isnan(aim.budget):
         budget = max(budget, resting_budget(stack, choice.layouts))
+    if bias_share:
+        budget = with_biases(budget, stack.depth, bias_share)
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,

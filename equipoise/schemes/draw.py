@@ -265,8 +265,9 @@ def _draw_matrix(
             return entries.sparse(law, shape, rng)
         case Identity(gain=gain):
             return gain * np.eye(shape[0], shape[1])
-        case Directions():
-            return entries.directions(law, shape, rng)
+        case Directions(scale=scale):
+            drawn = entries.directions(law, shape, rng)
+            return drawn * streams.arrays[scale] if scale else drawn
         case Orthogonal(gain=gain):
             return gain * semi_orthogonal(rng.standard_normal((max(shape), min(shape))), shape)
         case DiagonalNoise():

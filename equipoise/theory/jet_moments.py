@@ -8,11 +8,9 @@ polynomials of z.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
-import numpy as np
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
@@ -62,7 +60,9 @@ class JetMoments:
         )  # fmt: skip
 
 
-def entry_moments(point: Sequence[float], axis: int, norm: float, bias_var: float = 0.0) -> JetMoments:
+def entry_moments(
+    point: Sequence[float], axis: int, norm: float, bias_var: float = 0.0
+) -> JetMoments:
     """Moments behind a first weight whose rows have one norm and even directions.
 
     Args:
@@ -81,14 +81,13 @@ def entry_moments(point: Sequence[float], axis: int, norm: float, bias_var: floa
     share = _checks.positive("norm", norm) ** 2 / size
     square = math.fsum(float(x) ** 2 for x in point)
     # At the very point where all units are 0 the correlation of value and slope has no meaning.
-    floor = 1e-12 * share
-    return JetMoments(
-        max(share * square + bias_var, floor), share, value_slope=share * float(point[axis])
-        if share * square + bias_var > floor else 0.0,
-    )  # fmt: skip
+    value, floor = share * square + bias_var, 1e-12 * share
+    if not value > floor:
+        return JetMoments(floor, share)
+    return JetMoments(value, share, value_slope=share * float(point[axis]))
 
 
-def through(activation: Activation, before: JetMoments) -> JetMoments:
+def jet_through(activation: Activation, before: JetMoments) -> JetMoments:
     """Moments of f0(z) and its derivatives from those of z, z', z'', jointly normal.
 
     Args:
@@ -102,7 +101,7 @@ def through(activation: Activation, before: JetMoments) -> JetMoments:
         ArgumentError: for a function without a second derivative.
 
     >>> from equipoise.theory import activations
-    >>> through(activations.linear(2.0), JetMoments(1.0, 3.0, 0.5)).slope
+    >>> jet_through(activations.linear(2.0), JetMoments(1.0, 3.0, 0.5)).slope
     12.0
     """
     if activation.breaks:
@@ -119,8 +118,8 @@ def through(activation: Activation, before: JetMoments) -> JetMoments:
     f, df, zero = activation.f, activation.df, activation.value_at_zero
     ddf = _second_derivative(activation)
 
-    def mean(g: object) -> float:
-        return expectation(g, before.value).value  # type: ignore[arg-type]
+    def mean(g: Callable[[Array], Array]) -> float:
+        return expectation(g, before.value).value
 
     def square(z: Array) -> Array:
         return (a * z) ** 2 + slope
@@ -151,5 +150,5 @@ def through(activation: Activation, before: JetMoments) -> JetMoments:
 
 
 @lru_cache(maxsize=64)
-def _second_derivative(activation: Activation) -> object:
+def _second_derivative(activation: Activation) -> Callable[[Array], Array]:
     return difference_slope(activation.df)

@@ -143,6 +143,7 @@ def test_diffusion_against_chebyshev_in_space():
 def differences(equation, x):
     """The jet of the reference by central differences."""
     h = 1e-3
+
     def moved(axis, steps):
         shift = np.zeros(x.shape[1])
         shift[axis] = steps * h

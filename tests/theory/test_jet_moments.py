@@ -11,7 +11,7 @@ from equipoise.errors import ArgumentError
 from equipoise.lab.jets import jets
 from equipoise.lab.models import mlp
 from equipoise.theory import activations
-from equipoise.theory.jet_moments import JetMoments, entry_moments, through
+from equipoise.theory.jet_moments import JetMoments, entry_moments, jet_through
 
 TANH = activations.tanh()
 BEFORE = JetMoments(0.7, 1.3, 2.0, 0.4, -0.6, 0.5)
@@ -35,7 +35,9 @@ def products(f, df, ddf, moments, rows=400_000):
 
 def tanh_slopes():
     return (
-        np.tanh, lambda z: 1 - np.tanh(z) ** 2, lambda z: -2 * np.tanh(z) * (1 - np.tanh(z) ** 2)
+        np.tanh,
+        lambda z: 1 - np.tanh(z) ** 2,
+        lambda z: -2 * np.tanh(z) * (1 - np.tanh(z) ** 2),
     )
 
 
@@ -57,14 +59,14 @@ def sigmoid_slopes():
 )
 @pytest.mark.parametrize("before", [BEFORE, JetMoments(0.3, 0.5)], ids=["joint", "apart"])
 def test_moments_behind_a_function_by_monte_carlo(activation, slopes, before):
-    found = through(activation, before)
+    found = jet_through(activation, before)
     for name, values in products(*slopes, before).items():
         error = 4 * values.std() / math.sqrt(len(values))
         assert getattr(found, name) == pytest.approx(values.mean(), abs=error), name
 
 
 def test_a_line_keeps_what_it_is_given():
-    found = through(activations.linear(3.0), BEFORE)
+    found = jet_through(activations.linear(3.0), BEFORE)
     assert found.value == pytest.approx(9 * BEFORE.value)
     assert found.bend == pytest.approx(9 * BEFORE.bend, rel=1e-6)
     assert found.slope_bend == pytest.approx(9 * BEFORE.slope_bend)
@@ -72,7 +74,7 @@ def test_a_line_keeps_what_it_is_given():
 
 def test_sines_of_one_unit_in_closed_form():
     q, p = 0.8, 1.7
-    found = through(activations.sin(), JetMoments(q, p))
+    found = jet_through(activations.sin(), JetMoments(q, p))
     assert found.slope == pytest.approx(p * (1 + math.exp(-2 * q)) / 2, rel=1e-9)
     assert found.bend == pytest.approx(3 * p * p * (1 - math.exp(-2 * q)) / 2, rel=1e-7)
 
@@ -108,7 +110,7 @@ def test_derivatives_of_wide_networks_follow_the_moments(bias_std, first_bias):
     for layer in range(depth):
         if layer:
             moments = moments.scaled(weight_std**2, bias_std**2)
-        moments = through(TANH, moments)
+        moments = jet_through(TANH, moments)
     expected = moments.scaled(weight_std**2)
     for column, name in enumerate(("value", "slope", "bend")):
         squares = np.square([row[column] for row in found])
@@ -120,7 +122,7 @@ def test_without_biases_all_slope_is_at_the_origin():
     """Where every unit is 0 nothing saturates: the slope grows by the gain, layer after layer."""
     gain, at_origin = 1.17, entry_moments((0.0, 0.0), 0, 1.0)
     for _ in range(30):
-        at_origin = through(TANH, at_origin).scaled(gain**2)
+        at_origin = jet_through(TANH, at_origin).scaled(gain**2)
     assert at_origin.slope == pytest.approx(0.5 * gain**60, rel=1e-6)
 
 
@@ -134,7 +136,10 @@ def test_without_biases_all_slope_is_at_the_origin():
         (lambda: BEFORE.scaled(-1.0), "weight_var must be finite and not negative"),
         (lambda: BEFORE.scaled(1.0, -1.0), "bias_var must be finite and not negative"),
         (lambda: entry_moments((0.0,), 0, 0.0), "norm must be positive"),
-        (lambda: through(activations.relu(), BEFORE), "activation must have a second derivative"),
+        (
+            lambda: jet_through(activations.relu(), BEFORE),
+            "activation must have a second derivative",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_refused(call, message):
