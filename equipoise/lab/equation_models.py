@@ -70,8 +70,6 @@ class FourierFeatures(nn.Module):
     Source: Tancik et al. 2020, arXiv 2006.10739.
     """
 
-    weight: torch.Tensor
-
     def __init__(
         self,
         inputs: int,
@@ -84,7 +82,7 @@ class FourierFeatures(nn.Module):
         _checks.at_least("count", count, 1)
         _checks.positive("bandwidth", bandwidth)
         drawn = torch.randn(count, inputs, dtype=torch.float64, generator=generator)
-        self.register_buffer("weight", bandwidth * drawn)
+        self.weight = nn.Parameter(bandwidth * drawn, requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape (rows, 2 * count): sines, then cosines."""

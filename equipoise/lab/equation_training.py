@@ -110,7 +110,7 @@ def solve_together_(
         ArgumentError: for networks or losses that are not alike.
     """
     batch = _Batch.of(networks, losses)
-    weights = torch.stack([parameters_to_vector(n.parameters()).detach() for n in networks])
+    weights = torch.stack([parameters_to_vector(_learning(n)).detach() for n in networks])
     runs = [_Run() for _ in networks]
     every = range(len(networks))
     weights.requires_grad_()
@@ -126,12 +126,16 @@ def solve_together_(
     if descent.iterations:
         _refine(batch, runs, ends, descent)
     for i, network in enumerate(networks):
-        vector_to_parameters(torch.from_numpy(ends[i].copy()), network.parameters())
+        vector_to_parameters(torch.from_numpy(ends[i].copy()), _learning(network))
         with torch.no_grad():
             last = {name: float(t) for name, t in losses[i].terms(network).items()}
         runs[i].terms = last
         runs[i].keep()
     return [Trained(tuple(run.losses), tuple(run.counts), run.terms, run.stopped) for run in runs]
+
+
+def _learning(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
 
 
 @dataclass
@@ -171,6 +175,7 @@ class _Batch:
     inside: torch.Tensor
     edges: dict[str, torch.Tensor]
     values: dict[str, torch.Tensor]
+    fixed: dict[str, torch.Tensor]
 
     @staticmethod
     def of(networks: Sequence[nn.Module], losses: Sequence[EquationLoss]) -> "_Batch":
@@ -190,20 +195,25 @@ class _Batch:
             networks[0], losses, torch.stack([p.inside for p in points]),
             {name: torch.stack([p.edges[name] for p in points]) for name in points[0].edges},
             {name: torch.stack([p.values[name] for p in points]) for name in points[0].values},
+            {
+                name: torch.stack([n.get_parameter(name) for n in networks])
+                for name, p in networks[0].named_parameters()
+                if not p.requires_grad
+            },
         )  # fmt: skip
 
     def evaluate(self, weights: torch.Tensor, which: Sequence[int]) -> _Found:
         """Loss and gradient of some of the networks, shape (k, P)."""
         rows = list(which)
         flat = weights.detach().clone().requires_grad_()
-        sizes = [p.numel() for p in self.form.parameters()]
+        named = [(n, p) for n, p in self.form.named_parameters() if p.requires_grad]
+        sizes = [p.numel() for _, p in named]
         # One split has one backward pass: a slice for each would fill a whole matrix each.
         own = {
             name: part.unflatten(1, p.shape) if p.ndim else part[:, 0]
-            for (name, p), part in zip(
-                self.form.named_parameters(), torch.split(flat, sizes, dim=1), strict=True
-            )
+            for (name, p), part in zip(named, torch.split(flat, sizes, dim=1), strict=True)
         }
+        own |= {name: each[rows] for name, each in self.fixed.items()}
         equation, x = self.losses[0].equation, self.inside[rows]
         jet = jets_together(self.form, own, x, equation.orders)
         # A residual is written for rows of one network.

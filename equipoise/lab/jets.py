@@ -167,7 +167,7 @@ class _Carrier:
             case Rescaled():
                 return _linear(h, torch.diag(module.factor)[None], module.shift[None])
             case FourierFeatures():
-                z = _linear(h, module.weight[None], None)
+                z = _linear(h, self.of(module.weight), None)
                 return torch.cat([_bend(z, f, self.rule) for f in (SINE, COSINE)], dim=2)
             case Sloped():
                 z = h * self.of(module.factor)[:, None, None]

@@ -89,7 +89,8 @@ def plan_framed(
     blocks = [block_of(a, units, i == 0) for i, a in enumerate(stack.affines)]
     taps = [math.prod(block) for block in blocks[1:]]
     # A budget for a hundred layers would drive two of them, or a bottleneck, far into saturation.
-    loudest = _LOUDEST if math.isnan(aim.budget) else math.inf
+    # The level for derivatives is the same at any depth.
+    loudest = math.inf if bias_share or not math.isnan(aim.budget) else _LOUDEST
     spaces = [
         Space(
             f"{a.weight}:out", h.width, h.activation, layout, h.copies * joined, block, shift,
@@ -117,7 +118,7 @@ def plan_framed(
     if math.isnan(aim.budget):
         budget = max(budget, resting_budget(stack, choice.layouts))
     if bias_share:
-        budget = with_biases(budget, stack.depth, bias_share)
+        budget = with_biases(budget, max(1, len(stack.hidden) - 1), bias_share)
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,

@@ -6,7 +6,7 @@ deep network has of second derivatives is at one point. Biases that bring a shar
 energy take that peak away. They are the same for all inputs, though: of what inputs differ by, a
 layer hands on less, by 1 - share, and the level must rise until the gain makes up for it,
 
-    (1 - share) * degree(q) = 1 + budget / depth,
+    (1 - share) * degree(q) = exp(budget / depth),
 
 with the mean Hermite degree of f0 at q. That is the critical line of wide networks with biases.
 """
@@ -51,23 +51,23 @@ def with_biases(budget: float, depth: int, share: float) -> float:
 
     Args:
         budget: growth of the mean-square slope over the whole depth, nats, not negative.
-        depth: number of layers.
+        depth: number of weights between hidden layers.
         share: of each layer's energy that biases bring, from 0 to below 1.
 
     Returns:
-        depth * ((1 + budget / depth) / (1 - share) - 1).
+        budget - depth * log(1 - share).
 
-    >>> round(with_biases(0.0, 30, 0.05), 6)  # 30 (1 / .95 - 1)
-    1.578947
+    >>> round(with_biases(0.0, 30, 0.05), 6)
+    1.538798
     """
     _checks.not_negative("budget", budget)
-    layers = _checks.at_least("depth", depth, 1)
+    layers = _checks.at_least("depth", depth, 0)
     if not 0 <= share < 1:
         raise ArgumentError(
             f"share must be from 0 to below 1, got {share}. Pass the part of the energy that "
             "biases bring."
         )
-    return layers * ((1.0 + budget / layers) / (1.0 - share) - 1.0)
+    return budget - layers * math.log1p(-share)
 
 
 @lru_cache(maxsize=256)
@@ -78,7 +78,7 @@ def derivative_level(
 
     Args:
         activation: f, nearly a line around 0; its mean Hermite degree rises with q.
-        depth: number of layers.
+        depth: number of weights between hidden layers, at least 1.
         share: of each layer's energy that biases bring, above 0 and below 1.
         budget: growth of the mean-square slope over the whole depth, nats, not negative.
 
@@ -94,7 +94,8 @@ def derivative_level(
     (0.349, 1.0, 2.99)
     """
     _checks.positive("share", share)
-    wanted = 1.0 + with_biases(budget, depth, share) / depth
+    layers = _checks.at_least("depth", depth, 1)
+    wanted = math.exp(with_biases(budget, layers, share) / layers)
 
     def missing(log_q: float) -> float:
         return statistics(activation, math.exp(log_q)).mean_hermite_degree - wanted

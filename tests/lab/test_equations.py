@@ -16,6 +16,7 @@ from equipoise.errors import ArgumentError
 from equipoise.lab.equation import INSIDE, EquationLoss, relative_error, slices
 from equipoise.lab.equation_references import allen_cahn_field, burgers_solution, differentiation
 from equipoise.lab.equation_training import Descent, solve_, solve_together_
+from equipoise.lab.equation_models import FourierFeatures, Sloped
 from equipoise.lab.equations import (
     VISCOSITY,
     allen_cahn,
@@ -233,6 +234,24 @@ def test_networks_side_by_side_train_as_each_alone():
         assert single.losses == pytest.approx(one.losses, rel=1e-6)
         for a, b in zip(net.parameters(), same.parameters(), strict=True):
             assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_what_does_not_learn_stays_and_is_each_networks_own():
+    equation = poisson()
+    def made(seed):
+        features = FourierFeatures(1, 4, 3.0, torch.Generator().manual_seed(seed))
+        inner = network(8, 5, 1, seed)
+        return nn.Sequential(features, Sloped(nn.Tanh()), *inner).double()
+
+    alone, together = ([made(i) for i in range(2)] for _ in range(2))
+    losses = [EquationLoss(equation, equation.points(15, 1, i)) for i in range(2)]
+    found = solve_together_(together, losses, Descent(4, 1e-2, 5, 3))
+    for i, net in enumerate(alone):
+        assert solve_(net, losses[i], Descent(4, 1e-2, 5, 3)).losses == pytest.approx(
+            found[i].losses, rel=1e-6
+        )
+        assert torch.equal(together[i][0].weight, made(i)[0].weight)
+        assert float(together[i][1].factor.detach()) != 1.0
 
 
 def test_refining_is_what_scipy_does_with_loss_and_gradient():
