@@ -39,6 +39,8 @@ _LOUDEST, _LINE = 1.0, 1e-6
 # share of the steps. Adam moves what it makes the faster the quieter that is: depth^(-1/4) in
 # amplitude is worth .02 on digits through layers of 16 and 4 units.
 _QUIET = 0.5
+# Nats that one layer may spend where derivatives are what is fitted: about .8 in 30.
+_DERIVATIVE_GROWTH = 0.03
 
 
 def named_choice(stack: Stack, scheme: str) -> Choice:
@@ -89,7 +91,7 @@ def plan_framed(
     blocks = [block_of(a, units, i == 0) for i, a in enumerate(stack.affines)]
     taps = [math.prod(block) for block in blocks[1:]]
     # A budget for a hundred layers would drive two of them, or a bottleneck, far into saturation.
-    # The level for derivatives is the same at any depth.
+    # That for derivatives has a limit for each layer, which no slope of an activation moves.
     loudest = math.inf if bias_share or not math.isnan(aim.budget) else _LOUDEST
     spaces = [
         Space(
@@ -115,10 +117,13 @@ def plan_framed(
     maps = _maps(entry, arrays, blocks[0], patches, way) if patches and spaces else None
     is_choosing = narrowest < min(units, entry.size)
     budget = aim.budget_for(entry.participation)
+    between = max(1, len(stack.hidden) - 1)
     if math.isnan(aim.budget):
+        if bias_share:
+            budget = min(budget, _DERIVATIVE_GROWTH * between)
         budget = max(budget, resting_budget(stack, choice.layouts))
     if bias_share:
-        budget = with_biases(budget, max(1, len(stack.hidden) - 1), bias_share)
+        budget = with_biases(budget, between, bias_share)
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,

@@ -14,9 +14,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from equipoise.errors import ArgumentError
 from equipoise.lab.equation import INSIDE, EquationLoss, relative_error, slices
+from equipoise.lab.equation_models import FourierFeatures, Sloped
 from equipoise.lab.equation_references import allen_cahn_field, burgers_solution, differentiation
 from equipoise.lab.equation_training import Descent, solve_, solve_together_
-from equipoise.lab.equation_models import FourierFeatures, Sloped
 from equipoise.lab.equations import (
     VISCOSITY,
     allen_cahn,

@@ -37,7 +37,7 @@ def test_budget_falls_as_directions_grow_and_is_what_was_asked_for():
     found = [Aim().budget_for(1.0 + 0.1 * k) for k in range(300)]
     assert sorted(found, reverse=True) == found
     assert Aim(budget=2.5).budget_for(1.0) == 2.5
-    assert Aim(for_derivatives=True).budget_for(20.0) == 0.0
+    assert Aim(for_derivatives=True).budget_for(20.0) == 0.8
     assert Aim(budget=2.5, for_derivatives=True).budget_for(20.0) == 2.5
     assert Aim(purpose="regression").spending(0.1) == Aim(0.1, purpose="regression")
 
