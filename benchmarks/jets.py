@@ -28,7 +28,8 @@ from torch.func import functional_call, hessian, jacrev, vmap
 
 from equipoise.lab.equation import Equation, Jet
 from equipoise.lab.equations import burgers, helmholtz, poisson
-from equipoise.lab.jets import Orders, jets
+from equipoise.lab.jet_rule import Orders
+from equipoise.lab.jets import jets
 from equipoise.lab.models import mlp
 
 # Name: equation, width, depth, points.

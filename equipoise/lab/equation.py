@@ -12,7 +12,8 @@ from torch import nn
 
 from equipoise import _checks
 from equipoise.errors import ArgumentError
-from equipoise.lab.jets import Orders, jets
+from equipoise.lab.jet_rule import Orders
+from equipoise.lab.jets import jets
 
 Array = NDArray[np.float64]
 Jet = Mapping[Orders, torch.Tensor]

@@ -7,9 +7,8 @@ parameters is one ordinary backward pass, not one through nested graphs.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,36 +17,9 @@ from torch.autograd.function import once_differentiable
 
 from equipoise.errors import ArgumentError
 from equipoise.lab.equation_models import FourierFeatures, Rescaled, Sloped
+from equipoise.lab.jet_rule import Orders, Rule, chain_rule
 from equipoise.lab.jet_slopes import COSINE, SINE, Smooth, smooth_or_refuse
 from equipoise.lab.models import Residual
-
-Orders = tuple[int, ...]
-# Beyond, the chain rule has thousands of terms.
-_MOST_ORDER = 8
-
-
-@dataclass(frozen=True)
-class _Term:
-    """One term of the chain rule: count * f^(m) * product of m derivatives of z, m >= 2."""
-
-    place: int
-    count: int
-    factors: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """What the chain rule needs for one set of partial derivatives.
-
-    Attributes:
-        places: of each derivative among the channels; the value is channel 0.
-        terms: those of two factors or more; each channel has its derivative times f' besides.
-        most: largest number of factors.
-    """
-
-    places: Mapping[Orders, int]
-    terms: tuple[_Term, ...]
-    most: int
 
 
 def jets(
@@ -137,7 +109,7 @@ def _carried(
             f"directions must have shape (count, {features}), one row for each, got "
             f"{tuple(directions.shape)}. Make each direction a row."
         )
-    rule = _rule(tuple(tuple(orders) for orders in wanted), len(directions))
+    rule = chain_rule(tuple(tuple(orders) for orders in wanted), len(directions))
     count, rows, _ = inputs.shape
     h = inputs.new_zeros((len(rule.places), count, features, rows))
     h[0] = inputs.transpose(1, 2)
@@ -152,7 +124,7 @@ def _carried(
 class _Carrier:
     """Carries jets, shape (channels, networks, units, rows), through modules."""
 
-    rule: _Rule
+    rule: Rule
     own: Mapping[int, torch.Tensor]
 
     def through(self, module: nn.Module, h: torch.Tensor) -> torch.Tensor:
@@ -188,7 +160,7 @@ def _linear(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return made
 
 
-def _bend(z: torch.Tensor, f: Smooth, rule: _Rule) -> torch.Tensor:
+def _bend(z: torch.Tensor, f: Smooth, rule: Rule) -> torch.Tensor:
     made: torch.Tensor = _Bend.apply(z, f, rule)
     return made
 
@@ -234,7 +206,7 @@ class _Bend(torch.autograd.Function):
     """The chain rule for a function of single numbers."""
 
     @staticmethod
-    def forward(ctx: Any, z: torch.Tensor, f: Smooth, rule: _Rule) -> torch.Tensor:
+    def forward(ctx: Any, z: torch.Tensor, f: Smooth, rule: Rule) -> torch.Tensor:
         value = f.value(z[0])
         # The way back needs one derivative more.
         slopes = f.slopes(z[0], value, rule.most + int(ctx.needs_input_grad[0]))
@@ -288,54 +260,3 @@ def _product(z: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
     for place in places[1:]:
         made = made * z[place]
     return made
-
-
-@lru_cache(maxsize=256)
-def _rule(wanted: tuple[Orders, ...], directions: int) -> _Rule:
-    """The chain rule for derivatives of these orders, and those that they are made of."""
-    for orders in wanted:
-        fits = len(orders) == directions and all(isinstance(k, int) and k >= 0 for k in orders)
-        if not fits or sum(orders) > _MOST_ORDER:
-            raise ArgumentError(
-                f"wanted must hold the order along each of {directions} directions, not negative "
-                f"and {_MOST_ORDER} in all at most, got {orders}. Pass (2, 0) for u_xx of u(x, t)."
-            )
-    zero = (0,) * directions
-    every = {zero}
-    for orders in wanted:
-        every |= set(_below(orders))
-    ordered = sorted(every, key=lambda orders: (sum(orders), orders[::-1]))
-    places = {orders: place for place, orders in enumerate(ordered)}
-    terms = list[_Term]()
-    for orders, place in places.items():
-        # Factors of a term, as places, and how many partitions give it.
-        counts: Counter[tuple[int, ...]] = Counter()
-        letters = [axis for axis, k in enumerate(orders) for _ in range(k)]
-        for partition in _partitions(letters):
-            blocks = (tuple(block.count(a) for a in range(directions)) for block in partition)
-            counts[tuple(sorted(places[block] for block in blocks))] += 1
-        terms += [_Term(place, n, factors) for factors, n in counts.items() if len(factors) > 1]
-    most = max((sum(orders) for orders in places), default=0)
-    return _Rule(places, tuple(terms), most)
-
-
-def _below(orders: Orders) -> Iterator[Orders]:
-    """All orders that are nowhere larger."""
-    if not orders:
-        yield ()
-        return
-    for first in range(orders[0] + 1):
-        for rest in _below(orders[1:]):
-            yield (first, *rest)
-
-
-def _partitions(letters: list[int]) -> Iterator[list[list[int]]]:
-    """All ways to part a list of letters, told apart by their places, into blocks."""
-    if not letters:
-        yield []
-        return
-    first, *rest = letters
-    for partition in _partitions(rest):
-        yield [[first], *partition]
-        for i, block in enumerate(partition):
-            yield [*partition[:i], [first, *block], *partition[i + 1 :]]

@@ -238,6 +238,7 @@ def test_networks_side_by_side_train_as_each_alone():
 
 def test_what_does_not_learn_stays_and_is_each_networks_own():
     equation = poisson()
+
     def made(seed):
         features = FourierFeatures(1, 4, 3.0, torch.Generator().manual_seed(seed))
         inner = network(8, 5, 1, seed)
