@@ -1,7 +1,7 @@
 """Replays of equations solved by networks: loss and error over depth and starts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -28,7 +28,7 @@ from equipoise.lab.replay_data import (
 )
 from equipoise.torch.initialize import initialize
 
-EQUATIONS = {
+EQUATIONS: Mapping[str, Callable[[], Equation]] = {
     "Burgers": burgers, "Burgers, drift 0.3": partial(burgers, drift=0.3),
     "diffusion": diffusion, "Allen-Cahn": allen_cahn, "Poisson": partial(poisson, 2.0),
     "Helmholtz": helmholtz,
@@ -106,7 +106,7 @@ def train(arguments: Arguments) -> list[dict[str, Any]]:
         ``evaluations`` of loss and gradient, ``history`` (evaluations and losses, thinned), and
         ``slices`` of the solution at four times.
     """
-    equation: Equation = EQUATIONS[arguments["equation"]]()
+    equation = EQUATIONS[arguments["equation"]]()
     networks, losses = [], []
     for seed in arguments["seeds"]:
         points = equation.points(arguments["inside"], arguments["on_edge"], seed)

@@ -156,18 +156,19 @@ class _Carrier:
 
 
 def _linear(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    made: torch.Tensor = _Linear.apply(h, weight, bias)
+    made: torch.Tensor = _Linear.apply(h, weight, bias)  # type: ignore[no-untyped-call]
     return made
 
 
 def _bend(z: torch.Tensor, f: Smooth, rule: Rule) -> torch.Tensor:
-    made: torch.Tensor = _Bend.apply(z, f, rule)
+    made: torch.Tensor = _Bend.apply(z, f, rule)  # type: ignore[no-untyped-call]
     return made
 
 
 def _by_channel(weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A weight of each network, for every channel: shape (channels * networks, out, in)."""
-    return weight.expand(*like.shape[:2], *weight.shape[1:]).flatten(0, 1)
+    every: torch.Tensor = weight.expand(*like.shape[:2], *weight.shape[1:])
+    return every.flatten(0, 1)
 
 
 class _Linear(torch.autograd.Function):
@@ -178,7 +179,8 @@ class _Linear(torch.autograd.Function):
         ctx: Any, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         # Batched products: matmul would copy both sides to make one of them.
-        made = torch.bmm(_by_channel(weight, h), h.flatten(0, 1)).unflatten(0, h.shape[:2])
+        made = torch.bmm(_by_channel(weight, h), h.flatten(0, 1))
+        made = made.view(*h.shape[:2], *made.shape[1:])
         if bias is not None:
             made[0] += bias[:, :, None]
         ctx.save_for_backward(h, weight)
@@ -195,10 +197,10 @@ class _Linear(torch.autograd.Function):
         flat, back, slope = gradient.flatten(0, 1), None, None
         if needs_h:
             turned = _by_channel(weight.transpose(1, 2), h)
-            back = torch.bmm(turned, flat).unflatten(0, h.shape[:2])
+            back = torch.bmm(turned, flat).view(h.shape)
         if needs_weight:
             slope = torch.bmm(flat, h.flatten(0, 1).transpose(1, 2))
-            slope = slope.unflatten(0, h.shape[:2]).sum(0)
+            slope = slope.view(*h.shape[:2], *slope.shape[1:]).sum(0)
         return back, slope, gradient[0].sum(2) if ctx.has_bias else None
 
 
