@@ -51,7 +51,11 @@ class JetMoments:
             )
 
     def scaled(self, weight_var: float, bias_var: float = 0.0) -> "JetMoments":
-        """Behind a weight: all times its variance, and the value with the bias besides."""
+        """Behind a weight: all times its variance, and the value with the bias besides.
+
+        >>> JetMoments(1.0, 2.0).scaled(3.0, 0.5)
+        JetMoments(value=3.5, slope=6.0, bend=0.0, value_slope=0.0, value_bend=0.0, slope_bend=0.0)
+        """
         g = _checks.not_negative("weight_var", weight_var)
         added = _checks.not_negative("bias_var", bias_var)
         return JetMoments(
