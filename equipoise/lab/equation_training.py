@@ -210,7 +210,7 @@ class _Batch:
         sizes = [p.numel() for _, p in named]
         # One split has one backward pass: a slice for each would fill a whole matrix each.
         own = {
-            name: part.unflatten(1, p.shape) if p.ndim else part[:, 0]
+            name: part.view(len(rows), *p.shape)
             for (name, p), part in zip(named, torch.split(flat, sizes, dim=1), strict=True)
         }
         own |= {name: each[rows] for name, each in self.fixed.items()}

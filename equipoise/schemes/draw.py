@@ -266,8 +266,7 @@ def _draw_matrix(
         case Identity(gain=gain):
             return gain * np.eye(shape[0], shape[1])
         case Directions(scale=scale):
-            drawn = entries.directions(law, shape, rng)
-            return drawn * streams.arrays[scale] if scale else drawn
+            return entries.directions(law, shape, rng) * (streams.arrays[scale] if scale else 1.0)
         case Orthogonal(gain=gain):
             return gain * semi_orthogonal(rng.standard_normal((max(shape), min(shape))), shape)
         case DiagonalNoise():

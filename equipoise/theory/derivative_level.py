@@ -57,8 +57,8 @@ def with_biases(budget: float, depth: int, share: float) -> float:
     Returns:
         budget - depth * log(1 - share).
 
-    >>> round(with_biases(0.0, 30, 0.05), 6)
-    1.538798
+    >>> round(with_biases(0.0, 30, 0.05), 3)
+    1.539
     """
     _checks.not_negative("budget", budget)
     layers = _checks.at_least("depth", depth, 0)
