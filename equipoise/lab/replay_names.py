@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 
 from equipoise.lab import (
+    replay_allen_cahn,
+    replay_burgers,
     replay_deep_linear,
     replay_fractional,
+    replay_helmholtz,
     replay_lyapunov,
     replay_mean_field,
+    replay_poisson,
     replay_tanh_depth,
 )
 from equipoise.lab.replay_data import Replay
@@ -19,5 +23,9 @@ REPLAYS: Mapping[str, Replay] = {
         replay_lyapunov.REPLAY,
         replay_fractional.REPLAY,
         replay_deep_linear.REPLAY,
+        replay_burgers.REPLAY,
+        replay_allen_cahn.REPLAY,
+        replay_poisson.REPLAY,
+        replay_helmholtz.REPLAY,
     )
 }

@@ -27,6 +27,7 @@ from equipoise.schemes.laws import Array, Mirrored, Plain
 from equipoise.schemes.maps import Maps, Passage
 from equipoise.schemes.sites import central_slices
 from equipoise.schemes.space import Entry, Space
+from equipoise.theory.derivative_level import with_biases
 from equipoise.theory.hermite import statistics
 from equipoise.theory.oddpart import ActivationClass, classify
 
@@ -38,6 +39,8 @@ _LOUDEST, _LINE = 1.0, 1e-6
 # share of the steps. Adam moves what it makes the faster the quieter that is: depth^(-1/4) in
 # amplitude is worth .02 on digits through layers of 16 and 4 units.
 _QUIET = 0.5
+# Nats that one layer may spend where derivatives are what is fitted: about .8 in 30.
+_DERIVATIVE_GROWTH = 0.03
 
 
 def named_choice(stack: Stack, scheme: str) -> Choice:
@@ -75,15 +78,21 @@ def named_choice(stack: Stack, scheme: str) -> Choice:
     return Choice("framed", tuple(Mirrored() for _ in stack.hidden), reason)
 
 
-def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> StackPlan:
-    """Laws on frames for a stack, with the layouts that were chosen."""
+def plan_framed(
+    stack: Stack, choice: Choice, inputs: Inputs, aim: Aim, bias_share: float = 0.0
+) -> StackPlan:
+    """Laws on frames for a stack, with the layouts that were chosen.
+
+    Levels leave room for biases that bring a share of each layer's energy.
+    """
     first, last = stack.affines[0], stack.affines[-1]
     pairs = bool(choice.layouts) and isinstance(choice.layouts[0], Mirrored)
     units = first.out_size // 2 if pairs else first.out_size
     blocks = [block_of(a, units, i == 0) for i, a in enumerate(stack.affines)]
     taps = [math.prod(block) for block in blocks[1:]]
     # A budget for a hundred layers would drive two of them, or a bottleneck, far into saturation.
-    loudest = _LOUDEST if math.isnan(aim.budget) else math.inf
+    # That for derivatives has a limit for each layer, which no slope of an activation moves.
+    loudest = math.inf if bias_share or not math.isnan(aim.budget) else _LOUDEST
     spaces = [
         Space(
             f"{a.weight}:out", h.width, h.activation, layout, h.copies * joined, block, shift,
@@ -108,8 +117,13 @@ def plan_framed(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> Stack
     maps = _maps(entry, arrays, blocks[0], patches, way) if patches and spaces else None
     is_choosing = narrowest < min(units, entry.size)
     budget = aim.budget_for(entry.participation)
+    between = max(1, len(stack.hidden) - 1)
     if math.isnan(aim.budget):
+        if bias_share:
+            budget = min(budget, _DERIVATIVE_GROWTH * between)
         budget = max(budget, resting_budget(stack, choice.layouts))
+    if bias_share:
+        budget = with_biases(budget, between, bias_share)
     planned = framed_stack(
         [a.weight for a in stack.affines],
         entry,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from equipoise.plan.aim import OUTPUT_UNMET, Aim
 from equipoise.plan.choose import Choice, choose
-from equipoise.plan.derivative_plan import for_derivatives, why_not_for_derivatives
+from equipoise.plan.derivative_plan import BIAS_SHARE, for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
 from equipoise.plan.forms import at_gain_one
 from equipoise.plan.framed_plan import named_choice, plan_framed
@@ -92,7 +92,12 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     if reads_coordinates(stack):
         return _sines(stack, inputs, aim)
     choice = choose(stack)
-    if choice.scheme == "he":
+    against = why_not_for_derivatives(stack) if aim.for_derivatives else ""
+    if aim.for_derivatives and choice.scheme == "framed" and not against:
+        planned = for_derivatives(
+            stack, plan_framed(stack, choice, inputs, aim, BIAS_SHARE), inputs
+        )
+    elif choice.scheme == "he":
         planned = _exact_moments(stack, choice, inputs, aim)
     else:
         planned = plan_framed(stack, choice, inputs, aim)
@@ -106,13 +111,9 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     if stack.is_last and aim.purpose:
         planned = replace(planned, reason=f"{planned.reason}; {_outputs(stack, aim)}")
     warning = choice.warning or planned.warning
-    if aim.for_derivatives:
-        against = why_not_for_derivatives(stack)
-        if choice.scheme == "framed" and not against:
-            planned = for_derivatives(stack, planned, inputs)
-        else:
-            against = against or "no level of its signal is stable in depth"
-            warning = warning or f"derivatives are not provided for, since {against}"
+    if aim.for_derivatives and (against or choice.scheme != "framed"):
+        against = against or "no level of its signal is stable in depth"
+        warning = warning or f"derivatives are not provided for, since {against}"
     return replace(planned, warning=warning, is_unstable=choice.is_unstable or planned.is_unstable)
 
 

@@ -265,8 +265,8 @@ def _draw_matrix(
             return entries.sparse(law, shape, rng)
         case Identity(gain=gain):
             return gain * np.eye(shape[0], shape[1])
-        case Directions():
-            return entries.directions(law, shape, rng)
+        case Directions(scale=scale):
+            return entries.directions(law, shape, rng) * (streams.arrays[scale] if scale else 1.0)
         case Orthogonal(gain=gain):
             return gain * semi_orthogonal(rng.standard_normal((max(shape), min(shape))), shape)
         case DiagonalNoise():

@@ -26,8 +26,9 @@ def describe(law: Law) -> str:
             return f"normal, std {std:.4g}, {share:.4g} of each column 0"
         case laws.Identity(gain=gain):
             return f"identity, gain {gain:.4g}"
-        case laws.Directions(norm=norm):
-            return f"directions spread evenly, norm {norm:.4g}"
+        case laws.Directions(norm=norm, scale=scale):
+            units = " in units of each input's spread" if scale else ""
+            return f"directions spread evenly, norm {norm:.4g}{units}"
         case laws.Orthogonal(gain=gain):
             return f"orthogonal, gain {gain:.4g}"
         case laws.DiagonalNoise(diagonal=d, noise_std=std, noise=noise):

@@ -79,9 +79,16 @@ class Directions:
 
     Of two inputs the angles are equispaced over a half turn, in random order; of more inputs the
     rows are those of Haar orthogonal matrices; of one input each row is a sign.
+
+    Attributes:
+        norm: of the rows.
+        scale: name of an array of the plan, a factor for each input, which the rows are multiplied
+            by; '' for none. With 1 / the spread of the inputs the directions are even in units of
+            these, and so is the norm.
     """
 
     norm: float
+    scale: str = ""
 
 
 @dataclass(frozen=True)

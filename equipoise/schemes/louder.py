@@ -80,7 +80,7 @@ def _matrix(law: Law, factor: float) -> Matrix:
         case Identity(gain=gain) | Orthogonal(gain=gain):
             return replace(law, gain=gain * factor)
         case Directions(norm=norm):
-            return Directions(norm * factor)
+            return replace(law, norm=norm * factor)
         case DiagonalNoise(diagonal=diagonal, noise_std=std):
             return replace(law, diagonal=diagonal * factor, noise_std=std * factor)
         case Framed(scale=scale):

@@ -11,6 +11,7 @@ Every function takes plain numbers and activations and says how good its answer 
   ``shifted``, ``departure``
 - diagonal + noise: ``fixed_points``, ``odd_sigmoid``, ``gain_sweep``, ``small_noise``,
   ``noise_chain``, ``noise_density``
+- derivatives with respect to inputs: ``derivative_level``, ``jet_through``
 - residual and normalised: ``residual_stack``, ``branch_scaling``
 """
 
@@ -23,6 +24,11 @@ from equipoise.theory.branch import Branch, BranchScaling, branch_scaling
 from equipoise.theory.cell_fluctuation import CellFluctuation, cell_fluctuation
 from equipoise.theory.convolution import ConvolutionDrift, circular_drift, independent_positions
 from equipoise.theory.critical import critical_line, critical_weight_var
+from equipoise.theory.derivative_level import (
+    DerivativeLevel,
+    derivative_level,
+    with_biases,
+)
 from equipoise.theory.diagonal_noise import (
     SmallNoise,
     Well,
@@ -59,6 +65,7 @@ from equipoise.theory.hermite import (
     mean_hermite_degree,
     statistics,
 )
+from equipoise.theory.jet_moments import JetMoments, entry_moments, jet_through
 from equipoise.theory.layermaps import (
     chi_1,
     correlation_map,
@@ -113,6 +120,7 @@ __all__ = [
     "Classification",
     "ConvolutionDrift",
     "Departure",
+    "DerivativeLevel",
     "Evidence",
     "Expansion",
     "Expectation",
@@ -122,6 +130,7 @@ __all__ = [
     "GainShares",
     "GaussianStatistics",
     "HiddenLayer",
+    "JetMoments",
     "LengthFixedPoint",
     "LogGain",
     "LogGains",
@@ -161,6 +170,8 @@ __all__ = [
     "critical_weight_var",
     "departure",
     "depth_scale",
+    "derivative_level",
+    "entry_moments",
     "examine",
     "expansion_at_zero",
     "expectation",
@@ -174,6 +185,7 @@ __all__ = [
     "gradient_fluctuation",
     "hermite_coefficients",
     "independent_positions",
+    "jet_through",
     "known_activations",
     "largest_depth",
     "length_fixed_points",
@@ -217,4 +229,5 @@ __all__ = [
     "well",
     "wide_log_gain",
     "wide_trunk",
+    "with_biases",
 ]
