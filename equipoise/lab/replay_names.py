@@ -7,6 +7,8 @@ from equipoise.lab import (
     replay_fractional,
     replay_lyapunov,
     replay_mean_field,
+    replay_polynomial,
+    replay_score_learning,
     replay_tanh_depth,
 )
 from equipoise.lab.replay_data import Replay
@@ -19,5 +21,7 @@ REPLAYS: Mapping[str, Replay] = {
         replay_lyapunov.REPLAY,
         replay_fractional.REPLAY,
         replay_deep_linear.REPLAY,
+        replay_polynomial.REPLAY,
+        replay_score_learning.REPLAY,
     )
 }
