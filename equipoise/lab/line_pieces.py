@@ -70,4 +70,5 @@ def _explained(x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     h = torch.nan_to_num(h, nan=0.0, posinf=0.0, neginf=0.0)
     basis, singular, _ = torch.linalg.svd(h, full_matrices=False)
     basis = basis * (singular > 1e-9 * singular.amax(1, keepdim=True).clamp(min=1e-30))[:, None]
-    return (basis.transpose(1, 2) @ x).square().sum((1, 2)) / x.square().sum((1, 2))
+    found: torch.Tensor = (basis.transpose(1, 2) @ x).square().sum((1, 2))
+    return found / x.square().sum((1, 2))

@@ -53,7 +53,7 @@ class Mixture:
         return Mixture(self.weights, self.means, tuple(math.hypot(s, noise) for s in self.stds))
 
     def score(self, x: Array) -> Array:
-        """d log p(x) / dx.
+        """D log p(x) / dx.
 
         >>> Mixture((1.0,), (2.0,), (3.0,)).score(np.array([5.0])).tolist()
         [-0.3333333333333333]

@@ -62,7 +62,8 @@ def train_draws(
     inputs of one law.
 
     Args:
-        width, depth: of the hidden layers.
+        width: of the hidden layers.
+        depth: number of them.
         activation: a rectifier, as ``activation_module`` reads it.
         method: one of ``rivals.methods()``.
         rates: learning rates.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from equipoise.lab.models import Arctan, Erf, Sine
+from equipoise.lab.models import Arctan, Bump, Erf, Sine
 
 Saved = tuple[torch.Tensor, ...]
 _ATEN = torch.ops.aten
@@ -87,8 +87,13 @@ def pointwise(module: nn.Module) -> Pointwise:
             return _of_values(nn.functional.mish, _ATEN.mish_backward)
         case nn.Hardswish():
             return _of_values(nn.functional.hardswish, _ATEN.hardswish_backward)
-        case Sine():
-            return _of_values(torch.sin, lambda g, z: g * torch.cos(z))
+        case Sine(frequency=w):
+            return _of_values(lambda z: torch.sin(w * z), lambda g, z: g * torch.cos(w * z) * w)
+        case Bump(scale=scale):
+            return _of_both(
+                lambda z: torch.exp(-0.5 * (z / scale) ** 2),
+                lambda g, z, h: g * h * z * (-1.0 / scale**2),
+            )
         case Arctan():
             return _of_values(torch.atan, lambda g, z: g / (1 + z * z))
         case Erf():
@@ -115,6 +120,19 @@ def _of_values(
     back: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Pointwise:
     return Pointwise(lambda z: (f(z), (z,)), lambda g, kept: back(g, *kept))
+
+
+def _of_both(
+    f: Callable[[torch.Tensor], torch.Tensor],
+    back: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Pointwise:
+    """One whose slope is cheapest from its argument and its result."""
+
+    def forward(z: torch.Tensor) -> tuple[torch.Tensor, Saved]:
+        h = f(z)
+        return h, (z, h)
+
+    return Pointwise(forward, lambda g, kept: back(g, *kept))
 
 
 def _by_autograd(module: nn.Module) -> Pointwise:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from equipoise.lab import (
     replay_deep_linear,
     replay_fractional,
+    replay_inr,
     replay_lyapunov,
     replay_mean_field,
+    replay_mlp_stability,
     replay_polynomial,
     replay_score_learning,
     replay_tanh_depth,
@@ -23,5 +25,7 @@ REPLAYS: Mapping[str, Replay] = {
         replay_deep_linear.REPLAY,
         replay_polynomial.REPLAY,
         replay_score_learning.REPLAY,
+        replay_mlp_stability.REPLAY,
+        replay_inr.REPLAY,
     )
 }

@@ -36,12 +36,12 @@ _ROWS, _BATCH = 1024, 64
 
 @dataclass(frozen=True)
 class StabilityCase:
-    """Trainings of one network from one start.
+    """Trainings of one network from one or more starts.
 
     Attributes:
         width, depth: of the hidden layers.
         activation: as ``activation_module`` reads it.
-        method: one of ``rivals.methods()``.
+        methods: of ``rivals.methods()``, trained together.
         optimizer: one of ``OPTIMIZERS``.
         rates: learning rates.
         clip: one of ``CLIPS``.
@@ -54,7 +54,7 @@ class StabilityCase:
     width: int
     depth: int
     activation: str
-    method: str
+    methods: tuple[str, ...]
     optimizer: str
     rates: tuple[float, ...]
     clip: str = "none"
@@ -73,6 +73,7 @@ class StabilityDraw:
     """One draw, at birth and behind training at each rate.
 
     Attributes:
+        method: that started it.
         seed: of weights and batches.
         born_stuck, born_saturated: as ``UnitStates`` has them.
         born_silent: whether no signal at all passes at birth.
@@ -82,6 +83,7 @@ class StabilityDraw:
         diverged_at: step of the first loss that is not finite, -1 where there is none, by rate.
     """
 
+    method: str
     seed: int
     born_stuck: float
     born_saturated: float
@@ -119,12 +121,12 @@ def train_case(case: StabilityCase, seeds: Sequence[int]) -> list[dict[str, Any]
         seeds: of the draws.
 
     Returns:
-        Fields of one ``StabilityDraw`` for each seed, as plain data.
+        Fields of one ``StabilityDraw`` for each method and seed, as plain data.
 
     Raises:
-        PlanError: if the method cannot start the network.
+        PlanError: if a method cannot start the network.
 
-    >>> case = StabilityCase(8, 2, "relu", "he", "Adam", (1e-2,), epochs=2)
+    >>> case = StabilityCase(8, 2, "relu", ("he",), "Adam", (1e-2,), epochs=2)
     >>> [draw["seed"] for draw in train_case(case, (0, 1))]
     [0, 1]
     """
@@ -134,16 +136,17 @@ def train_case(case: StabilityCase, seeds: Sequence[int]) -> list[dict[str, Any]
             task.x_train, task.y_train, task.x_test, task.y_test, task.classes
         )
     born = _born(case, seeds, task)
+    drawn = [(method, seed) for method in case.methods for seed in seeds]
     repeated = born.repeat(len(case.rates))
     with flushed_denormals():
         states, sizes = unit_states(born, task.x_test), gradient_sizes(born, digits(_ROWS))
         done = train(
-            repeated, task, [rate for rate in case.rates for _ in seeds],
-            [*seeds] * len(case.rates), case.epochs, _BATCH,
+            repeated, task, [rate for rate in case.rates for _ in drawn],
+            [seed for _ in case.rates for _, seed in drawn], case.epochs, _BATCH,
             optimizer=OPTIMIZERS[case.optimizer], clipping=_clipping(case.clip, born.layers),
         )  # fmt: skip
         ends = unit_states(done.replicas, task.x_test)
-    shape = (len(case.rates), len(seeds))
+    shape = (len(case.rates), len(drawn))
     by_draw = [
         value.view(shape).t().tolist()
         for value in (done.score, ends.stuck, ends.saturated, done.diverged_at)
@@ -151,12 +154,13 @@ def train_case(case: StabilityCase, seeds: Sequence[int]) -> list[dict[str, Any]
     return [
         asdict(
             StabilityDraw(
-                seed, float(states.stuck[i]), float(states.saturated[i]), bool(states.silent[i]),
+                method, seed, float(states.stuck[i]), float(states.saturated[i]),
+                bool(states.silent[i]),
                 float(sizes.norm[i]), float(sizes.ratio[i]),
                 *(tuple(column[i]) for column in by_draw),
             )
         )
-        for i, seed in enumerate(seeds)
+        for i, (method, seed) in enumerate(drawn)
     ]  # fmt: skip
 
 
@@ -165,17 +169,19 @@ def _born(case: StabilityCase, seeds: Sequence[int], task: Classification) -> Re
         sizes = [task.features, *(case.width,) * case.depth, task.outputs]
         return mlp(sizes, lambda: activation_module(case.activation))
 
-    start = starters(network(), (case.method,), task.x_train)[case.method]
-    if isinstance(start, EquipoiseError):
-        raise PlanError(str(start))
-    models = [network() for _ in seeds]
-    for model, seed in zip(models, seeds, strict=True):
-        start(model, seed)
-        linear = [layer for layer in model if isinstance(layer, nn.Linear)]
-        with torch.no_grad():
-            for layer in linear[:-1]:
-                layer.weight.mul_(case.loud_hidden)
-            linear[-1].weight.mul_(case.loud_output)
+    models = []
+    for start in starters(network(), case.methods, task.x_train).values():
+        if isinstance(start, EquipoiseError):
+            raise PlanError(str(start))
+        for seed in seeds:
+            model = network()
+            start(model, seed)
+            linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+            with torch.no_grad():
+                for layer in linear[:-1]:
+                    layer.weight.mul_(case.loud_hidden)
+                linear[-1].weight.mul_(case.loud_output)
+            models.append(model)
     return Replicas.of(models)
 
 

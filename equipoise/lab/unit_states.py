@@ -56,7 +56,9 @@ def unit_states(replicas: Replicas, x: torch.Tensor) -> UnitStates:
     for layer in replicas.layers:
         if isinstance(layer, nn.Linear):
             size = layer.in_features * layer.out_features
-            weight = replicas.parameters[:, place : place + size].view(count, layer.out_features, -1)
+            weight = replicas.parameters[:, place : place + size].view(
+                count, layer.out_features, -1
+            )
             bias = replicas.parameters[:, place + size : place + size + layer.out_features]
             place += size + layer.out_features
             values = torch.baddbmm(bias[:, None], values, weight.transpose(1, 2))

@@ -105,9 +105,7 @@ def test_the_rate_of_a_draw_is_chosen_by_the_others():
     assert together.share.standard_error == pytest.approx(spread)
     assert together.share.reference == 0.5
     picked = [solved[i, np.delete(solved, i, 0).mean(0).argmax()] for i in range(15)]
-    assert best_rate(scores, rates, 0.6, is_apart=True).share.mean == pytest.approx(
-        np.mean(picked)
-    )
+    assert best_rate(scores, rates, 0.6, is_apart=True).share.mean == pytest.approx(np.mean(picked))
     with pytest.raises(ArgumentError, match="scores must have a row of 4 numbers for each draw"):
         best_rate([[1.0]], rates, 0.5)
 
