@@ -1,7 +1,8 @@
 """Deep narrow rectifier networks of one input: many draws and rates, and what became of each.
 
-Replays of narrow networks share it: all draws of a start at all learning rates train as one tensor
-program, each on a task of its own, and those that fail are told apart by how.
+Replays of narrow networks share it: all draws of all starts at all learning rates train as one
+tensor program, since a step of few narrow replicas is all overhead, each draw on a task of its own;
+those that fail are told apart by how.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ class NarrowDraw:
     """One draw: what it was at birth, and what became of it at each learning rate.
 
     Attributes:
+        method: that started it.
         seed: of its weights and batches.
         born_pieces: linear pieces of the network at birth on the test inputs.
         born_known: share of the inputs' variance that its last hidden layer knew then.
@@ -37,6 +39,7 @@ class NarrowDraw:
         pieces: linear pieces at the end, by rate.
     """
 
+    method: str
     seed: int
     born_pieces: int
     born_known: float
@@ -49,23 +52,23 @@ def train_draws(
     width: int,
     depth: int,
     activation: str,
-    method: str,
+    methods: Sequence[str],
     rates: Sequence[float],
     seeds: Sequence[int],
     tasks: Sequence[Regression],
     epochs: int,
     batch_size: int = 64,
 ) -> list[dict[str, Any]]:
-    """Train each draw on its task at every rate, by Adam.
+    """Train each draw of each start on the draw's task at every rate, by Adam.
 
-    The start is planned once, from the inputs of the first task: all tasks have standardized
+    A start is planned once, from the inputs of the first task: all tasks have standardized
     inputs of one law.
 
     Args:
         width: of the hidden layers.
         depth: number of them.
         activation: a rectifier, as ``activation_module`` reads it.
-        method: one of ``rivals.methods()``.
+        methods: of ``rivals.methods()``.
         rates: learning rates.
         seeds: of the draws.
         tasks: one of one input and one output for each draw.
@@ -73,13 +76,13 @@ def train_draws(
         batch_size: rows of a batch.
 
     Returns:
-        Fields of one ``NarrowDraw`` for each seed, as plain data.
+        Fields of one ``NarrowDraw`` for each method and seed, as plain data.
 
     Raises:
-        PlanError: if the method cannot start the network.
+        PlanError: if a method cannot start the network.
 
     >>> from equipoise.lab.regression_tasks import polynomial
-    >>> done = train_draws(2, 3, "relu", "he", (1e-3,), (0, 1), [polynomial(2, rows=64)] * 2, 1)
+    >>> done = train_draws(2, 3, "relu", ("he",), (1e-3,), (0, 1), [polynomial(2, rows=64)] * 2, 1)
     >>> len(done), len(done[0]["scores"])
     (2, 1)
     """
@@ -87,19 +90,21 @@ def train_draws(
     def network() -> torch.nn.Sequential:
         return mlp([1, *(width,) * depth, 1], lambda: activation_module(activation))
 
-    start = starters(network(), (method,), tasks[0].x_train)[method]
-    if isinstance(start, EquipoiseError):
-        raise PlanError(str(start))
-    models = [network() for _ in seeds]
-    for model, seed in zip(models, seeds, strict=True):
-        start(model, seed)
+    drawn = [(method, seed) for method in methods for seed in seeds]
+    models = []
+    for start in starters(network(), methods, tasks[0].x_train).values():
+        if isinstance(start, EquipoiseError):
+            raise PlanError(str(start))
+        for seed in seeds:
+            models.append(network())
+            start(models[-1], seed)
     born = Replicas.of(models)
-    own = OwnTasks(tuple(tasks) * len(rates))
+    own = OwnTasks(tuple(tasks) * len(methods) * len(rates))
     x = torch.stack([task.x_test for task in own.tasks])
     with flushed_denormals():
         done = train(
-            born.repeat(len(rates)), own, [r for r in rates for _ in seeds],
-            [*seeds] * len(rates), epochs, batch_size,
+            born.repeat(len(rates)), own, [r for r in rates for _ in drawn],
+            [seed for _ in rates for _, seed in drawn], epochs, batch_size,
         )  # fmt: skip
         with torch.no_grad():
             # In parts, as tests are: narrow networks keep all values of all rows.
@@ -112,11 +117,11 @@ def train_draws(
     return [
         asdict(
             NarrowDraw(
-                seed, int(born_pieces[i]), float(born_known[i]),
+                method, seed, int(born_pieces[i]), float(born_known[i]),
                 *(tuple(column[i]) for column in by_draw),
             )
         )
-        for i, seed in enumerate(seeds)
+        for i, (method, seed) in enumerate(drawn)
     ]  # fmt: skip
 
 
@@ -132,7 +137,7 @@ def fate(draw: NarrowDraw, place: int, success: float) -> str:
         ``solved``; ``silent`` where outputs hardly vary; ``straight`` where no kink lies among the
         inputs; ``bent`` otherwise.
 
-    >>> fate(NarrowDraw(0, 1, 1.0, (0.4,), (0.8,), (1,)), 0, 0.9)
+    >>> fate(NarrowDraw("he", 0, 1, 1.0, (0.4,), (0.8,), (1,)), 0, 0.9)
     'straight'
     """
     if draw.scores[place] > success:

@@ -22,7 +22,7 @@ from equipoise.lab.replay_data import (
     ResultTable,
     Row,
 )
-from equipoise.lab.replay_polynomial import METHODS
+from equipoise.lab.replay_polynomial import METHODS, NAMES
 from equipoise.lab.work import in_parts
 
 WIDTH, DEPTH, SLOPES = 2, 30, (0.5, 0.1, 0.01)
@@ -35,31 +35,30 @@ _RATES: Mapping[Budget, tuple[float, ...]] = {
 _STEPS: Mapping[Budget, int] = {"quick": 1000, "paper": 3000}
 # Share of the score's variance that counts as learnt.
 LEARNT = 0.9
-_MOST_AT_ONCE = 128
+_MOST_AT_ONCE = 400
 
 
 def units(budget: Budget, modes: Sequence[Mode], seeds: Sequence[int]) -> dict[str, Arguments]:
-    """Trainings of one start at one slope and all rates, for a part of the draws."""
+    """Trainings of all starts at one slope and all rates, for a part of the draws."""
     cases = {
-        f"{mode}, slope {slope:g}, {method}": {
-            "mode": mode, "slope": slope, "method": method, "rates": list(_RATES[budget]),
-            "steps": _STEPS[budget],
+        f"{mode}, slope {slope:g}": {
+            "mode": mode, "slope": slope, "rates": list(_RATES[budget]), "steps": _STEPS[budget],
         }
         for mode in modes
         for slope in SLOPES
-        for method in METHODS
     }  # fmt: skip
-    return in_parts(cases, "seeds", seeds, max(1, _MOST_AT_ONCE // len(_RATES[budget])))
+    at_once = _MOST_AT_ONCE // (len(_RATES[budget]) * len(METHODS))
+    return in_parts(cases, "seeds", seeds, at_once)
 
 
 def trained(arguments: Arguments) -> list[dict[str, Any]]:
-    """Train draws of one start.
+    """Train draws of all starts.
 
     Args:
-        arguments: ``mode``, ``slope``, ``method``, ``rates``, ``steps`` and ``seeds``.
+        arguments: ``mode``, ``slope``, ``rates``, ``steps`` and ``seeds``.
 
     Returns:
-        Fields of one ``NarrowDraw`` for each seed.
+        Fields of one ``NarrowDraw`` for each start and seed.
     """
     is_one = arguments["mode"] == "faithful"
     tasks = [
@@ -68,7 +67,7 @@ def trained(arguments: Arguments) -> list[dict[str, Any]]:
     ]
     epochs = math.ceil(arguments["steps"] / math.ceil(_ROWS / _BATCH))
     return train_draws(
-        WIDTH, DEPTH, f"leaky_relu({arguments['slope']:g})", METHODS[arguments["method"]],
+        WIDTH, DEPTH, f"leaky_relu({arguments['slope']:g})", tuple(METHODS.values()),
         arguments["rates"], arguments["seeds"], [one.task for one in tasks], epochs, _BATCH,
     )  # fmt: skip
 
@@ -82,9 +81,9 @@ def findings(done: Sequence[Done], modes: Sequence[Mode]) -> Findings:
     rates: tuple[float, ...] = ()
     for a, result in done:
         rates = tuple(a["rates"])
-        cases.setdefault((a["mode"], a["slope"], a["method"]), []).extend(
-            NarrowDraw(**draw) for draw in result
-        )
+        for draw in result:
+            key = (a["mode"], a["slope"], NAMES[draw["method"]])
+            cases.setdefault(key, []).append(NarrowDraw(**draw))
     tables = tuple(_table(cases, rates, mode) for mode in modes)
     said = [_said(cases, rates, mode) for mode in modes]
     pictures = (*(_by_rate(cases, rates, mode) for mode in modes), _score_picture())

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from equipoise.plan.aim import OUTPUT_UNMET, Aim
+from equipoise.plan.bent_plan import folds_nothing, plan_bent
 from equipoise.plan.choose import Choice, choose
 from equipoise.plan.derivative_plan import for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
@@ -12,6 +13,7 @@ from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import (
+    directions_of,
     plan_shifted,
     plan_spread,
     rests_better,
@@ -30,6 +32,7 @@ __all__ = ["SCHEMES", "plan_stack"]
 
 _NO_AIM = Aim()
 _LINE = identity()
+_FOLDS_NOTHING = "since pairs would hold one number, and maps of one number do not fold"
 
 
 def plan_stack(
@@ -73,6 +76,8 @@ def plan_stack(
         return _automatic(stack, inputs, aim)
     if wanted.name in ("centred", "mirrored", "shifted"):
         spent = aim.spending(wanted.number("budget")) if wanted.has("budget") else aim
+        if wanted.name == "shifted" and wanted.number("bends") > 0:
+            return plan_bent(stack, wanted.number("bends"), inputs, aim)
         if wanted.name == "shifted":
             return plan_shifted(stack, wanted.number("shift"), inputs, spent)
         if wanted.name == "mirrored" and wanted.number("spread") > 0:
@@ -97,7 +102,10 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
         planned = plan_framed(stack, choice, inputs, aim)
         if not aim.for_derivatives:
             why = rests_better(stack, planned, inputs)
-            if why:
+            if folds_nothing(stack, planned):
+                nats = aim.budget_for(directions_of(stack, inputs))
+                planned = plan_bent(stack, nats, inputs, aim, _FOLDS_NOTHING)
+            elif why:
                 planned = plan_shifted(stack, 0.0, inputs, aim, f"since {why}")
             else:
                 planned = spread_for_few(stack, planned, inputs)

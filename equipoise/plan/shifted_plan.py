@@ -153,7 +153,7 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
     )  # fmt: skip
     if bent is not None:
         return f"pairs of {bent} are no lines"
-    held, directions, outputs = min(pairs), _directions(stack, inputs), stack.affines[-1].out_size
+    held, directions, outputs = min(pairs), directions_of(stack, inputs), stack.affines[-1].out_size
     if 2 * held >= min(directions, outputs):
         return ""
     return (
@@ -162,7 +162,7 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
     )
 
 
-def _directions(stack: Stack, inputs: Inputs) -> float:
+def directions_of(stack: Stack, inputs: Inputs) -> float:
     """Number of directions in which inputs vary, that of the features where it is not known."""
     axes = principal_axes(inputs.rows, 1)
     size = float(stack.affines[0].in_size)
@@ -221,7 +221,7 @@ def spread_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
     are_lines = all(_is_line(h) for h in stack.hidden)
     if not stack.hidden or not can_move or not all(are_pairs) or not are_lines:
         return planned
-    directions = _directions(stack, inputs)
+    directions = directions_of(stack, inputs)
     if directions > _MOST_DIRECTIONS:
         return planned
     why = f", since inputs vary in {directions:.2g} direction{'s' * (directions != 1)}"

@@ -163,18 +163,19 @@ def test_mixtures_out_of_range_are_refused(call, message):
 
 
 def test_fates():
-    draw = NarrowDraw(0, 1, 1.0, (0.95, 0.3, 0.3, -math.inf), (1.0, 1.0, 0.8, math.nan),
+    draw = NarrowDraw("he", 0, 1, 1.0, (0.95, 0.3, 0.3, -math.inf), (1.0, 1.0, 0.8, math.nan),
                       (5, 4, 1, 1))  # fmt: skip
     assert [fate(draw, i, 0.9) for i in range(4)] == ["solved", "bent", "straight", "silent"]
 
 
 def test_a_method_that_cannot_start_the_network_is_named():
     with pytest.raises(PlanError, match="odd"):
-        train_draws(2, 3, "relu", "odd_sigmoid", (1e-3,), (0,), [polynomial(2, rows=64)], 1)
+        train_draws(2, 3, "relu", ("odd_sigmoid",), (1e-3,), (0,), [polynomial(2, rows=64)], 1)
 
 
 def small(replay, monkeypatch):
     monkeypatch.setattr(replay, "_ROWS", 128)
+    monkeypatch.setattr(replay, "DEPTH", 12)
     monkeypatch.setattr(replay, "_STEPS", {"quick": 4, "paper": 4})
     monkeypatch.setattr(replay, "SLOPES", (0.5,))
     units = replay.units("quick", MODES, range(3))
@@ -184,7 +185,7 @@ def small(replay, monkeypatch):
 @pytest.mark.parametrize("replay", [replay_polynomial, replay_score_learning])
 def test_findings_say_what_was_trained(replay, monkeypatch):
     done = small(replay, monkeypatch)
-    assert {a["method"] for a, _ in done} == set(replay_polynomial.METHODS)
+    assert {d["method"] for _, r in done for d in r} == set(replay_polynomial.METHODS.values())
     found = replay.findings(done, MODES)
     assert "share" in found.headline
     for table in found.tables:
@@ -195,19 +196,22 @@ def test_findings_say_what_was_trained(replay, monkeypatch):
     assert len(alone.tables) == 1
 
 
-def test_shares_and_fates_of_the_polynomial(monkeypatch):
-    def drawn(seed, *scores):
+def test_shares_and_fates_of_the_polynomial():
+    def drawn(method, seed, *scores):
         return {
-            "seed": seed, "born_pieces": 1, "born_known": 1.0, "scores": list(scores),
-            "spread": [1.0] * 2, "pieces": [1, 7],
+            "method": method, "seed": seed, "born_pieces": 1, "born_known": 1.0,
+            "scores": list(scores), "spread": [1.0] * 2, "pieces": [1, 7],
         }  # fmt: skip
 
-    given = {"slope": 0.5, "method": "Lyapunov, Gaussian", "rates": [1e-3, 3e-3], "steps": 1}
-    results = [drawn(0, 0.99, 0.0), drawn(1, 0.95, 0.0), drawn(2, 0.2, 0.99)]
-    others = [
-        ({**given, "mode": m, "method": k}, results) for m in MODES for k in ("auto", "shifted")
-    ]
-    done = [({**given, "mode": mode}, results) for mode in MODES] + others
+    given = {"slope": 0.5, "rates": [1e-3, 3e-3], "steps": 1}
+    results = [
+        draw
+        for method in ("lyapunov", "shifted", "auto")
+        for draw in (
+            drawn(method, 0, 0.99, 0.0), drawn(method, 1, 0.95, 0.0), drawn(method, 2, 0.2, 0.99),
+        )
+    ]  # fmt: skip
+    done = [({**given, "mode": mode}, results) for mode in MODES]
     shares, apart, fates, birth = replay_polynomial.findings(done, MODES).tables
     assert shares.rows[0].names == ("Lyapunov, Gaussian", "0.001")
     assert shares.rows[0].values[0].mean == pytest.approx(2 / 3)
