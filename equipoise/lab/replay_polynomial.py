@@ -237,7 +237,7 @@ REPLAY = Replay(
     corrected="one polynomial may be an easy one, and a rate chosen by the draws that it is judged "
     "by is chosen for its luck: every draw has a polynomial of its own, the rate of each draw is "
     "the best of all others, and what became of the draws that fail is said.",
-    draws={"quick": 20, "paper": 100},
+    draws={"quick": 12, "paper": 100},
     units=units,
     work=trained,
     findings=findings,

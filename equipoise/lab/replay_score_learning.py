@@ -192,7 +192,7 @@ REPLAY = Replay(
     "batches of 64 of 2,000 noisy samples; the budget quick has two rates and 1,000 steps.",
     corrected="every draw has a mixture of its own, and the rate of each draw is the best of all "
     "others.",
-    draws={"quick": 20, "paper": 100},
+    draws={"quick": 12, "paper": 100},
     units=units,
     work=trained,
     findings=findings,

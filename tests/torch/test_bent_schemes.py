@@ -72,6 +72,10 @@ def test_networks_of_one_number_bend_at_birth(slope, width):
     result = eq.initialize(net, line(), generator=seeded())
     assert "maps of one number do not fold" in result.plan.choice[0]
     assert "spend 0.85 nats" in result.plan.choice[0]
+    assert "outputs at RMS 0.01" in result.plan.choice[0]
+    assert result.measurements.layers[-1].signal < 0.05
+    loud = eq.plan(net, line(), output_rms=2.0)
+    assert "outputs at RMS 0.01" not in loud.choice[0]
     x = torch.linspace(-1.7, 1.7, 4001)[:, None]
     pieces, known = [], []
     for seed in range(12):
@@ -115,6 +119,7 @@ def test_the_level_is_kept_over_wide_layers():
     log_growth = math.log(np.mean(norms) / 128)
     # The first layer is a line, and the last is scaled as the plan says.
     last = {a.parameter: a.law for a in plan.assignments}["20.weight"].scale * one.std
+    assert last == pytest.approx(0.04, rel=0.1)
     assert log_growth - 2 * math.log(last) == pytest.approx(0.6, abs=0.12)
 
 
