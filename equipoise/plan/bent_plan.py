@@ -38,16 +38,16 @@ def folds_nothing(stack: Stack, planned: StackPlan) -> bool:
     Returns:
         Whether that is so, and every layer has a bias of its own to shift its units.
     """
-    held = [
-        weight.rank
+    pairs = sum(
+        isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
         for weight in planned.weights
-        if isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
-    ]
+    )
     are_lines = all(rest(h.activation).kind == "line" for h in stack.hidden)
     is_dense = not any(a.convolution.kernel for a in stack.affines)
     can_move = all(stack.can_shift) and not any(h.dropout for h in stack.hidden)
-    is_paired = len(held) == stack.depth and bool(held) and min(held) == 1
-    return is_paired and are_lines and is_dense and can_move
+    # Ranks would not do: those of one input are 1 however many pairs read it.
+    is_narrow = any(h.width // 2 == 1 for h in stack.hidden)
+    return pairs == stack.depth and is_narrow and are_lines and is_dense and can_move
 
 
 def plan_bent(
