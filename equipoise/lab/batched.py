@@ -17,7 +17,7 @@ from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.lab.dense import DenseProgram
 from equipoise.lab.layers import common_layers, forward
-from equipoise.lab.optimizers import NO_CLIPPING, Adam, Clipping, Optimizer, Schedule, constant
+from equipoise.lab.optimizers import NO_CLIPPING, Adam, Cutting, Optimizer, Schedule, constant
 from equipoise.lab.task import Forward, Task
 
 _ADAM = Adam()
@@ -101,7 +101,7 @@ def train(
     progress: Callable[[int], None] = lambda epoch: None,
     optimizer: Optimizer = _ADAM,
     schedule: Schedule = constant,
-    clipping: Clipping = NO_CLIPPING,
+    clipping: Cutting = NO_CLIPPING,
 ) -> Training:
     """Train every replica on a task, each with its own rate and batches.
 
@@ -162,7 +162,7 @@ class _Run:
         rates: Sequence[float],
         optimizer: Optimizer,
         schedule: Schedule,
-        clipping: Clipping,
+        clipping: Cutting,
     ) -> None:
         self.weights = replicas.parameters.clone().requires_grad_()
         self._task, self._schedule, self._clipping = task, schedule, clipping

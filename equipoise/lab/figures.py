@@ -25,12 +25,13 @@ def figure(
     x: dict[str, Any],
     y: dict[str, Any],
     names: int,
+    height: int = 330,
 ) -> go.Figure:
-    """One pair of axes, with room for a legend of so many names below."""
+    """One pair of axes, so many pixels high, with room for a legend of so many names below."""
     # A narrow screen has room for two names side by side.
     below = {"wide": 80, "narrow": 70 + 22 * math.ceil(names / 2)}
     sizes = {
-        kind: {"height": 330 + below[kind] - 20, "margin.b": below[kind]} for kind in below
+        kind: {"height": height + below[kind] - 20, "margin.b": below[kind]} for kind in below
     }  # fmt: skip
     axis = AXIS | {"automargin": True}
     layout = {"margin": {"l": 64, "r": 12, "t": 12}, "xaxis": axis | x, "yaxis": axis | y}

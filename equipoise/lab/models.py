@@ -28,21 +28,53 @@ class Erf(nn.Module):
 
 
 class Sine(nn.Module):
-    """sin(x)."""
+    """sin(frequency * x).
+
+    Args:
+        frequency: positive.
+    """
+
+    def __init__(self, frequency: float = 1.0) -> None:
+        super().__init__()
+        self.frequency = _checks.positive("frequency", frequency)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Entry by entry."""
-        return torch.sin(x)
+        return torch.sin(self.frequency * x)
+
+    def extra_repr(self) -> str:
+        """The frequency, for display."""
+        return f"frequency={self.frequency:g}"
+
+
+class Bump(nn.Module):
+    """exp(-(x / scale)^2 / 2), the Gaussian of networks that read coordinates.
+
+    Args:
+        scale: positive.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = _checks.positive("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Entry by entry."""
+        return torch.exp(-0.5 * (x / self.scale) ** 2)
+
+    def extra_repr(self) -> str:
+        """The scale, for display."""
+        return f"scale={self.scale:g}"
 
 
 _ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
-    "arctan": Arctan, "celu": nn.CELU, "elu": nn.ELU, "erf": Erf, "gelu": nn.GELU,
+    "arctan": Arctan, "celu": nn.CELU, "elu": nn.ELU, "erf": Erf, "gauss": Bump, "gelu": nn.GELU,
     "hardswish": nn.Hardswish, "identity": nn.Identity, "leaky_relu": nn.LeakyReLU,
     "mish": nn.Mish, "relu": nn.ReLU, "selu": nn.SELU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU,
     "sin": Sine, "softplus": nn.Softplus, "softsign": nn.Softsign, "tanh": nn.Tanh,
 }  # fmt: skip
-# Those that take a number: a slope or a scale.
-_WITH_NUMBER = frozenset({"celu", "elu", "leaky_relu", "softplus"})
+# Those that take a number: a slope, a scale or a frequency.
+_WITH_NUMBER = frozenset({"celu", "elu", "gauss", "leaky_relu", "sin", "softplus"})
 
 
 def activation_module(text: str) -> nn.Module:

@@ -165,6 +165,14 @@ def warmup_cosine(steps: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
     return factor
 
 
+class Cutting(Protocol):
+    """Keeps the gradients of replicas within limits."""
+
+    def cut(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient within its limits, shape (R, P), each replica by itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Clipping:
     """What gradients are cut to, each replica by itself.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from equipoise.lab.models import Arctan, Erf, Sine
+from equipoise.lab.models import Arctan, Bump, Erf, Sine
 
 Saved = tuple[torch.Tensor, ...]
 _ATEN = torch.ops.aten
@@ -92,9 +92,14 @@ def pointwise(module: nn.Module) -> Pointwise:
             return _of_values(nn.functional.hardswish, _ATEN.hardswish_backward)
         case nn.Softsign():
             return _of_values(nn.functional.softsign, lambda g, z: g / z.abs().add_(1.0).square_())
-        case Sine():
-            cosine = _faster(np.cos, torch.cos)
-            return _of_values(_faster(np.sin, torch.sin), lambda g, z: g * cosine(z))
+        case Sine(frequency=w):
+            sine, cosine = _faster(np.sin, torch.sin), _faster(np.cos, torch.cos)
+            return _of_values(lambda z: sine(w * z), lambda g, z: g * cosine(w * z) * w)
+        case Bump(scale=scale):
+            return _of_both(
+                lambda z: torch.exp(-0.5 * (z / scale) ** 2),
+                lambda g, z, h: g * h * z * (-1.0 / scale**2),
+            )
         case Arctan():
             return _of_values(
                 _faster(np.arctan, torch.atan), lambda g, z: g / torch.addcmul(_one(z), z, z)
@@ -162,6 +167,19 @@ def _of_values(
     back: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Pointwise:
     return Pointwise(lambda z: (f(z), (z,)), lambda g, kept: back(g, *kept))
+
+
+def _of_both(
+    f: Callable[[torch.Tensor], torch.Tensor],
+    back: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Pointwise:
+    """One whose slope is cheapest from its argument and its result."""
+
+    def forward(z: torch.Tensor) -> tuple[torch.Tensor, Saved]:
+        h = f(z)
+        return h, (z, h)
+
+    return Pointwise(forward, lambda g, kept: back(g, *kept))
 
 
 def _by_autograd(module: nn.Module) -> Pointwise:

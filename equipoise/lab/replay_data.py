@@ -135,6 +135,7 @@ class Picture:
         log_x, log_y: whether an axis is logarithmic; what is not positive is then left out.
         heat: behind the curves, () or one.
         y_least: where a logarithmic y ends, since what is below it is as good as 0; nan for none.
+        x_names, y_names: what stands at 0, 1, 2 ... of an axis, () for numbers.
     """
 
     title: str
@@ -146,6 +147,8 @@ class Picture:
     log_y: bool = False
     heat: tuple[HeatMap, ...] = ()
     y_least: float = math.nan
+    x_names: tuple[str, ...] = ()
+    y_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

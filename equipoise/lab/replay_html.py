@@ -55,7 +55,16 @@ def drawn(picture: Picture) -> go.Figure:
     if picture.log_y and not math.isnan(picture.y_least):
         top = max((v for curve in picture.curves for v in curve.y if _fits(v, True)), default=1.0)
         y |= {"range": [math.log10(picture.y_least), math.log10(top) + 0.2]}
-    return figure(traces, picture.summary, picture.summary, x, y, len(names))
+    x, y = x | _named(picture.x_names), y | _named(picture.y_names)
+    height = max(330, 20 * len(picture.y_names))
+    return figure(traces, picture.summary, picture.summary, x, y, len(names), height)
+
+
+def _named(names: Sequence[str]) -> dict[str, Any]:
+    """What an axis of names has beside its title."""
+    if not names:
+        return {}
+    return {"tickvals": list(range(len(names))), "ticktext": [str(escape(n)) for n in names]}
 
 
 def _traces(curve: Curve, picture: Picture, place: int, is_first: bool) -> list[go.Scatter]:

@@ -8,9 +8,13 @@ from equipoise.lab import (
     replay_deep_linear,
     replay_fractional,
     replay_helmholtz,
+    replay_inr,
     replay_lyapunov,
     replay_mean_field,
+    replay_mlp_stability,
     replay_poisson,
+    replay_polynomial,
+    replay_score_learning,
     replay_tanh_depth,
 )
 from equipoise.lab.replay_data import Replay
@@ -27,5 +31,9 @@ REPLAYS: Mapping[str, Replay] = {
         replay_allen_cahn.REPLAY,
         replay_poisson.REPLAY,
         replay_helmholtz.REPLAY,
+        replay_polynomial.REPLAY,
+        replay_score_learning.REPLAY,
+        replay_mlp_stability.REPLAY,
+        replay_inr.REPLAY,
     )
 }

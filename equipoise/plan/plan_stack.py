@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from equipoise.plan.aim import OUTPUT_UNMET, Aim
+from equipoise.plan.bent_plan import folds_nothing, plan_bent
 from equipoise.plan.choose import Choice, choose
 from equipoise.plan.derivative_plan import BIAS_SHARE, for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
@@ -13,6 +14,7 @@ from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.offset_plan import offset_for_few
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import (
+    directions_of,
     plan_shifted,
     plan_spread,
     rests_better,
@@ -31,6 +33,9 @@ __all__ = ["SCHEMES", "plan_stack"]
 
 _NO_AIM = Aim()
 _LINE = identity()
+# Nats that all layers together may lose while the last one changes its sign.
+_LOST_TO_A_SIGN = 0.4
+_FOLDS_NOTHING = "since pairs would hold one number, and maps of one number do not fold"
 
 
 def plan_stack(
@@ -74,6 +79,8 @@ def plan_stack(
         return _automatic(stack, inputs, aim)
     if wanted.name in ("centred", "mirrored", "shifted"):
         spent = aim.spending(wanted.number("budget")) if wanted.has("budget") else aim
+        if wanted.name == "shifted" and wanted.number("bends") > 0:
+            return _bent(stack, wanted.number("bends"), inputs, aim, "as asked for")
         if wanted.name == "shifted":
             return plan_shifted(stack, wanted.number("shift"), inputs, spent)
         if wanted.name == "mirrored" and wanted.number("spread") > 0:
@@ -103,7 +110,10 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
         planned = plan_framed(stack, choice, inputs, aim)
         if not aim.for_derivatives:
             why = rests_better(stack, planned, inputs)
-            if why:
+            if folds_nothing(stack, planned):
+                nats = aim.budget_for(directions_of(stack, inputs))
+                planned = _bent(stack, nats, inputs, aim, _FOLDS_NOTHING)
+            elif why:
                 planned = plan_shifted(stack, 0.0, inputs, aim, f"since {why}")
             else:
                 planned = spread_for_few(stack, planned, inputs)
@@ -115,6 +125,21 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
         against = against or "no level of its signal is stable in depth"
         warning = warning or f"derivatives are not provided for, since {against}"
     return replace(planned, warning=warning, is_unstable=choice.is_unstable or planned.is_unstable)
+
+
+def _bent(stack: Stack, nats: float, inputs: Inputs, aim: Aim, why: str) -> StackPlan:
+    """Rectifiers that bend at birth, with outputs whose sign the last layer alone unlearns.
+
+    A narrow stack is nearly one line, whose sign is wrong for half of all draws. Adam moves all
+    weights at one rate: until a last weight of size e has crossed 0 the other L layers have shrunk
+    the product by exp(-L e), and near 0 no layer has a gradient that would bring it back.
+    """
+    planned = plan_bent(stack, nats, inputs, aim, why)
+    if not stack.is_last or not math.isnan(aim.output_rms):
+        return planned
+    quiet = min(1.0, _LOST_TO_A_SIGN / stack.depth)
+    said = f"; outputs at RMS {quiet:.2g}, so that the last layer alone can turn their sign"
+    return replace(at_exit(planned, quiet), reason=planned.reason + said)
 
 
 def _sines(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:

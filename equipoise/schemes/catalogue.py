@@ -228,6 +228,7 @@ _ENTRIES = (
         "ReLU, ELU, GELU, SiLU and their like in narrow dense networks",
         (
             Option("shift", 0.0, "distance from 0 in RMS of v, 0 for one that suits", 0.0, 100.0),
+            Option("bends", 0.0, "nats of gradient growth for kinks among the inputs", 0.0, 10.0),
             _BUDGET,
         ),
     ),

@@ -18,6 +18,7 @@ from scipy import optimize, special
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.theory.activations import Activation
+from equipoise.theory.hermite import statistics
 
 Array = NDArray[np.float64]
 Inputs = Literal["gaussian", "one_norm"]
@@ -25,6 +26,8 @@ Inputs = Literal["gaussian", "one_norm"]
 _NODES, _WEIGHTS = leggauss(20)
 # The chance of a norm, or of a unit, this many standard deviations out is below float64.
 _REACH = 38.0
+# Between these a kink lies in the middle of the inputs, and beyond all of them.
+_NEAR, _FAR = 1e-6, 8.0
 # Norms below have no chance, and no logarithm near 0 leaves the range of floats.
 _LEAST = 1e-100
 
@@ -184,6 +187,83 @@ def shift_for_departure(
 
     # Below -40 every input departs, beyond 40 + sqrt(n) none does.
     return float(optimize.brentq(excess, -_REACH - 2.0, _REACH + math.sqrt(width), xtol=1e-11))
+
+
+@dataclass(frozen=True)
+class Bend:
+    """One layer of units that rest at c, with v ~ N(0, 1), and are centred at their mean.
+
+    Attributes:
+        shift: c.
+        mean: E f(c + v).
+        std: of f(c + v).
+        growth: log(E f'^2 / Var f), nats by which mean-square gradients grow where a gain of
+            1 / std keeps the signal; 0 for a line.
+    """
+
+    shift: float
+    mean: float
+    std: float
+    growth: float
+
+
+def bend(activation: Activation, shift: float) -> Bend:
+    """What a kink at a distance c below the middle of the inputs does to one layer.
+
+    Args:
+        activation: f, with a slope at c.
+        shift: c in units of rms(v).
+
+    Returns:
+        Mean, size and gradient growth, as exact as ``statistics``.
+
+    Raises:
+        ArgumentError: as ``shifted``.
+
+    >>> from equipoise.theory import activations
+    >>> far = bend(activations.relu(), 6.0)
+    >>> round(far.mean, 6), round(far.std, 6), round(far.growth, 6)
+    (6.0, 1.0, 0.0)
+    """
+    seen = statistics(shifted(activation, shift), 1.0)
+    variance = seen.centred_energy - seen.mean**2
+    value = float(activation.f(np.full(1, float(shift)))[0])
+    return Bend(
+        float(shift), value + seen.mean, math.sqrt(variance), math.log(seen.slope_energy / variance)
+    )
+
+
+def bend_for_growth(activation: Activation, growth: float) -> Bend:
+    """The layer whose kink makes mean-square gradients grow by so many nats.
+
+    Near c = 0 the kink lies in the middle of the inputs, far out none of them meets it: growth
+    falls with c in between.
+
+    Args:
+        activation: a line above 0, such as leaky ReLU.
+        growth: nats in a layer, positive.
+
+    Returns:
+        The layer at the c that has the growth, to about 1e-9; with the kink in the middle where
+        even that makes less.
+
+    Raises:
+        ArgumentError: if the growth is not positive.
+
+    >>> from equipoise.theory import activations
+    >>> [round(bend_for_growth(activations.relu(), b / 40).shift, 2) for b in (0.3, 0.85)]
+    [2.35, 1.91]
+    """
+    growth = _checks.positive("growth", growth, "Pass nats in each layer.")
+
+    def excess(c: float) -> float:
+        return bend(activation, c).growth - growth
+
+    # Beyond 8 RMS the growth is below the rounding of what it is a ratio of.
+    c = _NEAR
+    if excess(_NEAR) > 0:
+        c = _FAR if excess(_FAR) >= 0 else float(optimize.brentq(excess, _NEAR, _FAR, xtol=1e-10))
+    return bend(activation, c)
 
 
 def _beyond(c: Array, n: int) -> Array:
