@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -104,3 +105,25 @@ def test_what_cannot_or_need_not_be_spread_is_left_alone():
 def test_where_inputs_are_not_known_their_number_counts():
     assert spreads(mlp([1, *[WIDTH] * DEPTH, 1], nn.ReLU), None)[0] > 0
     assert not spreads(mlp([64, *[WIDTH] * DEPTH, 1], nn.ReLU), None)
+
+
+def test_soft_bends_of_few_directions_get_signals_that_make_them_sharp():
+    def levels(act, size, scale=1.0):
+        x = scale * rows(size, size)
+        model = mlp([size, *[WIDTH] * DEPTH, 1], act)
+        plan = eq.plan(model, x)
+        eq.initialize(model, x, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            seen = [float(z.square().mean().sqrt()) for z in preactivations(model, x)]
+        told = [p.signal for p in plan.predictions]
+        return np.median(seen), np.median(told[:-1]), float(model(x).detach().std())
+
+    # Far enough out that slopes of a pair differ by .7: half the energy is that of the spread.
+    seen, told, out = levels(nn.Softplus, 1)
+    assert told == pytest.approx(math.sqrt(2) * 3.35, rel=0.1)
+    assert seen == pytest.approx(told, rel=0.25)
+    assert 0.3 < out < 3
+    # A kink is sharp at any level, and inputs of eight directions are learnt from quiet signals.
+    for act, size in ((nn.ReLU, 1), (nn.Softplus, 8)):
+        energy = size / (WIDTH // 2) * (1 + 1 / size)
+        assert levels(act, size)[1] == pytest.approx(math.sqrt(energy), rel=0.1)
