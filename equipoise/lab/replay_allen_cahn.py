@@ -8,7 +8,7 @@ STUDY = Study(
     depths={"quick": (10, 60), "paper": (10, 20, 30, 40, 50, 60)},
     inside={"quick": 300, "paper": 20_000},
     on_edge={"quick": 30, "paper": 500},
-    weight=10.0,
+    weight=100.0,
     published={},
 )
 REPLAY = made(

@@ -52,7 +52,7 @@ def cases(budget: Budget, modes: Sequence[Mode]) -> dict[str, tuple[str, Mode, S
     """Trainings by key: what they show, the mode they belong to, and the case.
 
     >>> len(cases("quick", ("faithful",))), len(cases("quick", ("corrected",)))
-    (32, 38)
+    (32, 42)
     """
     found: dict[str, tuple[str, Mode, StabilityCase]] = {}
     epochs = {"quick": 13, "paper": 40}[budget]

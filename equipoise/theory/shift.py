@@ -252,7 +252,7 @@ def bend_for_growth(activation: Activation, growth: float) -> Bend:
 
     >>> from equipoise.theory import activations
     >>> [round(bend_for_growth(activations.relu(), b / 40).shift, 2) for b in (0.3, 0.85)]
-    [2.35, 1.91]
+    [2.35, 1.92]
     """
     growth = _checks.positive("growth", growth, "Pass nats in each layer.")
 
