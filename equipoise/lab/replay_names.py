@@ -7,6 +7,7 @@ from equipoise.lab import (
     replay_fractional,
     replay_lyapunov,
     replay_mean_field,
+    replay_row_shared,
     replay_tanh_depth,
 )
 from equipoise.lab.replay_data import Replay
@@ -19,5 +20,6 @@ REPLAYS: Mapping[str, Replay] = {
         replay_lyapunov.REPLAY,
         replay_fractional.REPLAY,
         replay_deep_linear.REPLAY,
+        replay_row_shared.REPLAY,
     )
 }

@@ -186,7 +186,7 @@ def train_trials(setting: Setting, trials: Sequence[Trial], data_dir: str = "") 
     scores, held, diverged = [math.nan] * len(trials), [math.nan] * len(trials), [-1] * len(trials)
     losses = [(math.nan,) * setting.epochs] * len(trials)
     if todo:
-        with _flushed_denormals():
+        with flushed_denormals():
             done = train(
                 Replicas.of([models[trials[i].method, trials[i].seed] for i in todo]),
                 task,
@@ -230,7 +230,7 @@ def _started(
 
 
 @contextmanager
-def _flushed_denormals() -> Iterator[None]:
+def flushed_denormals() -> Iterator[None]:
     """A dead network is full of denormal numbers, each a hundred times slower than another."""
     before = not bool(torch.tensor(1e-310, dtype=torch.float64) * 1.0)
     torch.set_flush_denormal(True)
