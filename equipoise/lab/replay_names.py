@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from equipoise.lab import (
     replay_deep_linear,
+    replay_few_data,
     replay_fractional,
     replay_lyapunov,
     replay_mean_field,
@@ -21,5 +22,6 @@ REPLAYS: Mapping[str, Replay] = {
         replay_fractional.REPLAY,
         replay_deep_linear.REPLAY,
         replay_row_shared.REPLAY,
+        replay_few_data.REPLAY,
     )
 }

@@ -45,7 +45,7 @@ _EPOCHS: Mapping[Budget, Mapping[Mode, int]] = {
 # The published one would not leave the start in the few steps of the budget quick.
 _THEIR_RATE: Mapping[Budget, float] = {"quick": 1e-3, "paper": 1e-5}
 _RATES: Mapping[Budget, tuple[float, ...]] = {
-    "quick": (1e-3, 3e-3), "paper": (3e-4, 1e-3, 3e-3),
+    "quick": (1e-3, 2e-3), "paper": (5e-4, 1e-3, 2e-3),
 }  # fmt: skip
 # Of all steps, in which rates rise.
 _WARMUP = 0.05

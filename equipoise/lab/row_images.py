@@ -73,11 +73,11 @@ def row_task(
     if name == _DIGITS:
         # Its 17 grey levels, back from what the task makes of them.
         raw = digits()
-        pixels = torch.cat([raw.x_train, raw.x_test])
-        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
+        both = torch.cat([raw.x_train, raw.x_test])
+        levels = (both - both.min()) / (both.max() - both.min())
         arrays = {
-            "x_train": pixels[: raw.rows].numpy(), "y_train": raw.y_train.numpy(),
-            "x_test": pixels[raw.rows :].numpy(), "y_test": raw.y_test.numpy(),
+            "x_train": levels[: raw.rows].numpy(), "y_train": raw.y_train.numpy(),
+            "x_test": levels[raw.rows :].numpy(), "y_test": raw.y_test.numpy(),
         }  # fmt: skip
     else:
         arrays = read_mnist(name, Path(os.environ.get(FOLDER_VARIABLE, "")).expanduser())

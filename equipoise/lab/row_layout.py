@@ -79,12 +79,9 @@ class Columns:
         """That gradient, shape (R, P)."""
         return found
 
-    def _weight(self, step: Dense, rows: torch.Tensor) -> torch.Tensor:
-        return rows[:, step.start : step.bias].view(-1, step.fan_out, step.fan_in)
-
     def forward(self, step: Dense, values: torch.Tensor) -> torch.Tensor:
         """What a layer makes of values."""
-        made = _product(self._weight(step, self._weights), values)
+        made = _product(self._weight(step), values)
         return made.add_(self._weights[:, step.bias : step.end, None])
 
     def back(
@@ -97,10 +94,11 @@ class Columns:
     ) -> torch.Tensor:
         """Writes the gradient of a layer's parameters; returns that at its values."""
         torch.sum(gradient, 2, out=found[:, step.bias : step.end])
-        self._weight(step, found).copy_(_product(gradient, values.transpose(1, 2)))
-        if is_first:
-            return gradient
-        return _product(self._weight(step, self._weights).transpose(1, 2), gradient)
+        found[:, step.start : step.bias] = _product(gradient, values.mT).flatten(1)
+        return gradient if is_first else _product(self._weight(step).mT, gradient)
+
+    def _weight(self, step: Dense) -> torch.Tensor:
+        return self._weights[:, step.start : step.bias].view(-1, step.fan_out, step.fan_in)
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
