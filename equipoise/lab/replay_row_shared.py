@@ -38,7 +38,7 @@ METHODS: Mapping[str, str] = {
 _ACCURACY = {"Xavier": 0.6388, "diagonal + noise": 0.8909}
 _BATCH = 64
 # Images to train on and to test on (0: all), and epochs by mode.
-_IMAGES: Mapping[Budget, tuple[int, int]] = {"quick": (3000, 2000), "paper": (0, 0)}
+_IMAGES: Mapping[Budget, tuple[int, int]] = {"quick": (2000, 1000), "paper": (0, 0)}
 _EPOCHS: Mapping[Budget, Mapping[Mode, int]] = {
     "quick": {"faithful": 10, "corrected": 10}, "paper": {"faithful": 100, "corrected": 10},
 }  # fmt: skip

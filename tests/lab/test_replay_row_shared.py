@@ -103,10 +103,11 @@ def test_units_say_what_they_train_on(monkeypatch):
     assert [(a["rate"], a["epochs"]) for a in paper.values()] == [(1e-5, 100)] * 2
     monkeypatch.setattr(replay_row_shared, "images_at_hand", lambda name: name)
     there = REPLAY.units("quick", ("corrected",), (0,))
-    assert all((a["images"], a["rows"]) == ("mnist", 3000) for a in there.values())
+    assert all((a["images"], a["rows"]) == ("mnist", 2000) for a in there.values())
 
 
-def test_a_unit_trains_in_both_modes():
+def test_a_unit_trains_in_both_modes(monkeypatch):
+    monkeypatch.setattr(replay_row_shared, "WIDTHS", (16, 16, 4, 16, 4))
     for mode in ("faithful", "corrected"):
         found = REPLAY.work(SMALL | {"mode": mode})
         assert len(found["accuracy"]) == len(found["loss"]) == 2
@@ -116,6 +117,7 @@ def test_a_unit_trains_in_both_modes():
 
 
 def test_a_start_that_does_not_serve_is_named(monkeypatch):
+    monkeypatch.setattr(replay_row_shared, "WIDTHS", (16, 4))
     monkeypatch.setitem(replay_row_shared.METHODS, "shifted", "shifted")
     with pytest.raises(PlanError):
         REPLAY.work(SMALL | {"mode": "corrected", "method": "shifted"})
