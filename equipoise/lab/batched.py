@@ -16,7 +16,7 @@ from torch import nn
 from equipoise import _checks
 from equipoise.errors import ArgumentError
 from equipoise.lab.dense import DenseProgram
-from equipoise.lab.layers import common_layers, forward
+from equipoise.lab.layers import common_layers, forward, has_shared_rows
 from equipoise.lab.optimizers import NO_CLIPPING, Adam, Cutting, Optimizer, Schedule, constant
 from equipoise.lab.task import Forward, Task
 
@@ -41,7 +41,8 @@ class Replicas:
 
         Args:
             models: as ``lab.models`` makes them: Linear and Conv2d with bias, Flatten, and
-                parameter-free layers that mix no units.
+                parameter-free layers that mix no units; Linear before Flatten acts on each row of
+                an image alone.
 
         Returns:
             Replicas in the order of the models; the models keep their own weights.
@@ -173,7 +174,7 @@ class _Run:
         self._steps = 0
         layers = replicas.layers
         # A graph is needed for second derivatives, and convolutions have no other way.
-        is_dense = not any(isinstance(x, nn.Conv2d | nn.Flatten) for x in layers)
+        is_dense = not any(isinstance(x, nn.Conv2d) for x in layers)
         if is_dense and not task.needs_derivatives:
             program = DenseProgram(layers)
             self._call: Forward = lambda x: program(self.weights, x)
@@ -228,7 +229,9 @@ def _refuse_unfit(layers: Sequence[nn.Module], task: Task) -> None:
     """Refuse a network whose first or last layer does not fit the task."""
     first, last = layers[0], layers[-1]
     shape = tuple(task.x_train.shape[1:])
-    if isinstance(first, nn.Linear):
+    if has_shared_rows(layers):
+        fits = len(shape) == 2 and isinstance(first, nn.Linear) and shape[1] == first.in_features
+    elif isinstance(first, nn.Linear):
         fits = shape == (first.in_features,)
     else:
         channels = next((x.in_channels for x in layers if isinstance(x, nn.Conv2d)), 0)

@@ -14,6 +14,9 @@ each replica; ``benchmarks/batched.py`` measures them anew:
     4 x 50, 128                       266                121                    -
     8 x 50, 128                       156                341                    -
     16 x 50, 128                      223              2,568                    -
+
+Layers that act on each row of an image alone, until a Flatten joins the rows, lie as in
+``row_layout``.
 """
 
 from collections.abc import Sequence
@@ -26,26 +29,10 @@ from torch.autograd.function import once_differentiable
 
 from equipoise.lab.models import Residual
 from equipoise.lab.pointwise import Pointwise, pointwise
+from equipoise.lab.row_layout import Columns, Dense
 
 # Layers of more units are batched products.
 _MOST_UNROLLED = 4
-
-
-@dataclass(frozen=True)
-class _Dense:
-    """One layer: places of weight and bias in the row of all parameters of a replica."""
-
-    fan_in: int
-    fan_out: int
-    start: int
-
-    @property
-    def bias(self) -> int:
-        return self.start + self.fan_in * self.fan_out
-
-    @property
-    def end(self) -> int:
-        return self.bias + self.fan_out
 
 
 @dataclass(frozen=True)
@@ -60,36 +47,46 @@ class _Join:
     scale: float
 
 
-_Step = _Dense | Pointwise | _Fork | _Join
+@dataclass(frozen=True)
+class _Rows:
+    """Where what was made of each row of an image is joined to one vector."""
+
+
+_Step = Dense | Pointwise | _Fork | _Join | _Rows
 
 
 class DenseProgram:
     """The layers of a dense network as steps.
 
     Args:
-        layers: Linear with bias, functions of each number alone, and ``Residual`` blocks of them.
+        layers: Linear with bias, functions of each number alone, and ``Residual`` blocks of them;
+            one Flatten behind layers that act on each row of an image alone.
 
     Attributes:
         size: number of parameters of one replica.
         is_unrolled: whether the replicas are innermost.
+        reads_rows: whether inputs are images, of which the first layers see a row at a time.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         self.steps: list[_Step] = []
         self.size = 0
         self._enter(layers)
-        widest = max(max(s.fan_in, s.fan_out) for s in self.steps if isinstance(s, _Dense))
-        self.is_unrolled = widest <= _MOST_UNROLLED
+        self.reads_rows = _Rows() in self.steps
+        widest = max(max(s.fan_in, s.fan_out) for s in self.steps if isinstance(s, Dense))
+        self.is_unrolled = widest <= _MOST_UNROLLED and not self.reads_rows
 
     def _enter(self, layers: Sequence[nn.Module]) -> None:
         for layer in layers:
             if isinstance(layer, nn.Linear):
-                self.steps.append(_Dense(layer.in_features, layer.out_features, self.size))
+                self.steps.append(Dense(layer.in_features, layer.out_features, self.size))
                 self.size += layer.in_features * layer.out_features + layer.out_features
             elif isinstance(layer, Residual):
                 self.steps.append(_Fork())
                 self._enter(tuple(layer.branch))
                 self.steps.append(_Join(layer.scale))
+            elif isinstance(layer, nn.Flatten):
+                self.steps.append(_Rows())
             else:
                 self.steps.append(pointwise(layer))
 
@@ -98,13 +95,20 @@ class DenseProgram:
 
         Args:
             weights: shape (R, P).
-            x: shape (R, B, features), or (B, features) for all replicas.
+            x: shape (R, B, features), or (B, features) for all replicas; images have shape
+                (R, B, rows, features) or (B, rows, features).
 
         Returns:
             Shape (R, B, outputs).
         """
         made: torch.Tensor = _Function.apply(weights, x, self)  # type: ignore[no-untyped-call]
         return made
+
+
+def _layout(program: DenseProgram) -> "type[_Products | _Unrolled | Columns]":
+    if program.reads_rows:
+        return Columns
+    return _Unrolled if program.is_unrolled else _Products
 
 
 class _Function(torch.autograd.Function):
@@ -114,12 +118,11 @@ class _Function(torch.autograd.Function):
     def forward(
         ctx: Any, weights: torch.Tensor, x: torch.Tensor, program: DenseProgram
     ) -> torch.Tensor:
-        layout = _Unrolled if program.is_unrolled else _Products
-        held = layout(weights)
+        held = _layout(program)(weights)
         values, kept, around = held.entering(x), list[Any](), list[torch.Tensor]()
         for step in program.steps:
             match step:
-                case _Dense():
+                case Dense():
                     kept.append(values)
                     values = held.forward(step, values)
                 case _Fork():
@@ -128,6 +131,10 @@ class _Function(torch.autograd.Function):
                 case _Join(scale=scale):
                     kept.append(None)
                     values = torch.add(around.pop(), values, alpha=scale)
+                case _Rows():
+                    assert isinstance(held, Columns)
+                    kept.append(values.shape[1])
+                    values = held.joined(values)
                 case Pointwise():
                     values, saved = step.forward(values)
                     kept.append(saved)
@@ -140,17 +147,20 @@ class _Function(torch.autograd.Function):
         program, held, kept = ctx.state
         g, around = held.arriving(gradient), list[torch.Tensor]()
         found = held.nothing()
-        first = next(i for i, s in enumerate(program.steps) if isinstance(s, _Dense))
+        first = next(i for i, s in enumerate(program.steps) if isinstance(s, Dense))
         for i in range(len(program.steps) - 1, -1, -1):
             step, saved = program.steps[i], kept[i]
             match step:
-                case _Dense():
+                case Dense():
                     g = held.back(step, g, saved, found, is_first=i == first)
                 case _Join(scale=scale):
                     around.append(g)
                     g = g * scale
                 case _Fork():
                     g = g + around.pop()
+                case _Rows():
+                    assert isinstance(held, Columns)
+                    g = held.parted(g, saved)
                 case Pointwise():
                     g = step.backward(g, saved)
             if i == first:
@@ -178,15 +188,15 @@ class _Products:
     def gradient(self, found: torch.Tensor) -> torch.Tensor:
         return found
 
-    def _weight(self, step: _Dense, rows: torch.Tensor) -> torch.Tensor:
+    def _weight(self, step: Dense, rows: torch.Tensor) -> torch.Tensor:
         return rows[:, step.start : step.bias].view(-1, step.fan_out, step.fan_in)
 
-    def forward(self, step: _Dense, h: torch.Tensor) -> torch.Tensor:
+    def forward(self, step: Dense, h: torch.Tensor) -> torch.Tensor:
         bias = self._weights[:, None, step.bias : step.end]
         return torch.baddbmm(bias, h, self._weight(step, self._weights).transpose(1, 2))
 
     def back(
-        self, step: _Dense, g: torch.Tensor, h: torch.Tensor, found: torch.Tensor, is_first: bool
+        self, step: Dense, g: torch.Tensor, h: torch.Tensor, found: torch.Tensor, is_first: bool
     ) -> torch.Tensor:
         torch.sum(g, 1, out=found[:, step.bias : step.end])
         self._weight(step, found).copy_(torch.bmm(g.transpose(1, 2), h))
@@ -214,10 +224,10 @@ class _Unrolled:
     def gradient(self, found: torch.Tensor) -> torch.Tensor:
         return found.t()
 
-    def _weight(self, step: _Dense, rows: torch.Tensor) -> torch.Tensor:
+    def _weight(self, step: Dense, rows: torch.Tensor) -> torch.Tensor:
         return rows[step.start : step.bias].view(step.fan_out, step.fan_in, -1)
 
-    def forward(self, step: _Dense, h: torch.Tensor) -> torch.Tensor:
+    def forward(self, step: Dense, h: torch.Tensor) -> torch.Tensor:
         weight, bias = self._weight(step, self._weights), self._weights[step.bias : step.end]
         z = torch.addcmul(bias[:, None], weight[:, 0, None], h[0])
         for j in range(1, step.fan_in):
@@ -225,7 +235,7 @@ class _Unrolled:
         return z
 
     def back(
-        self, step: _Dense, g: torch.Tensor, h: torch.Tensor, found: torch.Tensor, is_first: bool
+        self, step: Dense, g: torch.Tensor, h: torch.Tensor, found: torch.Tensor, is_first: bool
     ) -> torch.Tensor:
         torch.sum(g, 1, out=found[step.bias : step.end])
         torch.sum(g[:, None] * h, 2, out=self._weight(step, found))

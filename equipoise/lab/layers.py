@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from equipoise.errors import ArgumentError
+from equipoise.lab.dense import DenseProgram
 from equipoise.lab.models import Residual
 
 
@@ -29,7 +30,8 @@ def common_layers(models: Sequence[nn.Sequential]) -> tuple[nn.Module, ...]:
 
     Args:
         models: Linear and Conv2d (both with bias), Flatten, and parameter-free modules that act on
-            each number alone or, before Flatten, on each channel of each image alone.
+            each number alone or, behind convolutions, on each channel of each image alone. Linear
+            before Flatten acts on each row of an image alone.
 
     Returns:
         The layers of the first.
@@ -46,6 +48,7 @@ def common_layers(models: Sequence[nn.Sequential]) -> tuple[nn.Module, ...]:
                 f"models must have the same layers, got number {i} unlike the first. "
                 "Train each shape apart."
             )
+    reads_rows = has_shared_rows(layers)
     flat_from = next((i for i, x in enumerate(layers) if isinstance(x, nn.Flatten | nn.Linear)), 0)
     checked: set[tuple[type, bool]] = set()
     for i, layer in enumerate(layers):
@@ -53,7 +56,8 @@ def common_layers(models: Sequence[nn.Sequential]) -> tuple[nn.Module, ...]:
         key = (type(layer), i < flat_from)
         known = key in checked and next(layer.parameters(), None) is None
         if isinstance(layer, nn.Flatten):
-            served = 0 < i == flat_from and (layer.start_dim, layer.end_dim) == (1, -1)
+            is_place = reads_rows or 0 < i == flat_from
+            served = is_place and (layer.start_dim, layer.end_dim) == (1, -1)
         else:
             served = known or _is_served(layer, is_image=i < flat_from)
         if not served:
@@ -65,6 +69,20 @@ def common_layers(models: Sequence[nn.Sequential]) -> tuple[nn.Module, ...]:
             )
         checked.add(key)
     return layers
+
+
+def has_shared_rows(layers: Sequence[nn.Module]) -> bool:
+    """Whether dense layers act on each row of an image alone, until one Flatten joins the rows.
+
+    >>> has_shared_rows([nn.Linear(28, 4), nn.Tanh(), nn.Flatten(), nn.Linear(112, 10)])
+    True
+    """
+    kinds = [type(x) for x in layers if isinstance(x, nn.Linear | nn.Conv2d | nn.Flatten)]
+    return (
+        kinds.count(nn.Flatten) == 1
+        and nn.Conv2d not in kinds
+        and kinds[0] is kinds[-1] is nn.Linear
+    )
 
 
 def forward(
@@ -85,6 +103,8 @@ def forward(
     sizes = [p.numel() for layer in owners for p in layer.parameters()]
     # One split has one backward pass: a slice for each layer would fill a whole matrix each.
     parts = iter(torch.split(weights, sizes, dim=1))
+    if has_shared_rows(layers):
+        return DenseProgram(layers)(weights, inputs)
     is_image = isinstance(owners[0], nn.Conv2d)
     h = inputs.expand(count, *inputs.shape[-4 if is_image else -2 :])
     if is_image:

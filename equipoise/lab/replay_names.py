@@ -6,6 +6,7 @@ from equipoise.lab import (
     replay_allen_cahn,
     replay_burgers,
     replay_deep_linear,
+    replay_few_data,
     replay_fractional,
     replay_helmholtz,
     replay_inr,
@@ -14,6 +15,7 @@ from equipoise.lab import (
     replay_mlp_stability,
     replay_poisson,
     replay_polynomial,
+    replay_row_shared,
     replay_score_learning,
     replay_tanh_depth,
 )
@@ -35,5 +37,7 @@ REPLAYS: Mapping[str, Replay] = {
         replay_score_learning.REPLAY,
         replay_mlp_stability.REPLAY,
         replay_inr.REPLAY,
+        replay_row_shared.REPLAY,
+        replay_few_data.REPLAY,
     )
 }

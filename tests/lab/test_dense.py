@@ -9,6 +9,7 @@ from equipoise.lab.models import Arctan, Bump, Erf, Sine, mlp, residual_mlp
 from equipoise.lab.pointwise import pointwise
 
 REPLICAS, ROWS = 5, 7
+IMAGE_ROWS = 6
 ACTIVATIONS = [
     nn.Identity(), nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.LeakyReLU(0.1), nn.SiLU(), nn.GELU(),
     nn.GELU(approximate="tanh"), nn.ELU(0.7), nn.Softplus(2.0, 5.0), nn.Mish(), nn.Softsign(),
@@ -24,6 +25,25 @@ NETWORKS = {
     "wide blocks": (residual_mlp(3, 8, 2, 2, nn.Mish), False),
     "function first": (nn.Sequential(nn.Tanh(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)), True),
     "linear": (nn.Sequential(nn.Linear(6, 2)), False),
+    "rows": (
+        nn.Sequential(
+            nn.Linear(5, 7),
+            nn.Tanh(),
+            nn.Linear(7, 3),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(3 * IMAGE_ROWS, 8),
+            nn.SiLU(),
+            nn.Linear(8, 4),
+        ),
+        False,
+    ),
+    "rows, blocks of few units": (
+        nn.Sequential(
+            *residual_mlp(4, 3, 2, 2, nn.Tanh), nn.Flatten(), nn.Linear(2 * IMAGE_ROWS, 3)
+        ),
+        False,
+    ),
 }
 
 
@@ -32,7 +52,9 @@ def drawn(network, dtype=torch.float64):
     count = sum(p.numel() for p in network.parameters())
     weights = torch.randn(REPLICAS, count, generator=generator, dtype=dtype) * 0.5
     features = next(m for m in network.modules() if isinstance(m, nn.Linear)).in_features
-    x = torch.randn(REPLICAS, ROWS, features, generator=generator, dtype=dtype)
+    has_rows = any(isinstance(m, nn.Flatten) for m in network)
+    shape = (IMAGE_ROWS, features) if has_rows else (features,)
+    x = torch.randn(REPLICAS, ROWS, *shape, generator=generator, dtype=dtype)
     return weights.requires_grad_(), x
 
 
