@@ -43,7 +43,7 @@ _CASES: Mapping[Budget, tuple[tuple[str, int], ...]] = {
     ),
 }
 _RATES: Mapping[Budget, tuple[float, ...]] = {
-    "quick": (3e-4, 1e-3, 3e-3), "paper": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "quick": (1e-4, 3e-4, 1e-3, 3e-3), "paper": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
 }  # fmt: skip
 _THEIR_RATE = 1e-3
 _STEPS: Mapping[Budget, int] = {"quick": 400, "paper": 2000}
@@ -205,7 +205,9 @@ def _said(
         words = f"{case[2]} images, {case[1]}: {means[best]:.3f} by {best}"
         if OURS in found:
             gain = ahead(found[OURS], found[best])
-            words += f", {means[OURS]:.3f} by auto, {_errors(gain):.1f} standard errors more"
+            words += f", {means[OURS]:.3f} by auto"
+            if not math.isnan(_errors(gain)):
+                words += f", {_errors(gain):.1f} standard errors more"
         parts.append(words)
     words = "one choice of images and rate" if mode == "faithful" else "best rate of each"
     return f"{words}: {'; '.join(parts)}"

@@ -112,3 +112,4 @@ def test_digits_are_named_where_they_stand_in():
     found = REPLAY.findings([(SMALL, {"auto": [[0.5, 0.6]], "orthogonal": [[0.1, 0.2]]})],
                             ("corrected",))  # fmt: skip
     assert "scikit-learn's digits" in " ".join(found.sentences)
+    assert found.headline.endswith("0.200 by orthogonal, 0.600 by auto")
