@@ -55,7 +55,7 @@ def sigmoid_slopes():
         (activations.sigmoid(), sigmoid_slopes()),
         (activations.sin(), (np.sin, np.cos, lambda z: -np.sin(z))),
     ],
-    ids=str,
+    ids=["tanh", "sigmoid", "sin"],
 )
 @pytest.mark.parametrize("before", [BEFORE, JetMoments(0.3, 0.5)], ids=["joint", "apart"])
 def test_moments_behind_a_function_by_monte_carlo(activation, slopes, before):
