@@ -136,8 +136,8 @@ def findings(done: Sequence[Done], modes: Sequence[Mode]) -> Findings:
 def ahead(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
     """Mean and error of what ours is ahead, draw by draw: both saw the same images.
 
-    >>> ahead([0.5, 0.7], [0.4, 0.4]).mean
-    0.2
+    >>> ahead([0.75, 1.0], [0.5, 0.5]).mean
+    0.375
     """
     return Estimate.of([a - b for a, b in zip(ours, theirs, strict=True)])
 

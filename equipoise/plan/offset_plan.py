@@ -67,10 +67,10 @@ def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
         weights=tuple(weights),
         biases=tuple(biases),
         gradient=tuple(gradient),
-        reason=f"{planned.reason}; biases of layer {stack.affines[place].layer!r} are as loud as "
-        f"{'the inputs' if is_free else 'one direction of the inputs'}, which vary in "
-        f"{directions:.2g} direction{'s' * (directions != 1)}, since without them the network is "
-        "nearly odd",
+        reason=f"{planned.reason}; biases of {'the first layer' if place == 0 else 'one layer'} "
+        f"are as loud as {'the inputs' if is_free else 'one direction of the inputs'}, which vary "
+        f"in {directions:.2g} direction{'s' * (directions != 1)}, since without them the network "
+        "is nearly odd",
     )
 
 

@@ -94,7 +94,7 @@ def test_a_deep_stack_is_drawn_as_the_same_plan_in_a_model():
 
 
 def test_frames_of_a_deep_stack_telescope():
-    stack = deep_stack(activations.tanh(), (5,) * 151, "auto")
+    stack = deep_stack(activations.tanh(), (5,) * 151, "centred")
     product = np.eye(5)
     gain = 1.0
     for weight, bias in stack.layers(2):

@@ -31,7 +31,7 @@ def test_biases_of_one_layer_are_as_loud_as_inputs_of_few_directions(act, size):
     stds, plan = noises(mlp([size, *[16] * 30, 1], act), rows(size))
     assert stds[0] > 0
     assert not any(stds[1:])
-    assert "biases of layer '0' are as loud as the inputs" in plan.choice[0]
+    assert "biases of the first layer are as loud as the inputs" in plan.choice[0]
     net, square = mlp([size, *[16] * 30, 1], act), 0.0
     for seed in range(60):
         net.load_state_dict(draw_all(net, plan, seed), strict=False)
