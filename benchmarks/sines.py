@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from equipoise.lab.pictures import made_picture
 from equipoise.torch import initialize
 
 RATES = (2e-4, 5e-4, 1e-3, 2e-3)
@@ -29,20 +30,9 @@ class Sine(nn.Module):
 
 def picture(side: int = 64, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Coordinates in [-1, 1]^2 and values of mean 0 and variance 1."""
-    rng, grid = np.random.default_rng(seed), np.linspace(-1, 1, side)
+    grid = np.linspace(-1, 1, side)
     y, x = np.meshgrid(grid, grid, indexing="ij")
-    values = np.zeros((side, side))
-    for _ in range(12):
-        across, down = rng.uniform(-1, 1, 2)
-        size = rng.uniform(0.05, 0.4)
-        values += rng.normal() * np.exp(-((x - across) ** 2 + (y - down) ** 2) / (2 * size**2))
-    for _ in range(6):
-        turn, offset = rng.uniform(0, np.pi), rng.uniform(-0.7, 0.7)
-        values += 0.5 * rng.normal() * (np.cos(turn) * x + np.sin(turn) * y > offset)
-    for waves in (5, 10, 20, 35):
-        turn, phase = rng.uniform(0, np.pi), rng.uniform(0, 6)
-        values += 0.3 * np.sin(waves * (np.cos(turn) * x + np.sin(turn) * y) + phase)
-    values = (values - values.mean()) / values.std()
+    values = made_picture(side, seed)
     places = np.stack([y, x], axis=-1).reshape(-1, 2)
     return torch.from_numpy(places).float(), torch.from_numpy(values.reshape(-1, 1)).float()
 

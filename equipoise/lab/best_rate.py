@@ -4,10 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from equipoise.errors import ArgumentError
+from equipoise.lab.rate_choice import at_best_rate
 from equipoise.lab.replay_data import Estimate
 
 
@@ -54,18 +51,11 @@ def best_rate(
     >>> best_rate([[1.0, 0.0], [0.0, 1.0]], (1e-3, 1e-2), 0.5, is_apart=True).share.mean
     0.0
     """
-    if not scores or any(len(row) != len(rates) for row in scores):
-        raise ArgumentError(
-            f"scores must have a row of {len(rates)} numbers for each draw, at least one, got "
-            f"{[len(row) for row in scores]}. Pass a score for each rate."
-        )
-    solved = np.array([[value > success for value in row] for row in scores], dtype=float)
-    totals: NDArray[np.float64] = solved.sum(axis=0)
-    best = int(totals.argmax())
-    if is_apart and len(solved) > 1:
-        picked = [float(row[int((totals - row).argmax())]) for row in solved]
-    else:
-        picked = [float(value) for value in solved[:, best]]
+    # The lower rate of equals comes first, and a draw alone has no others to be picked by.
+    solved = [[float(value > success) for value in row] for row in scores]
+    found = at_best_rate(solved, rates)
+    best = list(rates).index(found.rate)
+    picked = list(found.scores) if is_apart else [row[best] for row in solved]
     share = math.fsum(picked) / len(picked)
     error = math.sqrt(share * (1 - share) / len(picked))
-    return BestRate(Estimate(share, error, len(picked), reference), float(rates[best]))
+    return BestRate(Estimate(share, error, len(picked), reference), found.rate)

@@ -2,15 +2,25 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from equipoise.lab.best_rate import best_rate
-from equipoise.lab.narrow_study import NarrowDraw, fate, train_draws
+from equipoise.lab.narrow_cases import (
+    BATCH,
+    METHODS,
+    ROWS,
+    Cases,
+    epochs_of,
+    gathered,
+    methods_of,
+    slopes_of,
+    units,
+)
+from equipoise.lab.narrow_study import fate, train_draws
 from equipoise.lab.regression_tasks import polynomial
 from equipoise.lab.replay_data import (
     Arguments,
-    Budget,
     Curve,
     Done,
     Estimate,
@@ -21,48 +31,14 @@ from equipoise.lab.replay_data import (
     ResultTable,
     Row,
 )
-from equipoise.lab.work import in_parts
 
 WIDTH, DEPTH, DEGREE = 2, 40, 5
-SLOPES = (0.5, 0.1, 0.01)
-# Methods by the name in tables: seven of the source's kind, then ours.
-THEIRS: Mapping[str, str] = {
-    "framework default": "default",
-    "Xavier": "xavier(distribution='normal')",
-    "He": "he",
-    "orthogonal": "orthogonal",
-    "Lyapunov, Gaussian": "lyapunov",
-    "Lyapunov, orthogonal": "lyapunov(distribution='orthogonal')",
-    "Lyapunov, best of several draws": "sampled",
-}
-OURS: Mapping[str, str] = {"mirrored": "mirrored", "shifted": "shifted", "auto": "auto"}
-METHODS = {**THEIRS, **OURS}
-NAMES: Mapping[str, str] = {method: name for name, method in METHODS.items()}
 # Share solved at slopes .5, .1 and .01 by Lyapunov initialization, as the source reports it.
 _PUBLISHED = {("Lyapunov, Gaussian", 0.5): 0.91, ("Lyapunov, Gaussian", 0.1): 0.39,
               ("Lyapunov, Gaussian", 0.01): 0.08}  # fmt: skip
-_RATES: Mapping[Budget, tuple[float, ...]] = {
-    "quick": (1e-3, 3e-3), "paper": (3e-4, 1e-3, 3e-3, 1e-2),
-}  # fmt: skip
-_ROWS, _BATCH = 2000, 64
-_STEPS: Mapping[Budget, int] = {"quick": 1000, "paper": 3000}
 # A mean squared error of .1 where targets have variance 1.
 SOLVED = 0.9
-_MOST_AT_ONCE = 400
 _FATES = ("solved", "silent", "straight", "bent")
-
-
-def units(budget: Budget, modes: Sequence[Mode], seeds: Sequence[int]) -> dict[str, Arguments]:
-    """Trainings of all starts at one slope and all rates, for a part of the draws."""
-    cases = {
-        f"{mode}, slope {slope:g}": {
-            "mode": mode, "slope": slope, "rates": list(_RATES[budget]), "steps": _STEPS[budget],
-        }
-        for mode in modes
-        for slope in SLOPES
-    }  # fmt: skip
-    at_once = _MOST_AT_ONCE // (len(_RATES[budget]) * len(METHODS))
-    return in_parts(cases, "seeds", seeds, at_once)
 
 
 def trained(arguments: Arguments) -> list[dict[str, Any]]:
@@ -76,27 +52,17 @@ def trained(arguments: Arguments) -> list[dict[str, Any]]:
     """
     is_one = arguments["mode"] == "faithful"
     tasks = [
-        polynomial(DEGREE, rows=_ROWS, seed=0 if is_one else seed) for seed in arguments["seeds"]
+        polynomial(DEGREE, rows=ROWS, seed=0 if is_one else seed) for seed in arguments["seeds"]
     ]
-    epochs = math.ceil(arguments["steps"] / math.ceil(_ROWS / _BATCH))
     return train_draws(
         WIDTH, DEPTH, f"leaky_relu({arguments['slope']:g})", tuple(METHODS.values()),
-        arguments["rates"], arguments["seeds"], tasks, epochs, _BATCH,
+        arguments["rates"], arguments["seeds"], tasks, epochs_of(arguments["steps"]), BATCH,
     )  # fmt: skip
-
-
-Cases = Mapping[tuple[Mode, float, str], Sequence[NarrowDraw]]
 
 
 def findings(done: Sequence[Done], modes: Sequence[Mode]) -> Findings:
     """Share solved by start, slope and rate, and what became of the others."""
-    cases: dict[tuple[Mode, float, str], list[NarrowDraw]] = {}
-    rates: tuple[float, ...] = ()
-    for a, result in done:
-        rates = tuple(a["rates"])
-        for draw in result:
-            key = (a["mode"], a["slope"], NAMES[draw["method"]])
-            cases.setdefault(key, []).append(NarrowDraw(**draw))
+    cases, rates = gathered(done)
     tables: list[ResultTable] = []
     pictures: list[Picture] = []
     said: list[str] = []
@@ -119,18 +85,10 @@ def share(
     return found.share, found.rate
 
 
-def _slopes(cases: Cases, mode: Mode) -> list[float]:
-    return [s for s in SLOPES if any(m == mode and s == slope for m, slope, _ in cases)]
-
-
-def _methods(cases: Cases, mode: Mode) -> list[str]:
-    return [method for method in METHODS if any((m, k) == (mode, method) for m, _, k in cases)]
-
-
 def _shares(cases: Cases, rates: Sequence[float], mode: Mode) -> ResultTable:
-    slopes = _slopes(cases, mode)
+    slopes = slopes_of(cases, mode)
     rows = []
-    for method in _methods(cases, mode):
+    for method in methods_of(cases, mode):
         found = [share(cases, rates, mode, slope, method) for slope in slopes]
         rows.append(Row((method, ", ".join(f"{rate:g}" for _, rate in found)),
                         tuple(estimate for estimate, _ in found)))  # fmt: skip
@@ -143,8 +101,8 @@ def _shares(cases: Cases, rates: Sequence[float], mode: Mode) -> ResultTable:
 
 def _fates(cases: Cases, rates: Sequence[float]) -> ResultTable:
     rows = []
-    for slope in _slopes(cases, "corrected"):
-        for method in _methods(cases, "corrected"):
+    for slope in slopes_of(cases, "corrected"):
+        for method in methods_of(cases, "corrected"):
             draws = cases["corrected", slope, method]
             place = rates.index(share(cases, rates, "corrected", slope, method)[1])
             counts = Counter(fate(draw, place, SOLVED) for draw in draws)
@@ -169,8 +127,8 @@ def _birth(cases: Cases) -> ResultTable:
                 Estimate.of([d.born_known for d in cases["corrected", slope, method]]),
             ),
         )
-        for slope in _slopes(cases, "corrected")
-        for method in _methods(cases, "corrected")
+        for slope in slopes_of(cases, "corrected")
+        for method in methods_of(cases, "corrected")
     ]
     return ResultTable(
         "At birth, behind the last hidden layer", "corrected", ("slope", "start"),
@@ -179,9 +137,9 @@ def _birth(cases: Cases) -> ResultTable:
 
 
 def _by_rate(cases: Cases, rates: Sequence[float], mode: Mode) -> Picture:
-    slope = _slopes(cases, mode)[-1]
+    slope = slopes_of(cases, mode)[-1]
     curves = []
-    for method in _methods(cases, mode):
+    for method in methods_of(cases, mode):
         draws = cases[mode, slope, method]
         shares = [
             sum(draw.scores[i] > SOLVED for draw in draws) / len(draws) for i in range(len(rates))
@@ -198,7 +156,7 @@ def _by_rate(cases: Cases, rates: Sequence[float], mode: Mode) -> Picture:
 
 
 def _said(cases: Cases, rates: Sequence[float], mode: Mode) -> str:
-    slopes = _slopes(cases, mode)
+    slopes = slopes_of(cases, mode)
     parts = []
     for method in ("auto", "shifted", "Lyapunov, Gaussian"):
         found = [share(cases, rates, mode, slope, method)[0].mean for slope in slopes]

@@ -1,17 +1,26 @@
 """Replay: leaky ReLU networks of width 2 and depth 30 that learn the score of three Gaussians."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from equipoise.lab.best_rate import best_rate
 from equipoise.lab.mixtures import score_task, three_gaussians
+from equipoise.lab.narrow_cases import (
+    BATCH,
+    METHODS,
+    ROWS,
+    Cases,
+    epochs_of,
+    gathered,
+    methods_of,
+    slopes_of,
+    units,
+)
 from equipoise.lab.narrow_study import NarrowDraw, train_draws
 from equipoise.lab.replay_data import (
     Arguments,
-    Budget,
     Curve,
     Done,
     Estimate,
@@ -22,33 +31,12 @@ from equipoise.lab.replay_data import (
     ResultTable,
     Row,
 )
-from equipoise.lab.replay_polynomial import METHODS, NAMES
-from equipoise.lab.work import in_parts
 
-WIDTH, DEPTH, SLOPES = 2, 30, (0.5, 0.1, 0.01)
+WIDTH, DEPTH = 2, 30
 # Standard deviation of the noise of the samples whose score is learnt.
 NOISE = 0.3
-_ROWS, _BATCH = 2000, 64
-_RATES: Mapping[Budget, tuple[float, ...]] = {
-    "quick": (1e-3, 3e-3), "paper": (3e-4, 1e-3, 3e-3, 1e-2),
-}  # fmt: skip
-_STEPS: Mapping[Budget, int] = {"quick": 1000, "paper": 3000}
 # Share of the score's variance that counts as learnt.
 LEARNT = 0.9
-_MOST_AT_ONCE = 400
-
-
-def units(budget: Budget, modes: Sequence[Mode], seeds: Sequence[int]) -> dict[str, Arguments]:
-    """Trainings of all starts at one slope and all rates, for a part of the draws."""
-    cases = {
-        f"{mode}, slope {slope:g}": {
-            "mode": mode, "slope": slope, "rates": list(_RATES[budget]), "steps": _STEPS[budget],
-        }
-        for mode in modes
-        for slope in SLOPES
-    }  # fmt: skip
-    at_once = _MOST_AT_ONCE // (len(_RATES[budget]) * len(METHODS))
-    return in_parts(cases, "seeds", seeds, at_once)
 
 
 def trained(arguments: Arguments) -> list[dict[str, Any]]:
@@ -62,28 +50,19 @@ def trained(arguments: Arguments) -> list[dict[str, Any]]:
     """
     is_one = arguments["mode"] == "faithful"
     tasks = [
-        score_task(three_gaussians(-1 if is_one else seed), NOISE, _ROWS, 0 if is_one else seed)
+        score_task(three_gaussians(-1 if is_one else seed), NOISE, ROWS, 0 if is_one else seed)
         for seed in arguments["seeds"]
     ]
-    epochs = math.ceil(arguments["steps"] / math.ceil(_ROWS / _BATCH))
     return train_draws(
         WIDTH, DEPTH, f"leaky_relu({arguments['slope']:g})", tuple(METHODS.values()),
-        arguments["rates"], arguments["seeds"], [one.task for one in tasks], epochs, _BATCH,
+        arguments["rates"], arguments["seeds"], [one.task for one in tasks],
+        epochs_of(arguments["steps"]), BATCH,
     )  # fmt: skip
-
-
-Cases = Mapping[tuple[Mode, float, str], Sequence[NarrowDraw]]
 
 
 def findings(done: Sequence[Done], modes: Sequence[Mode]) -> Findings:
     """Share of draws that learn the score, and how much of it the typical draw knows."""
-    cases: dict[tuple[Mode, float, str], list[NarrowDraw]] = {}
-    rates: tuple[float, ...] = ()
-    for a, result in done:
-        rates = tuple(a["rates"])
-        for draw in result:
-            key = (a["mode"], a["slope"], NAMES[draw["method"]])
-            cases.setdefault(key, []).append(NarrowDraw(**draw))
+    cases, rates = gathered(done)
     tables = tuple(_table(cases, rates, mode) for mode in modes)
     said = [_said(cases, rates, mode) for mode in modes]
     pictures = (*(_by_rate(cases, rates, mode) for mode in modes), _score_picture())
@@ -104,18 +83,10 @@ def _best(cases: Cases, rates: Sequence[float], mode: Mode, slope: float, method
     return found.share, Estimate.of([_explained(d, place) for d in draws]), found.rate
 
 
-def _slopes(cases: Cases, mode: Mode) -> list[float]:
-    return [s for s in SLOPES if any(m == mode and s == slope for m, slope, _ in cases)]
-
-
-def _methods(cases: Cases, mode: Mode) -> list[str]:
-    return [method for method in METHODS if any((m, k) == (mode, method) for m, _, k in cases)]
-
-
 def _table(cases: Cases, rates: Sequence[float], mode: Mode) -> ResultTable:
-    slopes = _slopes(cases, mode)
+    slopes = slopes_of(cases, mode)
     rows = []
-    for method in _methods(cases, mode):
+    for method in methods_of(cases, mode):
         found = [_best(cases, rates, mode, slope, method) for slope in slopes]
         values = [value for share, known, _ in found for value in (share, known)]
         rows.append(Row((method,), tuple(values)))
@@ -128,9 +99,9 @@ def _table(cases: Cases, rates: Sequence[float], mode: Mode) -> ResultTable:
 
 
 def _by_rate(cases: Cases, rates: Sequence[float], mode: Mode) -> Picture:
-    slope = _slopes(cases, mode)[-1]
+    slope = slopes_of(cases, mode)[-1]
     curves = []
-    for method in _methods(cases, mode):
+    for method in methods_of(cases, mode):
         draws = cases[mode, slope, method]
         values = [Estimate.of([_explained(d, i) for d in draws]) for i in range(len(rates))]
         errors = tuple(v.standard_error for v in values) if len(draws) > 1 else ()
@@ -162,7 +133,7 @@ def _score_picture() -> Picture:
 
 
 def _said(cases: Cases, rates: Sequence[float], mode: Mode) -> str:
-    slopes = _slopes(cases, mode)
+    slopes = slopes_of(cases, mode)
     parts = []
     for method in ("auto", "Lyapunov, Gaussian", "He"):
         found = [_best(cases, rates, mode, slope, method)[0].mean for slope in slopes]

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from equipoise.errors import ArgumentError, PlanError
-from equipoise.lab import replay_polynomial, replay_score_learning
+from equipoise.lab import narrow_cases, replay_polynomial, replay_score_learning
 from equipoise.lab.batched import Replicas, train
 from equipoise.lab.best_rate import best_rate
 from equipoise.lab.line_pieces import line_pieces
@@ -174,23 +174,24 @@ def test_a_method_that_cannot_start_the_network_is_named():
 
 
 def small(replay, monkeypatch):
-    monkeypatch.setattr(replay, "_ROWS", 128)
+    for module in (replay, narrow_cases):
+        monkeypatch.setattr(module, "ROWS", 128)
     monkeypatch.setattr(replay, "DEPTH", 12)
-    monkeypatch.setattr(replay, "_STEPS", {"quick": 4, "paper": 4})
-    monkeypatch.setattr(replay, "SLOPES", (0.5,))
-    units = replay.units("quick", MODES, range(3))
+    monkeypatch.setattr(narrow_cases, "_STEPS", {"quick": 4, "paper": 4})
+    monkeypatch.setattr(narrow_cases, "SLOPES", (0.5,))
+    units = narrow_cases.units("quick", MODES, range(3))
     return [(a, replay.trained(a)) for a in units.values()]
 
 
 @pytest.mark.parametrize("replay", [replay_polynomial, replay_score_learning])
 def test_findings_say_what_was_trained(replay, monkeypatch):
     done = small(replay, monkeypatch)
-    assert {d["method"] for _, r in done for d in r} == set(replay_polynomial.METHODS.values())
+    assert {d["method"] for _, r in done for d in r} == set(narrow_cases.METHODS.values())
     found = replay.findings(done, MODES)
     assert "share" in found.headline
     for table in found.tables:
         names = {row.names[-1] if table.names[0] == "slope" else row.names[0] for row in table.rows}
-        assert names == set(replay_polynomial.METHODS)
+        assert names == set(narrow_cases.METHODS)
         assert all(len(row.values) == len(table.quantities) for row in table.rows)
     alone = replay.findings([d for d in done if d[0]["mode"] == "faithful"], ("faithful",))
     assert len(alone.tables) == 1
