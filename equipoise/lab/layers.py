@@ -99,12 +99,12 @@ def forward(
         Shape (R, B, outputs).
     """
     count = len(weights)
+    if has_shared_rows(layers):
+        return DenseProgram(layers)(weights, inputs)
     owners = list(_owners(layers))
     sizes = [p.numel() for layer in owners for p in layer.parameters()]
     # One split has one backward pass: a slice for each layer would fill a whole matrix each.
     parts = iter(torch.split(weights, sizes, dim=1))
-    if has_shared_rows(layers):
-        return DenseProgram(layers)(weights, inputs)
     is_image = isinstance(owners[0], nn.Conv2d)
     h = inputs.expand(count, *inputs.shape[-4 if is_image else -2 :])
     if is_image:

@@ -15,9 +15,10 @@ from equipoise.plan.aim import Aim
 from equipoise.plan.choose import Choice
 from equipoise.plan.entry import Inputs
 from equipoise.plan.framed_plan import plan_framed
+from equipoise.plan.shifted_plan import are_pairs_that_can_move
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
-from equipoise.schemes.laws import Framed, Law, Mirrored, OffsetBias, Plain
+from equipoise.schemes.laws import Law, OffsetBias, Plain
 from equipoise.schemes.louder import louder
 from equipoise.theory.activations import linear
 from equipoise.theory.rest import rest
@@ -38,16 +39,10 @@ def folds_nothing(stack: Stack, planned: StackPlan) -> bool:
     Returns:
         Whether that is so, and every layer has a bias of its own to shift its units.
     """
-    pairs = sum(
-        isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
-        for weight in planned.weights
-    )
     are_lines = all(rest(h.activation).kind == "line" for h in stack.hidden)
-    is_dense = not any(a.convolution.kernel for a in stack.affines)
-    can_move = all(stack.can_shift) and not any(h.dropout for h in stack.hidden)
     # Ranks would not do: those of one input are 1 however many pairs read it.
     is_narrow = any(h.width // 2 == 1 for h in stack.hidden)
-    return pairs == stack.depth and is_narrow and are_lines and is_dense and can_move
+    return is_narrow and are_lines and are_pairs_that_can_move(stack, planned)
 
 
 def plan_bent(

@@ -149,12 +149,7 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
         if isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
     ]
     rests = [rest(h.activation) for h in stack.hidden]
-    is_dense = not any(a.convolution.kernel for a in stack.affines)
-    has_dropout = any(h.dropout for h in stack.hidden)
-    # Odd units between gates are no pairs, and rest at 0.
-    if not pairs or len(pairs) < stack.depth or not is_dense:
-        return ""
-    if has_dropout or not all(stack.can_shift) or any(r.kind == "none" for r in rests):
+    if not are_pairs_that_can_move(stack, planned) or any(r.kind == "none" for r in rests):
         return ""
     bent = next(
         (h.activation for h, r in zip(stack.hidden, rests, strict=True)
@@ -171,6 +166,18 @@ def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
         f"pairs would hold {held} of the {directions:.2g} directions in which inputs vary, for "
         f"{outputs} outputs"
     )
+
+
+def are_pairs_that_can_move(stack: Stack, planned: StackPlan) -> bool:
+    """Whether all hidden layers are dense, mirrored, without dropout, with biases of their own."""
+    # Odd units between gates are no pairs, and rest at 0.
+    pairs = sum(
+        isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
+        for weight in planned.weights
+    )
+    is_dense = not any(a.convolution.kernel for a in stack.affines)
+    has_dropout = any(h.dropout for h in stack.hidden)
+    return 0 < pairs == stack.depth and is_dense and not has_dropout and all(stack.can_shift)
 
 
 def directions_of(stack: Stack, inputs: Inputs) -> float:
