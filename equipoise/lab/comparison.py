@@ -11,6 +11,9 @@ from equipoise.errors import ArgumentError
 # Below this nobody would notice; a difference must exceed it and two standard errors.
 NOTABLE = 0.01
 SETTLED = 0.01
+# The standard error of four pairs is itself uncertain: a difference of nothing passes two of them
+# in one case in seven. Wins and losses want this many.
+DECISIVE = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,13 @@ class Comparison:
 
     @property
     def is_open(self) -> bool:
-        """Whether more draws could change the verdict: neither settled nor clear of all margins."""
+        """Whether more draws could change the verdict.
+
+        A tie is open while its standard error is above .01, unless the difference is clear of all
+        margins; a win or loss of fewer than eight pairs always is.
+        """
+        if self.verdict != "tie" and self.draws < DECISIVE:
+            return True
         return not self.is_settled and abs(self.difference) < NOTABLE + 4 * self.standard_error
 
 

@@ -15,7 +15,7 @@ from equipoise.plan.aim import Aim
 from equipoise.plan.choose import Choice
 from equipoise.plan.entry import Inputs
 from equipoise.plan.framed_plan import plan_framed
-from equipoise.plan.shifted_plan import are_pairs_that_can_move
+from equipoise.plan.resting import are_pairs_that_can_move
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.laws import Law, OffsetBias, Plain

@@ -1,11 +1,13 @@
-"""Stacks on frames whose units bend about their place of rest: a constant beside few inputs.
+"""A constant beside few inputs, where units bend about their place of rest.
 
 About 0 tanh and its like are odd, and without biases so is a network of them: f(-x) = -f(x), which
-few targets are. Units that are centred, or rest where their function is steepest, are nearly so. A
-constant that enters with the inputs, as loud as they are, ends that.
+few targets are. Units that are centred, or rest where their function is steepest, are nearly so.
+Rectifiers bend at 0 alone, so that without biases all of them bend at the same input. A constant
+that enters with the inputs, as loud as they are, ends both.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from equipoise.plan.entry import Inputs
@@ -13,11 +15,17 @@ from equipoise.plan.shifted_plan import MOST_DIRECTIONS, directions_of
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.laws import Framed, Law, OffsetBias, Plain, Zero
+from equipoise.schemes.louder import louder
 from equipoise.theory.rest import rest
 
 # The part of the energy of the layer that its biases have, where a column is left for them: of one
 # to ten directions a third to a half is best, less leaves the network odd.
 _SHARE = 0.5
+# The same of each further layer whose entries are independent: its units bend at 0 anew. Rectifiers
+# of width 64 with three hidden layers learn Friedman's function to .983 with it, to .978 with
+# biases in the first layer alone and to .952 without any.
+_FURTHER = 0.25
+_ODD, _AT_ONE = "the network is nearly odd", "all units would bend at one input"
 
 
 def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPlan:
@@ -26,6 +34,8 @@ def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
     The layer is the first of the narrowest: biases of a wider one would be lost in part. They are
     as loud as all inputs together where it has more columns than inputs have directions, else as
     one of these. Its weight is quieter by as much, so that every level stays as it was planned.
+    A layer that stands alone, such as one that feeds residual branches, has them where it reads
+    known inputs: what is made of its outputs is as odd as what a stack would make.
 
     Args:
         stack: the layers.
@@ -34,11 +44,11 @@ def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
 
     Returns:
         The plan with a constant direction, or as it was where inputs vary in many directions, the
-        layer has no bias of its own, or units are pairs or rest on a line.
+        layer has no bias of its own, units are pairs or rest on a line, or it is the whole model.
     """
-    if not stack.hidden:
+    if not stack.hidden and (stack.is_last or not len(inputs.rows)):
         return planned
-    widths = [h.width for h in stack.hidden]
+    widths = [h.width for h in stack.hidden] or [stack.affines[0].out_size]
     place = widths.index(min(widths))
     weight, bias = planned.weights[place], planned.biases[place]
     are_plain = all(isinstance(w, Framed) and w.out_layout == Plain() for w in planned.weights)
@@ -69,8 +79,46 @@ def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
         gradient=tuple(gradient),
         reason=f"{planned.reason}; biases of {'the first layer' if place == 0 else 'one layer'} "
         f"are as loud as {'the inputs' if is_free else 'one direction of the inputs'}, which vary "
-        f"in {directions:.2g} direction{'s' * (directions != 1)}, since without them the network "
-        "is nearly odd",
+        f"in {directions:.2g} direction{'s' * (directions != 1)}, since without them "
+        f"{_ODD if stack.hidden else _AT_ONE}",
+    )
+
+
+def offsets_apart(
+    stack: Stack, laws: Sequence[Law], signal: Sequence[float], inputs: Inputs
+) -> tuple[list[Law], list[Law], str]:
+    """Laws of independent entries with random biases in all hidden layers, for few directions.
+
+    Args:
+        stack: the layers.
+        laws: of their weights.
+        signal: RMS at each, which biases leave as it is.
+        inputs: what enters.
+
+    Returns:
+        Laws of weights and of biases, and a clause on them; biases of 0 and '' where inputs vary in
+        many directions or are not known, or a hidden layer cannot have biases.
+    """
+    silent = list[Law](Zero() for _ in laws)
+    has_kernel = any(a.convolution.kernel for a in stack.affines)
+    can_shift = all(stack.can_shift[:-1]) and not has_kernel
+    directions = directions_of(stack, inputs) if len(inputs.rows) else math.inf
+    if not stack.hidden or not can_shift or directions > MOST_DIRECTIONS:
+        return list(laws), silent, ""
+    shares = [_SHARE, *[_FURTHER] * (stack.depth - 1), 0.0]
+    weights = [louder(w, math.sqrt(1.0 - s)) for w, s in zip(laws, shares, strict=True)]
+    biases: list[Law] = [
+        OffsetBias(a.weight, std=math.sqrt(share) * rms) if share else Zero()
+        for a, share, rms in zip(stack.affines, shares, signal, strict=True)
+    ]
+    return (
+        weights,
+        biases,
+        (
+            f"; hidden biases have a share of the energy, {_SHARE:g} in the first layer and "
+            f"{_FURTHER:g} in others, since inputs vary in {directions:.2g} "
+            f"direction{'s' * (directions != 1)} and without them {_AT_ONE}"
+        ),
     )
 
 

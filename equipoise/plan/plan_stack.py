@@ -9,15 +9,15 @@ from equipoise.plan.choose import Choice, choose
 from equipoise.plan.derivative_plan import BIAS_SHARE, for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
 from equipoise.plan.forms import at_gain_one
-from equipoise.plan.framed_plan import named_choice, plan_framed
+from equipoise.plan.framed_plan import centred_choice, named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
-from equipoise.plan.offset_plan import offset_for_few
+from equipoise.plan.offset_plan import offset_for_few, offsets_apart
+from equipoise.plan.resting import elsewhere
 from equipoise.plan.shared import shared_law
 from equipoise.plan.shifted_plan import (
     directions_of,
     plan_shifted,
     plan_spread,
-    rests_better,
     spread_for_few,
 )
 from equipoise.plan.siren_plan import QUIET_FIELD, reads_coordinates, sine_laws, siren_phases
@@ -109,12 +109,14 @@ def _automatic(stack: Stack, inputs: Inputs, aim: Aim) -> StackPlan:
     else:
         planned = plan_framed(stack, choice, inputs, aim)
         if not aim.for_derivatives:
-            why = rests_better(stack, planned, inputs)
+            other = elsewhere(stack, planned, inputs)
             if folds_nothing(stack, planned):
                 nats = aim.budget_for(directions_of(stack, inputs))
                 planned = _bent(stack, nats, inputs, aim, _FOLDS_NOTHING)
-            elif why:
-                planned = plan_shifted(stack, 0.0, inputs, aim, f"since {why}")
+            elif other and other.scheme == "shifted":
+                planned = plan_shifted(stack, 0.0, inputs, aim, f"since {other.why}")
+            elif other:
+                planned = plan_framed(stack, centred_choice(stack, other.why), inputs, aim)
             else:
                 planned = spread_for_few(stack, planned, inputs)
             planned = offset_for_few(stack, planned, inputs)
@@ -171,6 +173,9 @@ def _exact_moments(stack: Stack, choice: Choice, inputs: Inputs, aim: Aim) -> St
     if stack.is_last:
         laws[-1] = louder(laws[-1], wanted)
     planned = plan_apart(stack, laws, inputs, choice.reason)
+    weights, biases, said = offsets_apart(stack, laws, planned.signal, inputs)
+    if said:
+        planned = plan_apart(stack, weights, inputs, choice.reason + said, biases)
     as_trained = all(h.dropout == h.active_dropout for h in stack.hidden)
     if stack.is_last and as_trained and planned.signal[-1] > 0:
         # Poolings, paddings and finite widths move the scale that moments give.

@@ -125,61 +125,6 @@ def _where_they_rest(stack: Stack, rests: Sequence[Rest], far: float) -> str:
     return "; ".join(said)
 
 
-def rests_better(stack: Stack, planned: StackPlan, inputs: Inputs) -> str:
-    """Why the units of a stack on frames should rest away from 0 instead, or ''.
-
-    A pair keeps one direction where two units that rest apart keep two. Where pairs hold fewer
-    than half of the directions in which inputs vary and outputs are wanted, what they lose decides;
-    where they hold more, pairs are better, since they bend at once and bear larger steps. A single
-    pair is one direction, whose sign no small step turns: half of the draws start with the wrong
-    one, and a product of numbers has to pass 0, where all gradients vanish. Pairs that are no lines
-    are worth less: their slopes fade or grow with depth as those of any unit.
-
-    Args:
-        stack: the layers.
-        planned: their laws on frames.
-        inputs: what enters.
-
-    Returns:
-        One clause; '' where the stack should stay as it is, or cannot be shifted.
-    """
-    pairs = [
-        weight.rank
-        for weight in planned.weights
-        if isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
-    ]
-    rests = [rest(h.activation) for h in stack.hidden]
-    if not are_pairs_that_can_move(stack, planned) or any(r.kind == "none" for r in rests):
-        return ""
-    bent = next(
-        (h.activation for h, r in zip(stack.hidden, rests, strict=True)
-         if r.kind == "steepest" and not _is_line(h)), None
-    )  # fmt: skip
-    if bent is not None:
-        return f"pairs of {bent} are no lines"
-    held, directions, outputs = min(pairs), directions_of(stack, inputs), stack.affines[-1].out_size
-    if min(h.width for h in stack.hidden) < 4:
-        return "a single pair has one direction, whose sign training cannot turn"
-    if 2 * held >= min(directions, outputs):
-        return ""
-    return (
-        f"pairs would hold {held} of the {directions:.2g} directions in which inputs vary, for "
-        f"{outputs} outputs"
-    )
-
-
-def are_pairs_that_can_move(stack: Stack, planned: StackPlan) -> bool:
-    """Whether all hidden layers are dense, mirrored, without dropout, with biases of their own."""
-    # Odd units between gates are no pairs, and rest at 0.
-    pairs = sum(
-        isinstance(weight, Framed) and isinstance(weight.out_layout, Mirrored)
-        for weight in planned.weights
-    )
-    is_dense = not any(a.convolution.kernel for a in stack.affines)
-    has_dropout = any(h.dropout for h in stack.hidden)
-    return 0 < pairs == stack.depth and is_dense and not has_dropout and all(stack.can_shift)
-
-
 def directions_of(stack: Stack, inputs: Inputs) -> float:
     """Number of directions in which inputs vary, that of the features where it is not known."""
     axes = principal_axes(inputs.rows, 1)
@@ -206,7 +151,7 @@ def plan_spread(stack: Stack, spread: float, inputs: Inputs, aim: Aim) -> StackP
     """
     _refuse_maps(stack, "mirrored(spread=...)")
     for affine, h in zip(stack.affines, stack.hidden, strict=False):
-        if not _is_line(h):
+        if not is_line(h):
             raise PlanError(
                 f"activation behind layer {affine.layer!r} must have an odd part that is a line "
                 f"for its kinks to be spread, got {h.activation}. Use 'mirrored' without spread."
@@ -236,7 +181,7 @@ def spread_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
         for weight in planned.weights[:-1]
     ]
     can_move = all(stack.can_shift) and not any(a.convolution.kernel for a in stack.affines)
-    are_lines = all(_is_line(h) for h in stack.hidden)
+    are_lines = all(is_line(h) for h in stack.hidden)
     if not stack.hidden or not can_move or not all(are_pairs) or not are_lines:
         return planned
     directions = directions_of(stack, inputs)
@@ -290,7 +235,7 @@ def _spread(stack: Stack, planned: StackPlan, spread: float, why: str) -> StackP
     )
 
 
-def _is_line(h: Hidden) -> bool:
+def is_line(h: Hidden) -> bool:
     """Whether a pair of such units is exactly a line."""
     return affine_departure(mirrored_pair(h.activation)) == 0.0
 

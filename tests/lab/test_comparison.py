@@ -44,17 +44,25 @@ def test_the_standard_error_is_that_of_paired_differences():
         (0.009, 0.0, "tie", True, False),
         (-0.009, 0.0, "tie", True, False),
         (-0.011, 0.0, "loss", True, False),
-        (0.05, 0.06, "tie", False, True),  # standard error .0346: twice that is above .05
+        (0.05, 0.1, "tie", False, True),  # standard error .0378: twice that is above .05
         (0.9, 0.06, "win", False, False),
         (-0.9, 0.06, "loss", False, False),
     ],
 )
 def test_verdicts(gap, noise, verdict, is_settled, is_open):
-    # Odd draws differ by gap +- noise in turn: standard deviation noise * 2 / sqrt(3).
-    ours = [0.0, gap + noise, 0.0, gap - noise] * 2
-    made = compare(ours, {"a": [0.0] * 8})
-    assert made.standard_error == pytest.approx(noise / math.sqrt(3))
+    # Odd draws differ by gap +- noise in turn: standard deviation noise * sqrt(8 / 7).
+    ours = [0.0, gap + noise, 0.0, gap - noise] * 4
+    made = compare(ours, {"a": [0.0] * 16})
+    assert made.standard_error == pytest.approx(noise / math.sqrt(7))
     assert (made.verdict, made.is_settled, made.is_open) == (verdict, is_settled, is_open)
+
+
+def test_wins_and_losses_want_eight_pairs():
+    few = [compare([gap] * 8, {"a": [0.0] * 8}) for gap in (0.5, -0.5, 0.0)]
+    assert [(made.verdict, made.is_open) for made in few] == [
+        ("win", True), ("loss", True), ("tie", False),
+    ]  # fmt: skip
+    assert not compare([0.5] * 16, {"a": [0.0] * 16}).is_open
 
 
 def test_a_pick_on_all_draws_would_flatter_the_rivals():

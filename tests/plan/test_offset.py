@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import equipoise.torch as eq
-from equipoise.lab.models import mlp
+from equipoise.lab.models import mlp, residual_mlp
 from equipoise.schemes.laws import OffsetBias
 from equipoise.torch.apply import draw_all
 
@@ -37,7 +37,6 @@ def test_biases_of_one_layer_are_as_loud_as_inputs_of_few_directions(act, size):
         net.load_state_dict(draw_all(net, plan, seed), strict=False)
         with torch.no_grad():
             square += float((net[0](rows(size)) - net[0].bias).square().mean()) / 60
-    # Units of Mish rest away from 0, and their signal holds that too.
     assert math.sqrt(square) == pytest.approx(stds[0], rel=0.1)
 
 
@@ -120,3 +119,59 @@ def test_what_has_many_directions_or_cannot_be_offset_is_left_alone():
     for name, (model, x) in cases.items():
         assert not any(noises(model, x)[0]), name
     assert not any(noises(mlp([2, *[16] * 20, 1], nn.Tanh), rows(2), scheme="centred")[0])
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU])
+def test_independent_layers_have_biases_for_few_directions_and_keep_their_level(act):
+    def square_at(net, x, plan):
+        found, draws = [0.0] * 3, 60
+        for seed in range(draws):
+            net.load_state_dict(draw_all(net, plan, seed), strict=False)
+            with torch.no_grad():
+                for i in range(3):
+                    found[i] += float(net[: 2 * i + 1](x).square().mean()) / draws
+        return found
+
+    net, x = mlp([2, 64, 64, 64, 1], act), rows(2)
+    stds, plan = noises(net, x)
+    assert "hidden biases have a share of the energy" in plan.choice[0]
+    assert all(stds[:3])
+    assert stds[3] == 0.0
+    seen = square_at(net, x, plan)
+    for place, (square, share) in enumerate(zip(seen, (0.5, 0.25, 0.25), strict=True)):
+        assert square == pytest.approx(plan.predictions[place].signal ** 2, rel=0.15)
+        assert stds[place] ** 2 == pytest.approx(share * square, rel=0.15)
+    net(x).square().mean().backward()
+    grads = [float(layer.weight.grad.norm()) for layer in net if isinstance(layer, nn.Linear)]
+    assert max(grads) < 10 * min(grads)
+    assert not any(noises(mlp([64, 64, 64, 1], act), rows(64))[0])
+    no_bias = mlp([2, 64, 64, 1], act)
+    no_bias[2].bias = None
+    assert not any(noises(no_bias, rows(2))[0])
+
+
+def test_rectifiers_of_few_directions_do_not_all_bend_at_one_input():
+    net, x = mlp([1, 64, 64, 1], nn.ReLU), torch.linspace(-1, 1, 400)[:, None]
+    plan = eq.plan(net, x)
+    net.load_state_dict(draw_all(net, plan, 0), strict=False)
+    kinks = (-net[0].bias / net[0].weight[:, 0]).detach()
+    assert int((kinks.abs() < 1).sum()) > 16
+    assert float(kinks.std()) > 0.1
+
+
+def test_a_layer_that_feeds_residual_branches_has_a_constant():
+    net, x, draws = residual_mlp(2, 16, 6, 3, nn.ReLU), rows(2), 40
+    stds, plan = noises(net, x)
+    assert stds[0] == pytest.approx(math.sqrt(0.5) * plan.predictions[0].signal, rel=0.1)
+    assert not any(stds[1:])
+    assert "all units would bend at one input" in " ".join(plan.choice)
+    last = 0.0
+    for seed in range(draws):
+        net.load_state_dict(draw_all(net, plan, seed), strict=False)
+        with torch.no_grad():
+            last += float(net[:-1](x).square().mean()) / draws
+    assert math.sqrt(last) == pytest.approx(1.0, rel=0.15)
+    net(x).square().mean().backward()
+    grads = [float(p.grad.norm()) for n, p in net.named_parameters() if n.endswith("0.weight")]
+    assert max(grads) < 30 * min(grads)
+    assert not any(noises(residual_mlp(64, 16, 6, 3, nn.ReLU), rows(64))[0])
