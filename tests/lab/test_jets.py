@@ -11,11 +11,11 @@ from equipoise.errors import ArgumentError
 from equipoise.lab.equation_models import FourierFeatures, Rescaled, Sloped
 from equipoise.lab.jet_slopes import smooth
 from equipoise.lab.jets import jets
-from equipoise.lab.models import Arctan, Erf, Residual, Sine, mlp
+from equipoise.lab.models import Arctan, Erf, Residual, Scaled, Sine, mlp
 
 ACTIVATIONS = [
     nn.Tanh, nn.Sigmoid, Sine, Erf, Arctan, nn.SiLU, nn.GELU, partial(nn.Softplus, 2.0),
-    nn.Identity, partial(Sloped, nn.Tanh(), 1.3),
+    nn.Identity, partial(Sloped, nn.Tanh(), 1.3), partial(Scaled, Arctan(), 1.7),
 ]  # fmt: skip
 
 
