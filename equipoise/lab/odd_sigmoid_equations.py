@@ -39,7 +39,7 @@ _EQUATIONS: Mapping[Budget, tuple[str, ...]] = {
 }  # fmt: skip
 # Scales of the activation, and whether they learn.
 _SCALES: Mapping[Budget, tuple[tuple[float, bool], ...]] = {
-    "quick": ((0.5, False), (2.0, False), (1.0, True)),
+    "quick": ((2.0, False), (1.0, True)),
     "paper": ((0.25, False), (0.5, False), (1.0, False), (2.0, False), (4.0, False), (1.0, True)),
 }
 _INSIDE: Mapping[Budget, int] = {"quick": 100, "paper": 2000}
