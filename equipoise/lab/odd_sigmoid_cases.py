@@ -88,19 +88,22 @@ def cases(budget: Budget) -> tuple[Case, ...]:
     [10, 60]
     """
     middle = Case("middle")
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    shares: tuple[float, ...]
+    further: tuple[Case, ...] = ()
     match budget:
         case "quick":
             depths, widths, shares = (10, 60), (8, 32), (0.2, 0.4)
-            activations = ("tanh(0.5)", "tanh(4)", "arctan(4)", "erf(0.5)")
-            further = ()
+            activations = ["tanh(0.5)", "tanh(4)", "arctan(4)", "erf(0.5)"]
         case "paper":
             depths, widths, shares = (10, 60, 100), (8, 32, 128), (0.2, 0.4, 0.6)
-            activations = tuple(
+            activations = [
                 f"{f}({a:g})" if a != 1.0 else f
                 for f in ("tanh", "arctan", "erf", "softsign")
                 for a in (0.25, 0.5, 1.0, 2.0, 4.0)
                 if (f, a) != ("tanh", 1.0)
-            )
+            ]
             further = (replace(middle, topic="noise", width=8),)
     return (
         middle,
