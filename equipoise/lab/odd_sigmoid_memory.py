@@ -19,7 +19,7 @@ LAYERS, MEMORY = 30, 0.5
 # Relaxation takes exp(-.478 kappa^2 alpha^2) a layer, so about .64 of what is left in L layers.
 _BEFORE = 8
 _WIDTHS: Mapping[Budget, tuple[int, ...]] = {"quick": (16, 64), "paper": (8, 16, 64, 128)}
-_ACTIVATIONS = ("tanh(0.5)", "tanh(4)", "arctan", "erf")
+_ACTIVATIONS = ("tanh(4)", "arctan", "erf", "softsign")
 _NETWORKS = 6
 
 
