@@ -115,7 +115,7 @@ def train(arguments: Arguments) -> list[dict[str, Any]]:
         losses.append(EquationLoss(equation, points, {"edges": arguments["weight"]}))
     descent = Descent(steps=arguments["steps"], iterations=arguments["iterations"])
     trained = solve_together_(networks, losses, descent)
-    at, reference = _reference(arguments["equation"])
+    at, reference = reference_on_grid(arguments["equation"])
     along = [torch.from_numpy(x) for x in slices(equation, _TIMES, _ALONG)]
     results = []
     for network, found in zip(networks, trained, strict=True):
@@ -136,15 +136,42 @@ def started(
     equation: Equation, points: Points, width: int, depth: int, method: str, seed: int
 ) -> nn.Sequential:
     """A tanh network of float64 for an equation, started by a method of ``METHODS``."""
-    network = mlp([len(equation.axes), *[width] * depth, 1], nn.Tanh).double()
-    scheme, for_derivatives = METHODS[method]
+    hidden = [width] * depth
+    return started_by(equation, points, hidden, nn.Tanh, *METHODS[method], seed=seed)
+
+
+def started_by(
+    equation: Equation,
+    points: Points,
+    hidden: Sequence[int],
+    activation: Callable[[], nn.Module],
+    scheme: str,
+    for_derivatives: bool,
+    seed: int,
+) -> nn.Sequential:
+    """A network of float64 for an equation, started by a scheme.
+
+    Args:
+        equation: what it is to solve.
+        points: those that it is planned on.
+        hidden: widths of the hidden layers.
+        activation: makes the one behind each of them.
+        scheme: of the catalogue.
+        for_derivatives: whether the plan is told that derivatives matter.
+        seed: of the weights.
+
+    Returns:
+        The network.
+    """
+    network = mlp([len(equation.axes), *hidden, 1], activation).double()
     generator = torch.Generator().manual_seed(seed)
     initialize(network, points.all, scheme, generator=generator, for_derivatives=for_derivatives)
     return network
 
 
 @lru_cache(maxsize=8)
-def _reference(name: str) -> tuple[Array, Array]:
+def reference_on_grid(name: str) -> tuple[Array, Array]:
+    """Points of an even grid and the solution there, by a name in ``EQUATIONS``."""
     equation = EQUATIONS[name]()
     at, _ = equation.grid(_GRID if len(equation.axes) > 1 else _GRID**2)
     return at, equation.reference(at)

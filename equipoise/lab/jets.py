@@ -19,7 +19,7 @@ from equipoise.errors import ArgumentError
 from equipoise.lab.equation_models import FourierFeatures, Rescaled, Sloped
 from equipoise.lab.jet_rule import Orders, Rule, chain_rule
 from equipoise.lab.jet_slopes import COSINE, SINE, Smooth, smooth_or_refuse
-from equipoise.lab.models import Residual
+from equipoise.lab.models import Residual, Scaled
 
 
 def jets(
@@ -34,8 +34,8 @@ def jets(
     u_xx, (1, 1) is u_xt. Those that it is made of are computed and returned as well.
 
     Args:
-        network: dense: Linear, smooth activations, ``Sloped``, ``FourierFeatures``, ``Rescaled``,
-            ``Residual`` and Sequential of them.
+        network: dense: Linear, smooth activations, ``Scaled``, ``Sloped``, ``Rescaled``,
+            ``FourierFeatures``, ``Residual`` and Sequential of them.
         inputs: shape (rows, features). No gradient goes back to them.
         wanted: orders along each direction, of 8 in all at most.
         directions: shape (count, features); left out, the coordinate axes.
@@ -144,6 +144,8 @@ class _Carrier:
             case Sloped():
                 z = h * self.of(module.factor)[:, None, None]
                 return _bend(z, smooth_or_refuse(module.activation), self.rule)
+            case Scaled():
+                return _bend(module.scale * h, smooth_or_refuse(module.activation), self.rule)
             case Residual():
                 return h + module.scale * self.through(module.branch, h)
             case _:

@@ -47,6 +47,32 @@ class Sine(nn.Module):
         return f"frequency={self.frequency:g}"
 
 
+class Scaled(nn.Module):
+    """f(scale * x), the scale fixed; ``equation_models.Sloped`` has one that learns.
+
+    Args:
+        activation: f, without parameters.
+        scale: positive.
+
+    >>> Scaled(nn.Tanh(), 2.0)(torch.zeros(1))
+    tensor([0.])
+    """
+
+    def __init__(self, activation: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.activation = activation
+        self.scale = _checks.positive("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Entry by entry."""
+        made: torch.Tensor = self.activation(self.scale * x)
+        return made
+
+    def extra_repr(self) -> str:
+        """The scale, for display."""
+        return f"scale={self.scale:g}"
+
+
 class Bump(nn.Module):
     """exp(-(x / scale)^2 / 2), the Gaussian of networks that read coordinates.
 
@@ -73,15 +99,18 @@ _ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "mish": nn.Mish, "relu": nn.ReLU, "selu": nn.SELU, "sigmoid": nn.Sigmoid, "silu": nn.SiLU,
     "sin": Sine, "softplus": nn.Softplus, "softsign": nn.Softsign, "tanh": nn.Tanh,
 }  # fmt: skip
+# Those whose number is the scale a of f(a x).
+_SCALED = frozenset({"arctan", "erf", "softsign", "tanh"})
 # Those that take a number: a slope, a scale or a frequency.
-_WITH_NUMBER = frozenset({"celu", "elu", "gauss", "leaky_relu", "sin", "softplus"})
+_WITH_NUMBER = _SCALED | {"celu", "elu", "gauss", "leaky_relu", "sin", "softplus"}
 
 
 def activation_module(text: str) -> nn.Module:
     """A module of torch from its name, with its one number in brackets where it has one.
 
     Args:
-        text: such as ``tanh`` or ``leaky_relu(0.1)``.
+        text: such as ``tanh`` or ``leaky_relu(0.1)``; ``tanh(2)`` is tanh(2 x), and so are those of
+            arctan, erf and softsign.
 
     Returns:
         A new module.
@@ -105,7 +134,7 @@ def activation_module(text: str) -> nn.Module:
             f"activation must be a name, or one of {', '.join(sorted(_WITH_NUMBER))} with one "
             f"number in brackets, got {text!r}. Write leaky_relu(0.1)."
         )
-    return make(number)
+    return Scaled(make(), number) if name.strip() in _SCALED else make(number)
 
 
 def mlp(widths: Sequence[int], activation: Callable[[], nn.Module]) -> nn.Sequential:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from equipoise.lab.models import Arctan, Bump, Erf, Sine
+from equipoise.lab.models import Arctan, Bump, Erf, Scaled, Sine
 
 Saved = tuple[torch.Tensor, ...]
 _ATEN = torch.ops.aten
@@ -99,6 +99,11 @@ def pointwise(module: nn.Module) -> Pointwise:
             return _of_both(
                 lambda z: torch.exp(-0.5 * (z / scale) ** 2),
                 lambda g, z, h: g * h * z * (-1.0 / scale**2),
+            )
+        case Scaled(activation=inner, scale=a):
+            plain = pointwise(inner)
+            return Pointwise(
+                lambda z: plain.forward(a * z), lambda g, kept: a * plain.backward(g, kept)
             )
         case Arctan():
             return _of_values(_faster(np.arctan, torch.atan), lambda g, z: g / (z * z).add_(1.0))

@@ -15,10 +15,12 @@ class AtBestRate:
     Attributes:
         scores: of each draw, at the rate that is best for all other draws.
         rate: the best one for all draws.
+        places: of each draw, which rate its score is of.
     """
 
     scores: tuple[float, ...]
     rate: float
+    places: tuple[int, ...]
 
 
 def at_best_rate(scores: Sequence[Sequence[float]], rates: Sequence[float]) -> AtBestRate:
@@ -38,7 +40,7 @@ def at_best_rate(scores: Sequence[Sequence[float]], rates: Sequence[float]) -> A
         ArgumentError: if there are no draws, or a row has another length than the rates.
 
     >>> at_best_rate([[0.9, 0.1], [0.8, 0.2], [0.1, 1.0]], (1e-3, 1e-2))
-    AtBestRate(scores=(0.1, 0.2, 0.1), rate=0.001)
+    AtBestRate(scores=(0.1, 0.2, 0.1), rate=0.001, places=(1, 1, 0))
     """
     if not scores or any(len(row) != len(rates) for row in scores):
         raise ArgumentError(
@@ -53,4 +55,4 @@ def at_best_rate(scores: Sequence[Sequence[float]], rates: Sequence[float]) -> A
         # What is left of a sum must not decide between equals by its last digit.
         places = [int(np.delete(table, i, axis=0).sum(axis=0).argmax()) for i in range(len(table))]
     picked = tuple(float(row[place]) for row, place in zip(table, places, strict=True))
-    return AtBestRate(picked, float(rates[int(total.argmax())]))
+    return AtBestRate(picked, float(rates[int(total.argmax())]), tuple(places))

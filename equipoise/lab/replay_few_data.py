@@ -1,26 +1,29 @@
 """Replay: deep narrow networks of tanh and its kin that see 100 or 500 images."""
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 
-from equipoise.lab.image_files import FOLDER_VARIABLE
-from equipoise.lab.rate_choice import at_best_rate
 from equipoise.lab.replay_data import (
     Arguments,
     Budget,
-    Curve,
     Done,
-    Estimate,
     Findings,
     Mode,
-    Picture,
     Replay,
     ResultTable,
     Row,
 )
 from equipoise.lab.row_images import images_at_hand
-from equipoise.lab.setting import Setting, Trial, train_trials
+from equipoise.lab.starts_at_rates import (
+    BATCH,
+    RATE_WORDS,
+    about_images,
+    by_rate_picture,
+    compared,
+    few_image_setting,
+    few_images,
+    in_words,
+    scores_of_starts,
+)
 
 WIDTH, DEPTH = 16, 50
 # Schemes by the name in tables; all but the last are published.
@@ -48,7 +51,6 @@ _RATES: Mapping[Budget, tuple[float, ...]] = {
 _THEIR_RATE = 1e-3
 _STEPS: Mapping[Budget, int] = {"quick": 400, "paper": 2000}
 _TEST_ROWS: Mapping[Budget, int] = {"quick": 1000, "paper": 8000}
-_BATCH = 50
 
 
 def units(budget: Budget, modes: Sequence[Mode], seeds: Sequence[int]) -> dict[str, Arguments]:
@@ -87,28 +89,12 @@ def trained(arguments: Arguments) -> dict[str, list[list[float]]]:
         By start, a row for each seed of one test accuracy for each rate; a start that cannot serve
         the network is left out.
     """
-    count, choice, test_rows = (arguments[name] for name in ("count", "choice", "test_rows"))
-    if arguments["images"] == "mnist":
-        task = f"mnist(rows={count}, test_rows={test_rows}, seed={choice})"
-    else:
-        task = f"digits(balanced={count}, seed={choice})"
-    epochs = math.ceil(arguments["steps"] / math.ceil(count / _BATCH))
-    setting = Setting(task, (WIDTH,) * DEPTH, arguments["activation"], epochs, _BATCH)
-    rates, seeds = arguments["rates"], arguments["seeds"]
-    trials = [
-        Trial(METHODS[method], rate, seed)
-        for method in arguments["methods"]
-        for seed in seeds
-        for rate in rates
-    ]
-    done = train_trials(setting, trials, os.environ.get(FOLDER_VARIABLE, ""))
-    found: dict[str, list[list[float]]] = {}
-    scores = iter(done.scores)
-    for method in arguments["methods"]:
-        rows = [[next(scores) for _ in rates] for _ in seeds]
-        if METHODS[method] not in done.refused:
-            found[method] = rows
-    return found
+    count, activation = arguments["count"], arguments["activation"]
+    task = few_images(arguments["images"], count, arguments["choice"], arguments["test_rows"])
+    hidden = (WIDTH,) * DEPTH
+    setting = few_image_setting(task, count, hidden, activation, arguments["steps"])
+    starts = {name: METHODS[name] for name in arguments["methods"]}
+    return scores_of_starts(setting, starts, arguments["rates"], arguments["seeds"])
 
 
 Case = tuple[Mode, str, int]
@@ -128,23 +114,15 @@ def findings(done: Sequence[Done], modes: Sequence[Mode]) -> Findings:
         "; ".join(_said(cases, rates, mode) for mode in modes),
         _sentences(done[0][0], images, modes),
         tuple(_table(cases, rates, mode) for mode in modes),
-        tuple(_picture(case, by_method, rates[case[0]]) for case, by_method in cases.items()
-              if case[0] == "corrected"),
+        tuple(
+            by_rate_picture(
+                f"Test accuracy by learning rate: {case[1]}, {case[2]} images", by_method,
+                rates[case[0]],
+            )
+            for case, by_method in cases.items()
+            if case[0] == "corrected"
+        ),
     )  # fmt: skip
-
-
-def ahead(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
-    """Mean and error of what ours is ahead, draw by draw: both saw the same images.
-
-    >>> ahead([0.75, 1.0], [0.5, 0.5]).mean
-    0.375
-    """
-    return Estimate.of([a - b for a, b in zip(ours, theirs, strict=True)])
-
-
-def _errors(gain: Estimate) -> float:
-    """How many standard errors a gain is above 0."""
-    return Estimate(gain.mean, gain.standard_error, gain.draws, 0.0).errors_off
 
 
 def _cases(cases: Mapping[Case, object], mode: Mode) -> list[Case]:
@@ -156,39 +134,15 @@ def _table(
     rates: Mapping[Mode, Sequence[float]],
     mode: Mode,
 ) -> ResultTable:
-    rows = []
-    nothing = Estimate(math.nan, math.nan, 1)
-    for case in _cases(cases, mode):
-        found = {m: at_best_rate(scores, rates[mode]) for m, scores in cases[case].items()}
-        for method, best in found.items():
-            is_rival = OURS in found and method != OURS
-            gain = ahead(found[OURS].scores, best.scores) if is_rival else nothing
-            rows.append(
-                Row(
-                    (case[1], str(case[2]), method, f"{best.rate:g}"),
-                    (Estimate.of(best.scores), gain),
-                )
-            )
+    rows = [
+        Row((case[1], str(case[2]), c.start, f"{c.rate:g}"), (c.score, c.gain))
+        for case in _cases(cases, mode)
+        for c in compared(cases[case], rates[mode], OURS)
+    ]
     return ResultTable(
         f"Test accuracy behind {DEPTH} layers of width {WIDTH}", mode,
         ("activation", "images", "start", "best rate"), ("test accuracy", "auto is ahead by"),
         "none", tuple(rows),
-    )  # fmt: skip
-
-
-def _picture(
-    case: Case, by_method: Mapping[str, Sequence[Sequence[float]]], rates: Sequence[float]
-) -> Picture:
-    curves = []
-    for method, scores in by_method.items():
-        values = [Estimate.of([row[i] for row in scores]) for i in range(len(rates))]
-        errors = tuple(v.standard_error for v in values) if len(scores) > 1 else ()
-        curves.append(Curve(method, tuple(rates), tuple(v.mean for v in values), errors))
-    best = max(curves, key=lambda curve: max(curve.y))
-    return Picture(
-        f"Test accuracy by learning rate: {case[1]}, {case[2]} images",
-        f"The best is {best.name}, {max(best.y):.3f}.", "learning rate", "test accuracy",
-        tuple(curves), log_x=True,
     )  # fmt: skip
 
 
@@ -197,39 +151,21 @@ def _said(
     rates: Mapping[Mode, Sequence[float]],
     mode: Mode,
 ) -> str:
-    parts = []
-    for case in _cases(cases, mode):
-        found = {m: at_best_rate(scores, rates[mode]).scores for m, scores in cases[case].items()}
-        means = {m: sum(scores) / len(scores) for m, scores in found.items()}
-        best = max((m for m in means if m != OURS), key=lambda m: means[m])
-        words = f"{case[2]} images, {case[1]}: {means[best]:.3f} by {best}"
-        if OURS in found:
-            gain = ahead(found[OURS], found[best])
-            words += f", {means[OURS]:.3f} by auto"
-            if not math.isnan(_errors(gain)):
-                words += f", {_errors(gain):.1f} standard errors more"
-        parts.append(words)
+    parts = [
+        in_words(f"{case[2]} images, {case[1]}", compared(cases[case], rates[mode], OURS), OURS)
+        for case in _cases(cases, mode)
+    ]
     words = "one choice of images and rate" if mode == "faithful" else "best rate of each"
     return f"{words}: {'; '.join(parts)}"
 
 
 def _sentences(first: Arguments, images: str, modes: Sequence[Mode]) -> tuple[str, ...]:
-    said = [
-        f"{first['steps']:,} steps of Adam with batches of {_BATCH}; accuracies of the source "
+    said = (
+        f"{first['steps']:,} steps of Adam with batches of {BATCH}; accuracies of the source "
         "for few images are not known to us, so none stands beside ours.",
-    ]
-    if images != "mnist":
-        said.append(
-            "MNIST is not at hand (EQUIPOISE_DATA names no folder with its files): these are "
-            "scikit-learn's digits of 8 x 8 pixels."
-        )
-    if "corrected" in modes:
-        said.append(
-            "The rate of a draw is the one of the highest mean accuracy of all other draws, for "
-            "every start from the same list. Draw i has the same images, test images and batches "
-            "for every start, so that auto is compared draw by draw."
-        )
-    return tuple(said)
+        *about_images(images),
+    )
+    return (*said, RATE_WORDS) if "corrected" in modes else said
 
 
 REPLAY = Replay(

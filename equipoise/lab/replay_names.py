@@ -13,6 +13,7 @@ from equipoise.lab import (
     replay_lyapunov,
     replay_mean_field,
     replay_mlp_stability,
+    replay_odd_sigmoid,
     replay_poisson,
     replay_polynomial,
     replay_row_shared,
@@ -39,5 +40,6 @@ REPLAYS: Mapping[str, Replay] = {
         replay_inr.REPLAY,
         replay_row_shared.REPLAY,
         replay_few_data.REPLAY,
+        replay_odd_sigmoid.REPLAY,
     )
 }

@@ -156,7 +156,7 @@ def _law(layer: _Layer, scheme: Scheme) -> Law:
         case "orthogonal":
             is_delta = scheme.word("kernel") == "delta"
             block = affine.convolution.stride_block if is_delta else affine.convolution.kernel
-            return _at(affine, orthogonal(layer.feed), block)
+            return _at(affine, orthogonal(layer.feed, scheme.number("gain")), block)
         case "diagonal_noise":
             return _diagonal(layer, scheme, scheme.number("alpha"))
         case "odd_sigmoid":

@@ -140,7 +140,10 @@ _ENTRIES = (
         "semi-orthogonal weights, each drawn apart; a convolution at its centre taps",
         "Saxe et al. 2013, arXiv 1312.6120; convolutions: arXiv 1806.05393",
         "odd activations and lines, widths that do not change",
-        (Option("kernel", "delta", "taps that are not 0", choices=("delta", "flattened")),),
+        (
+            Option("kernel", "delta", "taps that are not 0", choices=("delta", "flattened")),
+            Option("gain", 0.0, "singular values, 0 for what the activation asks for", 0.0),
+        ),
     ),
     SchemeEntry(
         "diagonal_noise",

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from equipoise.lab.dense import DenseProgram
-from equipoise.lab.models import Arctan, Bump, Erf, Sine, mlp, residual_mlp
+from equipoise.lab.models import Arctan, Bump, Erf, Scaled, Sine, mlp, residual_mlp
 from equipoise.lab.pointwise import pointwise
 
 REPLICAS, ROWS = 5, 7
@@ -14,7 +14,7 @@ ACTIVATIONS = [
     nn.Identity(), nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.LeakyReLU(0.1), nn.SiLU(), nn.GELU(),
     nn.GELU(approximate="tanh"), nn.ELU(0.7), nn.Softplus(2.0, 5.0), nn.Mish(), nn.Softsign(),
     nn.SELU(), nn.Hardswish(), Arctan(), Erf(), Sine(), Sine(3.0),
-    Bump(0.7),
+    Bump(0.7), Scaled(nn.Tanh(), 2.5), Scaled(nn.Softsign(), 0.4),
     nn.ReLU(inplace=True),
 ]  # fmt: skip
 NETWORKS = {

@@ -6,11 +6,12 @@ import statistics
 import pytest
 
 from equipoise.errors import ArgumentError
-from equipoise.lab import replay_few_data
+from equipoise.lab import replay_few_data, starts_at_rates
 from equipoise.lab.rate_choice import at_best_rate
-from equipoise.lab.replay_few_data import METHODS, ahead
+from equipoise.lab.replay_few_data import METHODS
 from equipoise.lab.replay_names import REPLAYS
 from equipoise.lab.setting import Setting, Trial, train_trials
+from equipoise.lab.starts_at_rates import ahead
 
 REPLAY = REPLAYS["few-data"]
 SMALL = {
@@ -30,6 +31,7 @@ def test_a_draw_has_no_say_in_its_rate():
         slow.append(row[means.index(max(means))])
     found = at_best_rate(scores, rates)
     assert found.scores == tuple(slow)
+    assert [row[p] for row, p in zip(scores, found.places, strict=True)] == slow
     assert found.rate == 1e-3
 
 
@@ -81,7 +83,7 @@ def test_images_come_from_the_files_that_are_named(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setenv("EQUIPOISE_DATA", "some/folder")
-    monkeypatch.setattr(replay_few_data, "train_trials", refuse)
+    monkeypatch.setattr(starts_at_rates, "train_trials", refuse)
     with pytest.raises(KeyboardInterrupt):
         REPLAY.work(SMALL | {"images": "mnist", "count": 100, "steps": 400, "test_rows": 1000})
     assert seen == [("mnist(rows=100, test_rows=1000, seed=2)", 200, "some/folder")]

@@ -200,7 +200,7 @@ def test_a_task_that_is_not_known_is_refused_before_any_training():
 
 
 @pytest.mark.parametrize(
-    "text", ["tanhh", "tanh(1)", "leaky_relu(x)", "leaky_relu(0.1", "elu(nan)"]
+    "text", ["tanhh", "relu(1)", "leaky_relu(x)", "leaky_relu(0.1", "elu(nan)", "tanh(inf)"]
 )
 def test_activations_are_known_by_name(text):
     with pytest.raises(ArgumentError, match="activation must be"):
@@ -211,5 +211,8 @@ def test_activations_with_a_number():
     assert activation_module(" elu (0.5)").alpha == 0.5
     z = torch.tensor([-1.0])
     assert float(activation_module("leaky_relu(0.25)")(z)) == -0.25
+    for f, right in (("tanh", math.tanh), ("arctan", math.atan), ("erf", math.erf)):
+        assert float(activation_module(f"{f}(2.5)")(z)) == pytest.approx(right(-2.5), rel=1e-6)
+    assert float(activation_module("softsign(3)")(z)) == pytest.approx(-0.75)
     assert math.isclose(float(activation_module("softplus(2)")(z)), math.log1p(math.exp(-2)) / 2,
                         rel_tol=1e-6)  # fmt: skip

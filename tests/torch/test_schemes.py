@@ -154,6 +154,8 @@ def test_taps_of_structured_kernels():
     assert found["12.weight"] == Orthogonal(1.0)
     found = apart(conv_net, nn.Tanh, "orthogonal(kernel='flattened')")
     assert found["6.weight"] == Taps(Orthogonal(1.0), (3, 3))
+    found = apart(conv_net, nn.Tanh, "orthogonal(gain=1.5)")
+    assert found["6.weight"] == Taps(Orthogonal(1.5), (2, 2))
     found = apart(conv_net, nn.Tanh, "diagonal_noise(alpha=0.3, noise='laplace')")
     assert found["2.weight"] == Taps(DiagonalNoise(1.0, 0.15, "laplace"), (1, 1), 4)
     assert found["12.weight"] == DiagonalNoise(1.0, 0.3 / math.sqrt(128), "laplace")
