@@ -92,6 +92,10 @@ class BranchLaws:
                     factors.setdefault(affine.weight, fixup_factor(branch))
         return factors
 
+    def begin_at(self, value: int) -> bool:
+        """Whether a stream of residual branches begins at a value."""
+        return any(b.stream == value for b in self.branches)
+
     def silent_names(self) -> tuple[str, ...]:
         """Weights and gains that start at 0."""
         weights = {

@@ -22,6 +22,7 @@ from equipoise.plan.levels import Levels
 from equipoise.plan.nodes import Affine, Merge, Opaque
 from equipoise.plan.nodes import uses as uses_of
 from equipoise.plan.odds import Outlook, outlook
+from equipoise.plan.offset_plan import offset_for_few
 from equipoise.plan.plan import Assignment, Plan, Prediction, Untouched
 from equipoise.plan.plan_stack import expected_at_exit, plan_stack
 from equipoise.plan.predict import expect, forget_alike
@@ -164,6 +165,8 @@ def make_plan(
         weight = stack.affines[0].weight
         form = forms.get(weight, "")
         planned = plan_stack(stack, scheme, inputs, uses[weight], aim, form, feeds[weight])
+        if scheme == "auto" and not stack.hidden:
+            planned = offset_for_few(stack, planned, inputs, branches.begin_at(stack.exit_value))
         if weight in vectors.laws:
             planned = plan_apart(
                 stack, [as_head(vectors.laws[weight][0])], inputs, "its weight is an embedding too"

@@ -28,25 +28,28 @@ _FURTHER = 0.25
 _ODD, _AT_ONE = "the network is nearly odd", "all units would bend at one input"
 
 
-def offset_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPlan:
+def offset_for_few(
+    stack: Stack, planned: StackPlan, inputs: Inputs, feeds_branches: bool = False
+) -> StackPlan:
     """The same plan with random biases in one layer, where inputs vary in few directions.
 
     The layer is the first of the narrowest: biases of a wider one would be lost in part. They are
     as loud as all inputs together where it has more columns than inputs have directions, else as
     one of these. Its weight is quieter by as much, so that every level stays as it was planned.
-    A layer that stands alone, such as one that feeds residual branches, has them where it reads
-    known inputs: what is made of its outputs is as odd as what a stack would make.
+    A layer that stands alone has them where it reads known inputs and residual branches read it:
+    what they make of its outputs bends at one input as a stack would.
 
     Args:
         stack: the layers.
         planned: their laws on frames.
         inputs: what enters.
+        feeds_branches: whether a stream of residual branches begins at what leaves.
 
     Returns:
         The plan with a constant direction, or as it was where inputs vary in many directions, the
-        layer has no bias of its own, units are pairs or rest on a line, or it is the whole model.
+        layer has no bias of its own, or units are pairs or rest on a line.
     """
-    if not stack.hidden and (stack.is_last or not len(inputs.rows)):
+    if not stack.hidden and not (feeds_branches and len(inputs.rows)):
         return planned
     widths = [h.width for h in stack.hidden] or [stack.affines[0].out_size]
     place = widths.index(min(widths))
@@ -97,13 +100,15 @@ def offsets_apart(
 
     Returns:
         Laws of weights and of biases, and a clause on them; biases of 0 and '' where inputs vary in
-        many directions or are not known, or a hidden layer cannot have biases.
+        many directions or are not known, a hidden layer cannot have biases, or its level is not
+        known.
     """
     silent = list[Law](Zero() for _ in laws)
     has_kernel = any(a.convolution.kernel for a in stack.affines)
     can_shift = all(stack.can_shift[:-1]) and not has_kernel
     directions = directions_of(stack, inputs) if len(inputs.rows) else math.inf
-    if not stack.hidden or not can_shift or directions > MOST_DIRECTIONS:
+    is_known = all(math.isfinite(rms) for rms in signal[:-1])
+    if not stack.hidden or not can_shift or directions > MOST_DIRECTIONS or not is_known:
         return list(laws), silent, ""
     shares = [_SHARE, *[_FURTHER] * (stack.depth - 1), 0.0]
     weights = [louder(w, math.sqrt(1.0 - s)) for w, s in zip(laws, shares, strict=True)]

@@ -92,7 +92,7 @@ def test_more_draws_are_made_while_the_verdict_is_open(bench):
         results[job.key] = {"scores": results[f"train | {job.cell} | {job.method}"]["scores"]}
     assert len(bench.rows_of(results, "tanh 8 x 50")["he"]) == 16
     assert [j.first for j in bench.further(results, "tanh 8 x 50", "quick")] == [16, 16]
-    clear = made_up({"auto": [0.9] * 8, "he": [0.1, 0.3] * 4})
+    clear = made_up({"auto": [0.9] * 16, "he": [0.1, 0.3] * 8})
     assert bench.further(clear, "tanh 8 x 50", "quick") == []
     assert bench.further(made_up({"auto": [0.9] * 8}), "tanh 8 x 50", "quick") == []
 
