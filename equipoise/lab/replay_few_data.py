@@ -1,11 +1,9 @@
 """Replay: deep narrow networks of tanh and its kin that see 100 or 500 images."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 
-from equipoise.lab.image_files import FOLDER_VARIABLE
-from equipoise.lab.rate_choice import at_best_rate
+from equipoise.lab.rate_choice import ahead, at_best_rate, errors_ahead
 from equipoise.lab.replay_data import (
     Arguments,
     Budget,
@@ -19,8 +17,9 @@ from equipoise.lab.replay_data import (
     ResultTable,
     Row,
 )
-from equipoise.lab.row_images import images_at_hand
-from equipoise.lab.setting import Setting, Trial, train_trials
+from equipoise.lab.row_images import DIGITS_STAND_IN, images_at_hand
+from equipoise.lab.setting import Setting
+from equipoise.lab.start_trials import train_starts
 
 WIDTH, DEPTH = 16, 50
 # Schemes by the name in tables; all but the last are published.
@@ -94,21 +93,9 @@ def trained(arguments: Arguments) -> dict[str, list[list[float]]]:
         task = f"digits(balanced={count}, seed={choice})"
     epochs = math.ceil(arguments["steps"] / math.ceil(count / _BATCH))
     setting = Setting(task, (WIDTH,) * DEPTH, arguments["activation"], epochs, _BATCH)
-    rates, seeds = arguments["rates"], arguments["seeds"]
-    trials = [
-        Trial(METHODS[method], rate, seed)
-        for method in arguments["methods"]
-        for seed in seeds
-        for rate in rates
-    ]
-    done = train_trials(setting, trials, os.environ.get(FOLDER_VARIABLE, ""))
-    found: dict[str, list[list[float]]] = {}
-    scores = iter(done.scores)
-    for method in arguments["methods"]:
-        rows = [[next(scores) for _ in rates] for _ in seeds]
-        if METHODS[method] not in done.refused:
-            found[method] = rows
-    return found
+    methods = {name: METHODS[name] for name in arguments["methods"]}
+    done = train_starts(setting, methods, arguments["rates"], arguments["seeds"])
+    return {name: one.scores for name, one in done.items()}
 
 
 Case = tuple[Mode, str, int]
@@ -131,20 +118,6 @@ def findings(done: Sequence[Done], modes: Sequence[Mode]) -> Findings:
         tuple(_picture(case, by_method, rates[case[0]]) for case, by_method in cases.items()
               if case[0] == "corrected"),
     )  # fmt: skip
-
-
-def ahead(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
-    """Mean and error of what ours is ahead, draw by draw: both saw the same images.
-
-    >>> ahead([0.75, 1.0], [0.5, 0.5]).mean
-    0.375
-    """
-    return Estimate.of([a - b for a, b in zip(ours, theirs, strict=True)])
-
-
-def _errors(gain: Estimate) -> float:
-    """How many standard errors a gain is above 0."""
-    return Estimate(gain.mean, gain.standard_error, gain.draws, 0.0).errors_off
 
 
 def _cases(cases: Mapping[Case, object], mode: Mode) -> list[Case]:
@@ -206,8 +179,8 @@ def _said(
         if OURS in found:
             gain = ahead(found[OURS], found[best])
             words += f", {means[OURS]:.3f} by auto"
-            if not math.isnan(_errors(gain)):
-                words += f", {_errors(gain):.1f} standard errors more"
+            if not math.isnan(errors_ahead(gain)):
+                words += f", {errors_ahead(gain):.1f} standard errors more"
         parts.append(words)
     words = "one choice of images and rate" if mode == "faithful" else "best rate of each"
     return f"{words}: {'; '.join(parts)}"
@@ -219,10 +192,7 @@ def _sentences(first: Arguments, images: str, modes: Sequence[Mode]) -> tuple[st
         "for few images are not known to us, so none stands beside ours.",
     ]
     if images != "mnist":
-        said.append(
-            "MNIST is not at hand (EQUIPOISE_DATA names no folder with its files): these are "
-            "scikit-learn's digits of 8 x 8 pixels."
-        )
+        said.append(f"MNIST {DIGITS_STAND_IN}.")
     if "corrected" in modes:
         said.append(
             "The rate of a draw is the one of the highest mean accuracy of all other draws, for "
