@@ -37,7 +37,7 @@ _SWEPT: Mapping[Budget, tuple[tuple[int, int], ...]] = {
     "quick": (MIDDLE,), "paper": (MIDDLE, (16, 100), (64, 50)),
 }  # fmt: skip
 _RATES: Mapping[Budget, tuple[float, ...]] = {
-    "quick": (3e-4, 1e-3, 3e-3), "paper": (1e-4, 3e-4, 1e-3, 3e-3),
+    "quick": (1e-4, 3e-4, 1e-3, 3e-3), "paper": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
 }  # fmt: skip
 _THEIR_RATE = 1e-3
 # Images to train on, to hold back and to test on; of digits, which are few, as in quick.
@@ -46,7 +46,7 @@ _ROWS: Mapping[Budget, tuple[int, int, int]] = {
 }  # fmt: skip
 _EPOCHS = 10
 # Trainings in one tensor program: they must fit into memory, and a start is planned once for all.
-_MOST_AT_ONCE = 150
+_MOST_AT_ONCE = 240
 
 
 def units(budget: Budget, modes: Sequence[Mode], seeds: Sequence[int]) -> dict[str, Arguments]:
