@@ -19,6 +19,7 @@ from equipoise.lab.replay_data import (
     ResultTable,
     Row,
 )
+from equipoise.lab.start_trials import train_starts
 from equipoise.lab.starts_at_rates import (
     Compared,
     Scores,
@@ -27,7 +28,6 @@ from equipoise.lab.starts_at_rates import (
     few_image_setting,
     few_images,
     in_words,
-    scores_of_starts,
 )
 from equipoise.torch.filling import activation_from
 
@@ -188,7 +188,8 @@ def trained(arguments: Arguments) -> dict[str, list[list[float]]]:
     task = few_images(a["images"], a["count"], a["choice"], a["test_rows"], a["noise"])
     hidden = [a["width"]] * a["depth"]
     setting = few_image_setting(task, a["count"], hidden, a["activation"], a["steps"])
-    return scores_of_starts(setting, a["starts"], a["rates"], a["seeds"])
+    done = train_starts(setting, a["starts"], a["rates"], a["seeds"])
+    return {name: one.scores for name, one in done.items()}
 
 
 @dataclass(frozen=True)

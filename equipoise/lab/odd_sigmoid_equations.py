@@ -13,9 +13,8 @@ from equipoise.lab.equation_models import Sloped
 from equipoise.lab.equation_replay import EQUATIONS, reference_on_grid, started_by
 from equipoise.lab.equation_training import Descent, solve_together_
 from equipoise.lab.models import Scaled
-from equipoise.lab.rate_choice import at_best_rate
+from equipoise.lab.rate_choice import ahead, at_best_rate
 from equipoise.lab.replay_data import Arguments, Budget, Done, Estimate, Mode, ResultTable, Row
-from equipoise.lab.starts_at_rates import ahead
 from equipoise.lab.work import in_parts
 
 OURS = "auto, for derivatives"

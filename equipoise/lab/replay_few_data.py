@@ -13,6 +13,7 @@ from equipoise.lab.replay_data import (
     Row,
 )
 from equipoise.lab.row_images import images_at_hand
+from equipoise.lab.start_trials import train_starts
 from equipoise.lab.starts_at_rates import (
     BATCH,
     RATE_WORDS,
@@ -22,7 +23,6 @@ from equipoise.lab.starts_at_rates import (
     few_image_setting,
     few_images,
     in_words,
-    scores_of_starts,
 )
 
 WIDTH, DEPTH = 16, 50
@@ -94,7 +94,8 @@ def trained(arguments: Arguments) -> dict[str, list[list[float]]]:
     hidden = (WIDTH,) * DEPTH
     setting = few_image_setting(task, count, hidden, activation, arguments["steps"])
     starts = {name: METHODS[name] for name in arguments["methods"]}
-    return scores_of_starts(setting, starts, arguments["rates"], arguments["seeds"])
+    done = train_starts(setting, starts, arguments["rates"], arguments["seeds"])
+    return {name: one.scores for name, one in done.items()}
 
 
 Case = tuple[Mode, str, int]

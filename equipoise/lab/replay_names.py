@@ -19,6 +19,7 @@ from equipoise.lab import (
     replay_row_shared,
     replay_score_learning,
     replay_tanh_depth,
+    replay_tanh_mnist,
 )
 from equipoise.lab.replay_data import Replay
 
@@ -26,6 +27,7 @@ REPLAYS: Mapping[str, Replay] = {
     replay.name: replay
     for replay in (
         replay_tanh_depth.REPLAY,
+        replay_tanh_mnist.REPLAY,
         replay_mean_field.REPLAY,
         replay_lyapunov.REPLAY,
         replay_fractional.REPLAY,

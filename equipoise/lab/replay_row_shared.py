@@ -23,7 +23,12 @@ from equipoise.lab.replay_data import (
     Row,
 )
 from equipoise.lab.rivals import starters
-from equipoise.lab.row_images import images_at_hand, row_shared_network, row_task
+from equipoise.lab.row_images import (
+    DIGITS_STAND_IN,
+    images_at_hand,
+    row_shared_network,
+    row_task,
+)
 from equipoise.lab.setting import flushed_denormals
 
 WIDTHS = (16, *(16, 4) * 50)
@@ -189,9 +194,8 @@ def _sentences(first: Arguments, modes: Sequence[Mode]) -> tuple[str, ...]:
     said = ["The published numbers are those of one run of 100 epochs."]
     if first["images"] != "mnist":
         said.append(
-            "MNIST is not at hand (EQUIPOISE_DATA names no folder with its files): these are "
-            "scikit-learn's digits of 8 x 8 pixels, 1,400 to train on, and no published number "
-            "stands beside them."
+            f"MNIST {DIGITS_STAND_IN}, 1,400 to train on, and no published number stands beside "
+            "them."
         )
     elif first["rows"]:
         said.append(

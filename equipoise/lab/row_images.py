@@ -22,6 +22,11 @@ from equipoise.lab.models import activation_module
 _DIGITS = "digits"
 # Of all three sets.
 _CLASSES = 10
+# What a replay says of a set whose files it does not find.
+DIGITS_STAND_IN = (
+    f"is not at hand ({FOLDER_VARIABLE} names no folder with its files): these are "
+    "scikit-learn's digits of 8 x 8 pixels"
+)
 
 
 def images_at_hand(name: str) -> str:

@@ -1,14 +1,13 @@
 """Starts trained on few images at several rates, and how far ours is ahead of the others."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from equipoise.lab.image_files import FOLDER_VARIABLE
-from equipoise.lab.rate_choice import at_best_rate
+from equipoise.lab.rate_choice import ahead, at_best_rate, errors_ahead
 from equipoise.lab.replay_data import Curve, Estimate, Picture
-from equipoise.lab.setting import Setting, Trial, train_trials
+from equipoise.lab.row_images import DIGITS_STAND_IN
+from equipoise.lab.setting import Setting
 
 BATCH = 50
 # Scores of a start: a row for each draw, of one score for each rate.
@@ -68,57 +67,6 @@ def few_image_setting(
     """
     epochs = math.ceil(steps / math.ceil(count / BATCH))
     return Setting(task, tuple(hidden), activation, epochs, BATCH)
-
-
-def scores_of_starts(
-    setting: Setting, starts: Mapping[str, str], rates: Sequence[float], seeds: Sequence[int]
-) -> dict[str, list[list[float]]]:
-    """Train every start at every rate from every seed, all as one program.
-
-    Args:
-        setting: what is trained; images are read from the folder that EQUIPOISE_DATA names.
-        starts: schemes by name.
-        rates: learning rates.
-        seeds: of weights and batches.
-
-    Returns:
-        By start, a row for each seed of one test score for each rate; a start that cannot serve
-        the network is left out.
-
-    >>> setting = few_image_setting("digits(balanced=20)", 20, (8,), "tanh", 1)
-    >>> found = scores_of_starts(setting, {"ours": "auto"}, (1e-3, 1e-2), (0,))
-    >>> len(found["ours"]), len(found["ours"][0])
-    (1, 2)
-    """
-    trials = [
-        Trial(method, rate, seed) for method in starts.values() for seed in seeds for rate in rates
-    ]
-    done = train_trials(setting, trials, os.environ.get(FOLDER_VARIABLE, ""))
-    found: dict[str, list[list[float]]] = {}
-    scores = iter(done.scores)
-    for name, method in starts.items():
-        rows = [[next(scores) for _ in rates] for _ in seeds]
-        if method not in done.refused:
-            found[name] = rows
-    return found
-
-
-def ahead(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
-    """Mean and error of what ours is ahead, draw by draw: both saw the same images.
-
-    >>> ahead([0.75, 1.0], [0.5, 0.5]).mean
-    0.375
-    """
-    return Estimate.of([a - b for a, b in zip(ours, theirs, strict=True)])
-
-
-def errors_ahead(gain: Estimate) -> float:
-    """How many standard errors a gain is above 0.
-
-    >>> errors_ahead(Estimate(0.5, 0.25, 10))
-    2.0
-    """
-    return Estimate(gain.mean, gain.standard_error, gain.draws, 0.0).errors_off
 
 
 def compared(by_start: Mapping[str, Scores], rates: Sequence[float], ours: str) -> list[Compared]:
@@ -189,10 +137,7 @@ def about_images(images: str) -> tuple[str, ...]:
     """
     if images == "mnist":
         return ()
-    return (
-        "MNIST is not at hand (EQUIPOISE_DATA names no folder with its files): these are "
-        "scikit-learn's digits of 8 x 8 pixels.",
-    )
+    return (f"MNIST {DIGITS_STAND_IN}.",)
 
 
 RATE_WORDS = (

@@ -6,12 +6,12 @@ import statistics
 import pytest
 
 from equipoise.errors import ArgumentError
-from equipoise.lab import replay_few_data, starts_at_rates
-from equipoise.lab.rate_choice import at_best_rate
+from equipoise.lab import replay_few_data, start_trials
+from equipoise.lab.rate_choice import ahead, at_best_rate, errors_ahead
+from equipoise.lab.replay_data import Estimate
 from equipoise.lab.replay_few_data import METHODS
 from equipoise.lab.replay_names import REPLAYS
 from equipoise.lab.setting import Setting, Trial, train_trials
-from equipoise.lab.starts_at_rates import ahead
 
 REPLAY = REPLAYS["few-data"]
 SMALL = {
@@ -38,6 +38,33 @@ def test_a_draw_has_no_say_in_its_rate():
 def test_one_draw_has_the_best_rate_there_is_and_equals_take_the_first():
     assert at_best_rate([[0.2, 0.4]], (1.0, 2.0)).scores == (0.4,)
     assert at_best_rate([[0.3, 0.3], [0.3, 0.3]], (1.0, 2.0)).rate == 1.0
+
+
+def test_rows_held_back_choose_and_the_test_part_has_no_say():
+    rates = (1e-4, 1e-3)
+    scores = [[0.9, 0.1], [0.9, 0.2], [0.9, 0.3]]
+    held = [[0.5, 0.7], [0.9, 0.2], [0.1, 0.7]]
+    # Sums of the others: 1 and .9 for draw 0, .6 and 1.4 for draw 1, 1.4 and .9 for draw 2.
+    assert at_best_rate(scores, rates, held).scores == (0.9, 0.2, 0.9)
+    assert at_best_rate(scores, rates, held).rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ([[0.1]], "held must have a row of 2 numbers"),
+        ([[0.1, 0.2]] * 3, "held must have a row for each of the 2 draws of scores, got 3"),
+    ],
+)
+def test_rows_held_back_are_those_of_the_same_draws(held, message):
+    with pytest.raises(ArgumentError, match=message):
+        at_best_rate([[0.1, 0.2]] * 2, (1.0, 2.0), held)
+
+
+def test_errors_of_a_gain_need_an_error():
+    assert errors_ahead(Estimate(0.3, 0.1, 5)) == pytest.approx(3.0)
+    assert math.isnan(errors_ahead(Estimate(0.3, math.nan, 1)))
+    assert math.isnan(errors_ahead(Estimate(0.3, 0.0, 4)))
 
 
 @pytest.mark.parametrize("scores", [[], [[0.1, 0.2], [0.1]]])
@@ -83,7 +110,7 @@ def test_images_come_from_the_files_that_are_named(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setenv("EQUIPOISE_DATA", "some/folder")
-    monkeypatch.setattr(starts_at_rates, "train_trials", refuse)
+    monkeypatch.setattr(start_trials, "train_trials", refuse)
     with pytest.raises(KeyboardInterrupt):
         REPLAY.work(SMALL | {"images": "mnist", "count": 100, "steps": 400, "test_rows": 1000})
     assert seen == [("mnist(rows=100, test_rows=1000, seed=2)", 200, "some/folder")]

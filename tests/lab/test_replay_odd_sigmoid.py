@@ -17,7 +17,8 @@ from equipoise.lab.odd_sigmoid_cases import LAWS, Case, cases, starts
 from equipoise.lab.odd_sigmoid_memory import signs_kept
 from equipoise.lab.replay_names import REPLAYS
 from equipoise.lab.setting import Setting, Trial, train_trials
-from equipoise.lab.starts_at_rates import few_images, scores_of_starts
+from equipoise.lab.start_trials import train_starts
+from equipoise.lab.starts_at_rates import few_images
 from equipoise.torch.initialize import initialize
 
 REPLAY = REPLAYS["odd-sigmoid"]
@@ -104,7 +105,7 @@ def test_a_unit_of_images_is_trials_of_the_batched_trainer():
 
 def test_a_start_that_does_not_serve_is_left_out():
     setting = Setting("digits(balanced=20)", (6,) * 3, "relu", epochs=1)
-    found = scores_of_starts(setting, {"a": "odd_sigmoid", "b": "he"}, [1e-3], [0])
+    found = train_starts(setting, {"a": "odd_sigmoid", "b": "he"}, [1e-3], [0])
     assert list(found) == ["b"]
 
 
