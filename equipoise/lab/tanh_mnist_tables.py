@@ -82,7 +82,7 @@ def leads(cases: Cases) -> list[Lead]:
 def mean(one: AtBestRate) -> float:
     """Mean accuracy over the draws.
 
-    >>> mean(AtBestRate((0.25, 0.75), 1e-3))
+    >>> mean(AtBestRate((0.25, 0.75), 1e-3, (0, 0)))
     0.5
     """
     return sum(one.scores) / len(one.scores)

@@ -111,8 +111,8 @@ def test_parts_of_draws_are_joined_and_images_held_back_choose_the_rate():
         (part | {"mode": "faithful", "rates": [1e-3]}, {"Xavier": of([[0.4], [0.6]], [])}),
     ]
     found = at_chosen_rates(done)
-    assert found[Case("corrected", "digits", 4, 2)]["auto"] == AtBestRate((0.1, 0.3), 1e-2)
-    assert found[Case("faithful", "digits", 4, 2)]["Xavier"] == AtBestRate((0.4, 0.6), 1e-3)
+    assert found[Case("corrected", "digits", 4, 2)]["auto"] == AtBestRate((0.1, 0.3), 1e-2, (1, 1))
+    assert found[Case("faithful", "digits", 4, 2)]["Xavier"] == AtBestRate((0.4, 0.6), 1e-3, (0, 0))
 
 
 def cases_of(images="mnist"):
@@ -120,13 +120,13 @@ def cases_of(images="mnist"):
     found = {}
     for width, depth, shift in ((8, 50, 0.0), (16, 50, 0.1), (16, 10, 0.2)):
         found[Case("corrected", images, width, depth)] = {
-            "Xavier": AtBestRate((0.1, 0.2, 0.3), 1e-3),
-            "diagonal + noise": AtBestRate((0.4 + shift, 0.5 + shift, 0.6 + shift), 3e-3),
-            "auto": AtBestRate((0.6 + shift, 0.75 + shift, 0.75 + shift), 1e-3),
+            "Xavier": AtBestRate((0.1, 0.2, 0.3), 1e-3, ()),
+            "diagonal + noise": AtBestRate((0.4 + shift, 0.5 + shift, 0.6 + shift), 3e-3, ()),
+            "auto": AtBestRate((0.6 + shift, 0.75 + shift, 0.75 + shift), 1e-3, ()),
         }
     found[Case("corrected", images, 16, 50)] |= {
-        "alpha 0.005": AtBestRate((0.2, 0.2, 0.2), 1e-3),
-        "alpha 1": AtBestRate((0.1, 0.1, 0.1), 1e-3),
+        "alpha 0.005": AtBestRate((0.2, 0.2, 0.2), 1e-3, ()),
+        "alpha 1": AtBestRate((0.1, 0.1, 0.1), 1e-3, ()),
     }
     return found
 
@@ -138,7 +138,7 @@ def test_a_lead_is_over_the_best_published_start_draw_by_draw():
     assert one.gain.mean == pytest.approx(statistics.fmean(gains))
     assert one.gain.standard_error == pytest.approx(statistics.stdev(gains) / math.sqrt(3))
     assert one.is_clear
-    single = {Case("corrected", "mnist", 8, 10): {"he": AtBestRate((0.1,), 1e-3)}}
+    single = {Case("corrected", "mnist", 8, 10): {"he": AtBestRate((0.1,), 1e-3, ())}}
     assert leads(single) == []
 
 
