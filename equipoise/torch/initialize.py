@@ -105,7 +105,8 @@ def plan(
             they start at RMS 0.1), ``regression`` (targets of mean 0 and variance 1), or '' where
             it is not said.
         for_derivatives: whether the loss reads derivatives with respect to the inputs, as for
-            differential equations.
+            differential equations. Its level suits solutions with fronts, such as those of Burgers'
+            equation; smooth ones, such as those of diffusion, are learnt better without it.
         output_rms: RMS wanted of the outputs, positive, such as the scale of the targets; nan to
             let the purpose decide: 1, or 0.3 for derivatives.
         only: what is drawn, where not everything is: a pattern of parameters (``"head.*"``), a
