@@ -95,26 +95,30 @@ def offsets_apart(
     Args:
         stack: the layers.
         laws: of their weights.
-        signal: RMS at each, which biases leave as it is.
+        signal: RMS at each, which biases leave as it is; nan where draws stray too far to tell.
         inputs: what enters.
 
     Returns:
         Laws of weights and of biases, and a clause on them; biases of 0 and '' where inputs vary in
-        many directions or are not known, a hidden layer cannot have biases, or its level is not
-        known.
+        many directions or are not known, a hidden layer cannot have biases, or the first has no
+        known level.
     """
     silent = list[Law](Zero() for _ in laws)
     has_kernel = any(a.convolution.kernel for a in stack.affines)
     can_shift = all(stack.can_shift[:-1]) and not has_kernel
     directions = directions_of(stack, inputs) if len(inputs.rows) else math.inf
-    is_known = all(math.isfinite(rms) for rms in signal[:-1])
+    is_known = math.isfinite(signal[0])
     if not stack.hidden or not can_shift or directions > MOST_DIRECTIONS or not is_known:
         return list(laws), silent, ""
+    # Exact moments hand the level on, in the mean if not in every draw.
+    levels = [signal[0]]
+    for rms in signal[1:]:
+        levels.append(rms if math.isfinite(rms) else levels[-1])
     shares = [_SHARE, *[_FURTHER] * (stack.depth - 1), 0.0]
     weights = [louder(w, math.sqrt(1.0 - s)) for w, s in zip(laws, shares, strict=True)]
     biases: list[Law] = [
         OffsetBias(a.weight, std=math.sqrt(share) * rms) if share else Zero()
-        for a, share, rms in zip(stack.affines, shares, signal, strict=True)
+        for a, share, rms in zip(stack.affines, shares, levels, strict=True)
     ]
     return (
         weights,

@@ -150,6 +150,13 @@ def test_independent_layers_have_biases_for_few_directions_and_keep_their_level(
     assert not any(noises(no_bias, rows(2))[0])
 
 
+def test_layers_of_few_units_whose_level_chance_hides_have_biases_too():
+    net, x = mlp([2, *[6] * 4, 1], nn.ReLU), rows(2)
+    assert any(math.isnan(p.signal) for p in eq.plan(net, x, "he").predictions[:-1])
+    stds, _ = noises(net, x)
+    assert all(0.1 < std < 1 for std in stds[:-1])
+
+
 def test_rectifiers_of_few_directions_do_not_all_bend_at_one_input():
     net, x = mlp([1, 64, 64, 1], nn.ReLU), torch.linspace(-1, 1, 400)[:, None]
     plan = eq.plan(net, x)
