@@ -75,7 +75,7 @@ def test_all_replays_are_listed():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("tanh",), "NAME must be one of .*Did you mean 'tanh-depth'"),
+        (("tanh-dept",), "NAME must be one of .*Did you mean 'tanh-depth'"),
         (("tanh-depth", "--budget", "full"), "--budget must be one of paper, quick"),
         (("tanh-depth", "--mode", "fair"), "--mode must be one of"),
         (("tanh-depth", "--out", "a.pdf"), "--out must end in .html"),

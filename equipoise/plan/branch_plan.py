@@ -74,6 +74,8 @@ class BranchLaws:
         # Layers whose weights start at 0, by the value that they make.
         self.silent: set[int] = set()
         self._silent_gains: set[str] = set()
+        # Whatever the rule does to branches, what feeds them is the same.
+        self._streams = frozenset(b.stream for b in branches)
         self._by_sum = {b.sum.output: b for b in self.branches}
         self._fixed = fixed
         self._ending = {s.affines[-1].output: s for s in stacks}
@@ -94,7 +96,7 @@ class BranchLaws:
 
     def begin_at(self, value: int) -> bool:
         """Whether a stream of residual branches begins at a value."""
-        return any(b.stream == value for b in self.branches)
+        return value in self._streams
 
     def silent_names(self) -> tuple[str, ...]:
         """Weights and gains that start at 0."""
