@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +12,8 @@ from equipoise.lab.equation_models import Sloped
 from equipoise.lab.equation_replay import EQUATIONS, reference_on_grid, started_by
 from equipoise.lab.equation_training import Descent, solve_together_
 from equipoise.lab.models import Scaled
-from equipoise.lab.rate_choice import ahead, at_best_rate
 from equipoise.lab.replay_data import Arguments, Budget, Done, Estimate, Mode, ResultTable, Row
+from equipoise.lab.starts_at_rates import compared
 from equipoise.lab.work import in_parts
 
 OURS = "auto, for derivatives"
@@ -118,19 +117,17 @@ def table(done: Sequence[Done], mode: Mode) -> ResultTable:
             by_start.setdefault(a["start"], []).extend(result)
     rows = []
     for (equation, words), by_start in by_case.items():
-        best = {
-            start: at_best_rate([[-_log(x["loss"]) for x in row] for row in found], rates)
+        scores = {
+            start: [[-_log(x["loss"]) for x in row] for row in found]
             for start, found in by_start.items()
         }
-        for start, at in best.items():
-            errors = [_log(row[k]["error"]) for row, k in _picked(by_start[start], at.places)]
-            gain = Estimate(math.nan, math.nan, 1)
-            if OURS in best and start != OURS:
-                gain = ahead(best[OURS].scores, at.scores)
+        for c in compared(scores, rates, OURS):
+            picked = zip(by_start[c.start], c.places, strict=True)
+            errors = [_log(row[k]["error"]) for row, k in picked]
             rows.append(
                 Row(
-                    (equation, words, start, f"{at.rate:g}"),
-                    (Estimate.of([-s for s in at.scores]), Estimate.of(errors), gain),
+                    (equation, words, c.start, f"{c.rate:g}"),
+                    (Estimate.of([-s for s in c.scores]), Estimate.of(errors), c.gain),
                 )
             )
     return ResultTable(
@@ -139,10 +136,6 @@ def table(done: Sequence[Done], mode: Mode) -> ResultTable:
         ("log10 of the loss", "log10 of the relative error", f"{OURS} is ahead by"), "none",
         tuple(rows),
     )  # fmt: skip
-
-
-def _picked(rows: Sequence[Any], places: Sequence[int]) -> list[tuple[Any, int]]:
-    return list(zip(rows, places, strict=True))
 
 
 def _log(value: float) -> float:

@@ -22,6 +22,7 @@ class Compared:
         start: its name.
         rate: the best one over all draws.
         scores: of each draw, at the rate that is best for all others.
+        places: of each draw, which rate that is.
         score: their mean.
         gain: by which ours is ahead, draw by draw; nan for ours, and where ours is missing.
     """
@@ -29,6 +30,7 @@ class Compared:
     start: str
     rate: float
     scores: tuple[float, ...]
+    places: tuple[int, ...]
     score: Estimate
     gain: Estimate
 
@@ -88,7 +90,7 @@ def compared(by_start: Mapping[str, Scores], rates: Sequence[float], ours: str) 
     nothing = Estimate(math.nan, math.nan, 1)
     return [
         Compared(
-            start, at.rate, at.scores, Estimate.of(at.scores),
+            start, at.rate, at.scores, at.places, Estimate.of(at.scores),
             ahead(best[ours].scores, at.scores) if ours in best and start != ours else nothing,
         )
         for start, at in best.items()

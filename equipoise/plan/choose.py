@@ -52,7 +52,10 @@ def choose(stack: Stack) -> Choice:
         fixed = cannot_be_centred(stack, centred)
         if fixed:
             return _exact_moments(fixed, fixed)
-        return Choice("framed", centred, _centred_reason(stack, [c.reason for c in classes]))
+        if not classes:
+            reason = "orthogonal at the scale of its inputs, for a layer that stands alone"
+            return Choice("framed", centred, reason)
+        return centred_choice(stack, classes[0].reason)
 
     cost = plain_cost(stack.hidden)
     size = (
@@ -80,6 +83,12 @@ def choose(stack: Stack) -> Choice:
     return Choice("framed", layouts, f"mirrored orthogonal on frames, since {why}, and {size}")
 
 
+def centred_choice(stack: Stack, why: str) -> Choice:
+    """Units centred at f(0) without pairs, for the reason given."""
+    gain = f"centred orthogonal on frames with a gain for depth {stack.depth}"
+    return Choice("framed", tuple(Plain() for _ in stack.hidden), f"{gain}, since {why}")
+
+
 def _exact_moments(reason: str, warning: str = "") -> Choice:
     return Choice("he", (), f"independent entries with exact moments, since {reason}", warning)
 
@@ -99,12 +108,6 @@ def cannot_be_centred(stack: Stack, layouts: Sequence[Layout]) -> str:
 
 def _is_gate(kind: ActivationClass) -> bool:
     return kind is ActivationClass.MIRROR
-
-
-def _centred_reason(stack: Stack, reasons: list[str]) -> str:
-    if not reasons:
-        return "orthogonal at the scale of its inputs, for a layer that stands alone"
-    return f"centred orthogonal on frames with a gain for depth {stack.depth}, since {reasons[0]}"
 
 
 def _range(values: Iterable[int]) -> str:

@@ -78,12 +78,6 @@ def named_choice(stack: Stack, scheme: str) -> Choice:
     return Choice("framed", tuple(Mirrored() for _ in stack.hidden), reason)
 
 
-def centred_choice(stack: Stack, why: str) -> Choice:
-    """Units centred at f(0) without pairs, where biases may do that, for the reason given."""
-    gain = f"centred orthogonal on frames with a gain for depth {stack.depth}"
-    return Choice("framed", tuple(Plain() for _ in stack.hidden), f"{gain}, since {why}")
-
-
 def plan_framed(
     stack: Stack, choice: Choice, inputs: Inputs, aim: Aim, bias_share: float = 0.0
 ) -> StackPlan:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from equipoise.plan.entry import Inputs
-from equipoise.plan.shifted_plan import MOST_DIRECTIONS, directions_of
+from equipoise.plan.shifted_plan import MOST_DIRECTIONS, directions_of, in_words
 from equipoise.plan.stack_plan import StackPlan
 from equipoise.plan.stacks import Stack
 from equipoise.schemes.laws import Framed, Law, OffsetBias, Plain, Zero
@@ -82,7 +82,7 @@ def offset_for_few(
         gradient=tuple(gradient),
         reason=f"{planned.reason}; biases of {'the first layer' if place == 0 else 'one layer'} "
         f"are as loud as {'the inputs' if is_free else 'one direction of the inputs'}, which vary "
-        f"in {directions:.2g} direction{'s' * (directions != 1)}, since without them "
+        f"in {in_words(directions)}, since without them "
         f"{_ODD if stack.hidden else _AT_ONE}",
     )
 
@@ -125,8 +125,8 @@ def offsets_apart(
         biases,
         (
             f"; hidden biases have a share of the energy, {_SHARE:g} in the first layer and "
-            f"{_FURTHER:g} in others, since inputs vary in {directions:.2g} "
-            f"direction{'s' * (directions != 1)} and without them {_AT_ONE}"
+            f"{_FURTHER:g} in others, since inputs vary in {in_words(directions)} and without "
+            f"them {_AT_ONE}"
         ),
     )
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from equipoise.plan.aim import OUTPUT_UNMET, Aim
 from equipoise.plan.bent_plan import folds_nothing, plan_bent
-from equipoise.plan.choose import Choice, choose
+from equipoise.plan.choose import Choice, centred_choice, choose
 from equipoise.plan.derivative_plan import BIAS_SHARE, for_derivatives, why_not_for_derivatives
 from equipoise.plan.entry import Inputs
 from equipoise.plan.forms import at_gain_one
-from equipoise.plan.framed_plan import centred_choice, named_choice, plan_framed
+from equipoise.plan.framed_plan import named_choice, plan_framed
 from equipoise.plan.independent import laws_apart, plan_apart, why_apart
 from equipoise.plan.offset_plan import offset_for_few, offsets_apart
 from equipoise.plan.resting import elsewhere

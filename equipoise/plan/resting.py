@@ -46,13 +46,16 @@ def elsewhere(stack: Stack, planned: StackPlan, inputs: Inputs) -> Elsewhere | N
         The place; None where the stack should stay as it is, or cannot be moved.
     """
     rests = [rest(h.activation) for h in stack.hidden]
-    if any(r.kind == "none" for r in rests):
+    are_pairs = are_pairs_that_can_move(stack, planned)
+    are_beside_lines = all(r.kind == "line" for r in rests) and _can_move(stack, planned, Plain())
+    # Directions are found in the rows, which few stacks need.
+    if any(r.kind == "none" for r in rests) or not (are_pairs or are_beside_lines):
         return None
     directions, outputs = directions_of(stack, inputs), stack.affines[-1].out_size
     wanted = min(directions, outputs)
     of = f"of the {directions:.2g} directions in which inputs vary, for {outputs} outputs"
     held = min((w.rank for w in planned.weights[:-1] if isinstance(w, Framed)), default=0)
-    if are_pairs_that_can_move(stack, planned):
+    if are_pairs:
         bent = next(
             (h.activation for h, r in zip(stack.hidden, rests, strict=True)
              if r.kind == "steepest" and not is_line(h)), None
@@ -66,8 +69,7 @@ def elsewhere(stack: Stack, planned: StackPlan, inputs: Inputs) -> Elsewhere | N
             why = "a single pair has one direction, whose sign training cannot turn"
             return Elsewhere("shifted", why)
         return Elsewhere("shifted", f"pairs would hold {held} {of}") if 2 * held < wanted else None
-    are_beside_lines = all(r.kind == "line" for r in rests) and _can_move(stack, planned, Plain())
-    if are_beside_lines and 2 * held < wanted:
+    if 2 * held < wanted:
         return Elsewhere("shifted", f"layers hold {held} {of}, too few to bend from the start")
     return None
 

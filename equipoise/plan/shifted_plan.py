@@ -132,6 +132,15 @@ def directions_of(stack: Stack, inputs: Inputs) -> float:
     return min(size, axes.participation) if axes is not None else size
 
 
+def in_words(directions: float) -> str:
+    """A number of directions.
+
+    >>> in_words(1.0), in_words(2.34)
+    ('1 direction', '2.3 directions')
+    """
+    return f"{directions:.2g} direction{'s' * (directions != 1)}"
+
+
 def plan_spread(stack: Stack, spread: float, inputs: Inputs, aim: Aim) -> StackPlan:
     """Mirrored pairs whose preactivations are v + beta and -(v + beta), beta ~ N(0, (t rms v)^2).
 
@@ -189,7 +198,7 @@ def spread_for_few(stack: Stack, planned: StackPlan, inputs: Inputs) -> StackPla
         return planned
     spread = 1.0 / math.sqrt(max(1.0, directions))
     planned = _sharpened(stack, planned, _SHARP * spread)
-    why = f", since inputs vary in {directions:.2g} direction{'s' * (directions != 1)}"
+    why = f", since inputs vary in {in_words(directions)}"
     return _spread(stack, planned, spread, why)
 
 
